@@ -1,0 +1,200 @@
+//! The `Engine` trait: one method per device operation.
+
+use std::fmt::Debug;
+
+use crate::{AlignJob, CoreError, DType, HostTensor, PhaseTable, SlotId};
+
+/// Size and type of one layer's store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreSpec {
+    /// Slots to begin with.
+    pub slots: usize,
+    /// Tokens of a slot.
+    pub tokens_per_unit: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Channels of a key head.
+    pub head_dim_k: usize,
+    /// Channels of a value head.
+    pub head_dim_v: usize,
+    /// Storage type.
+    pub dtype: DType,
+}
+
+/// Keys or values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Keys.
+    Keys,
+    /// Values.
+    Values,
+}
+
+/// Whether a write leaves moments behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Summaries {
+    /// K and V only: a noisy pass that will be overwritten.
+    Skip,
+    /// K, V and their moments, in one pass over the data.
+    Moments,
+}
+
+/// What one sequence attends to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttendTable<'a> {
+    /// Slots in logical order.
+    pub slots: &'a [SlotId],
+    /// Position of each slot's unit.
+    pub positions: &'a [u32],
+    /// Position of the first query unit; the following ones count up.
+    pub query_position: u32,
+}
+
+/// Bytes that an engine has moved since it was made, by what for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Traffic {
+    /// K and V written from the caller's tensors.
+    pub written: u64,
+    /// K and V rewritten in place by edits.
+    pub edited: u64,
+    /// K and V copied out by [`Engine::gather`].
+    pub gathered: u64,
+    /// K and V copied because a store had to grow.
+    pub grown: u64,
+    /// Bytes that travelled from the device to the host.
+    pub read_back: u64,
+}
+
+/// Device results on their way to the host.
+pub trait Readback: Debug {
+    /// Waits for the results.
+    ///
+    /// # Errors
+    /// [`CoreError::Device`] when anything queued before failed.
+    fn wait(self) -> Result<Vec<HostTensor>, CoreError>;
+}
+
+/// A device that stores keys and values and works on them.
+///
+/// Every method checks its arguments, queues its work and returns; nothing waits for the device but [`Readback::wait`]. A method
+/// that returns an error has queued nothing. Lists of slots are per sequence where a method takes several; tensors are the
+/// engine's own and keep their shape: `[tokens, heads, head_dim]`, with a leading axis for several sequences.
+pub trait Engine: Debug {
+    /// A tensor on the device.
+    type Tensor: Debug;
+    /// One layer's K, V and moments.
+    type Store: Debug;
+    /// An uploaded [`PhaseTable`].
+    type Phases: Debug;
+    /// See [`Engine::read`].
+    type Read: Readback;
+
+    /// Name for messages and reports.
+    fn name(&self) -> &'static str;
+
+    /// Bytes moved so far.
+    fn traffic(&self) -> Traffic;
+
+    /// Shape and dtype of a tensor.
+    fn describe<'t>(&self, tensor: &'t Self::Tensor) -> (&'t [usize], DType);
+
+    /// Copies a host tensor to the device.
+    ///
+    /// # Errors
+    /// [`CoreError::Device`] when there is no room, [`CoreError::Unsupported`] for a dtype the device lacks.
+    fn upload(&self, tensor: &HostTensor) -> Result<Self::Tensor, CoreError>;
+
+    /// Starts copying `tensors` to the host: the only way back, so that one wait can serve many layers.
+    ///
+    /// # Errors
+    /// [`CoreError::Device`] when the copies cannot be queued.
+    fn read(&self, tensors: &[&Self::Tensor]) -> Result<Self::Read, CoreError>;
+
+    /// Copies a phase table to the device.
+    ///
+    /// # Errors
+    /// As [`Engine::upload`].
+    fn upload_phases(&self, table: &PhaseTable) -> Result<Self::Phases, CoreError>;
+
+    /// A store of zeros, with moments of zeros.
+    ///
+    /// # Errors
+    /// [`CoreError::SizeOverflow`] and [`CoreError::Device`] when it does not fit.
+    fn create_store(&self, spec: &StoreSpec) -> Result<Self::Store, CoreError>;
+
+    /// Enlarges `store` to `slots` slots; the new ones are zero.
+    ///
+    /// # Errors
+    /// As [`Engine::create_store`].
+    fn grow_store(&self, store: &mut Self::Store, slots: usize) -> Result<(), CoreError>;
+
+    /// Bytes that `store` occupies, moments included.
+    fn store_bytes(&self, store: &Self::Store) -> u64;
+
+    /// Writes `k` and `v`, one unit after the other (sequence-major), to `slots`.
+    ///
+    /// # Errors
+    /// [`CoreError::NoSuchSlot`]; [`CoreError::ShapeMismatch`] and [`CoreError::DTypeMismatch`] against the store;
+    /// [`CoreError::NonFinite`] from engines that can see it without waiting.
+    fn write(
+        &self,
+        store: &mut Self::Store,
+        slots: &[SlotId],
+        k: &Self::Tensor,
+        v: &Self::Tensor,
+        summaries: Summaries,
+    ) -> Result<(), CoreError>;
+
+    /// Mean attention logit of each candidate unit, per sequence: the mean over query heads, query tokens and the unit's tokens of
+    /// `q.k / sqrt(head_dim_k)`, from the mean query and the stored mean keys. Un-rotated. The result is `f32`, all sequences'
+    /// candidates in one row.
+    ///
+    /// # Errors
+    /// [`CoreError::ShapeMismatch`], [`CoreError::NoSuchSlot`], [`CoreError::Count`].
+    fn attention_mass(
+        &self,
+        store: &Self::Store,
+        q: &Self::Tensor,
+        candidates: &[Vec<SlotId>],
+    ) -> Result<Self::Tensor, CoreError>;
+
+    /// Aligns the statistics of `jobs` in place, K and V, and updates the moments analytically. All targets are taken before the
+    /// first edit.
+    ///
+    /// # Errors
+    /// [`CoreError::NoSuchSlot`].
+    fn align(&self, store: &mut Self::Store, tau: f32, jobs: &[AlignJob]) -> Result<(), CoreError>;
+
+    /// Full softmax attention of `q` (un-rotated) over each sequence's table, queries and keys rotated on the way when there are
+    /// `phases`, values as stored; scale `1 / sqrt(head_dim_k)`, no mask. `out` is `f32`.
+    ///
+    /// # Errors
+    /// [`CoreError::ShapeMismatch`], [`CoreError::NoSuchSlot`], [`CoreError::Count`], [`CoreError::PositionOutOfTable`].
+    fn attend(
+        &self,
+        store: &Self::Store,
+        phases: Option<&Self::Phases>,
+        q: &Self::Tensor,
+        tables: &[AttendTable<'_>],
+        out: &mut Self::Tensor,
+    ) -> Result<(), CoreError>;
+
+    /// Copies slots out to one tensor `[slots * tokens_per_unit, kv_heads, head_dim]` of the store's dtype, keys rotated to
+    /// `positions` when there are `phases`.
+    ///
+    /// # Errors
+    /// [`CoreError::NoSuchSlot`], [`CoreError::Count`], [`CoreError::PositionOutOfTable`].
+    fn gather(
+        &self,
+        store: &Self::Store,
+        side: Side,
+        slots: &[SlotId],
+        rotation: Option<(&Self::Phases, &[u32])>,
+    ) -> Result<Self::Tensor, CoreError>;
+
+    /// Copies moments out: `f32` `[slots, 2, kv_heads * head_dim]`, mean then sum of squared deviations.
+    ///
+    /// # Errors
+    /// [`CoreError::NoSuchSlot`].
+    fn moments(&self, store: &Self::Store, side: Side, slots: &[SlotId]) -> Result<Self::Tensor, CoreError>;
+}

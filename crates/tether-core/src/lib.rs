@@ -1,0 +1,29 @@
+#![doc = include_str!("../README.md")]
+
+mod alignment;
+mod dtype;
+mod engine;
+mod error;
+mod geometry;
+pub mod host;
+mod id;
+pub mod moments;
+mod phase;
+mod plan;
+mod region;
+mod rope_kind;
+mod tensor;
+
+pub use alignment::ChannelAlignment;
+pub use dtype::DType;
+pub use engine::{AttendTable, Engine, Readback, Side, StoreSpec, Summaries, Traffic};
+pub use error::CoreError;
+pub use geometry::Geometry;
+pub use host::Host;
+pub use id::{ChunkIndex, LayerId, SlotId, UnitIndex};
+pub use moments::{Moments, MomentsView};
+pub use phase::PhaseTable;
+pub use plan::{AlignJob, CommitPlan, Edit, Member, MemoryPlan};
+pub use region::Region;
+pub use rope_kind::{Pairing, RopeKind};
+pub use tensor::{HostTensor, Shape, TensorData};

@@ -1,0 +1,98 @@
+//! Phase tables: the cosines and sines by which queries and keys are rotated when they are read.
+
+use crate::{CoreError, Pairing};
+
+/// Cosines and sines of a rotary embedding over units of `tokens` tokens, at unit positions `0..positions`.
+///
+/// The first `unit_pairs` pairs of a head turn with the unit's position, the other `token_pairs` with the token's place in its unit
+/// (row and column of a frame), so the table needs `positions * unit_pairs + tokens * token_pairs` entries instead of their product.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PhaseTable {
+    pairing: Pairing,
+    positions: usize,
+    tokens: usize,
+    unit_pairs: usize,
+    token_pairs: usize,
+    unit: Vec<[f32; 2]>,
+    token: Vec<[f32; 2]>,
+}
+
+impl PhaseTable {
+    /// A table from its entries `[cos, sin]`: `unit` is `[positions, unit_pairs]`, `token` is `[tokens, token_pairs]`.
+    ///
+    /// # Errors
+    /// [`CoreError::Count`] when a list's length does not fit.
+    pub fn new(
+        pairing: Pairing,
+        (positions, unit_pairs, unit): (usize, usize, Vec<[f32; 2]>),
+        (tokens, token_pairs, token): (usize, usize, Vec<[f32; 2]>),
+    ) -> Result<Self, CoreError> {
+        for (what, expected, got) in [
+            ("unit phases", positions * unit_pairs, unit.len()),
+            ("token phases", tokens * token_pairs, token.len()),
+        ] {
+            if expected != got {
+                return Err(CoreError::Count { what, expected, got });
+            }
+        }
+        Ok(Self { pairing, positions, tokens, unit_pairs, token_pairs, unit, token })
+    }
+
+    /// Channel pairing.
+    pub fn pairing(&self) -> Pairing {
+        self.pairing
+    }
+
+    /// Unit positions in the table.
+    pub fn positions(&self) -> usize {
+        self.positions
+    }
+
+    /// Tokens of a unit.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Rotated pairs of a head. A head dimension of more than twice this leaves its last channels as they are.
+    pub fn pairs(&self) -> usize {
+        self.unit_pairs + self.token_pairs
+    }
+
+    /// `[cos, sin]` of the pairs that turn with the unit, at unit position `position`.
+    pub fn unit_row(&self, position: usize) -> &[[f32; 2]] {
+        &self.unit[position * self.unit_pairs..][..self.unit_pairs]
+    }
+
+    /// `[cos, sin]` of the pairs that turn with the token, of token `token` of its unit.
+    pub fn token_row(&self, token: usize) -> &[[f32; 2]] {
+        &self.token[token * self.token_pairs..][..self.token_pairs]
+    }
+
+    /// Rotates one head of one token in place.
+    ///
+    /// # Panics
+    /// When `position`, `token` or the head's length lies outside the table; engines check these once per call.
+    #[inline]
+    pub fn rotate(&self, head: &mut [f32], position: usize, token: usize) {
+        let (unit, token) = (self.unit_row(position), self.token_row(token));
+        match self.pairing {
+            Pairing::Interleaved => {
+                // Two plain loops: a chained iterator would not be vectorised.
+                let (pairs, _) = head.as_chunks_mut::<2>();
+                let (first, rest) = pairs.split_at_mut(unit.len());
+                for (pairs, phases) in [(first, unit), (rest, token)] {
+                    for (pair, &[cos, sin]) in pairs.iter_mut().zip(phases) {
+                        let [a, b] = *pair;
+                        *pair = [a * cos - b * sin, a * sin + b * cos];
+                    }
+                }
+            }
+            Pairing::Half => {
+                let (low, high) = head.split_at_mut(self.pairs());
+                for ((low, high), &[cos, sin]) in low.iter_mut().zip(high).zip(unit.iter().chain(token)) {
+                    (*low, *high) = (*low * cos - *high * sin, *low * sin + *high * cos);
+                }
+            }
+        }
+    }
+}

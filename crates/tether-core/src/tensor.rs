@@ -1,0 +1,187 @@
+//! Dense host tensors: how data enters and leaves a cache on the CPU.
+
+use half::{bf16, f16};
+use smallvec::SmallVec;
+
+use crate::{CoreError, DType};
+
+/// A tensor's extents, outermost first.
+pub type Shape = SmallVec<[usize; 4]>;
+
+/// Elements of a [`HostTensor`], one variant per [`DType`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum TensorData {
+    /// 32-bit floats.
+    F32(Vec<f32>),
+    /// IEEE half floats.
+    F16(Vec<f16>),
+    /// bfloat16.
+    BF16(Vec<bf16>),
+}
+
+impl TensorData {
+    /// `len` zeros of type `dtype`.
+    pub fn zeros(dtype: DType, len: usize) -> Self {
+        match dtype {
+            DType::F32 => Self::F32(vec![0.0; len]),
+            DType::F16 => Self::F16(vec![f16::ZERO; len]),
+            DType::BF16 => Self::BF16(vec![bf16::ZERO; len]),
+        }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(v) => v.len(),
+            Self::F16(v) => v.len(),
+            Self::BF16(v) => v.len(),
+        }
+    }
+
+    /// True when there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Self::F32(_) => DType::F32,
+            Self::F16(_) => DType::F16,
+            Self::BF16(_) => DType::BF16,
+        }
+    }
+
+    /// The bytes, native endian.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::F32(v) => bytemuck::cast_slice(v),
+            Self::F16(v) => bytemuck::cast_slice(v),
+            Self::BF16(v) => bytemuck::cast_slice(v),
+        }
+    }
+}
+
+/// A dense row-major tensor in host memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostTensor {
+    shape: Shape,
+    data: TensorData,
+}
+
+impl HostTensor {
+    /// Wraps `data`, whose length must be the product of `shape`.
+    ///
+    /// # Errors
+    /// [`CoreError::TensorLength`] when it is not, [`CoreError::SizeOverflow`] when the product does not fit `usize`.
+    pub fn new(shape: &[usize], data: TensorData) -> Result<Self, CoreError> {
+        let expected = element_count(shape)?;
+        if data.len() != expected {
+            return Err(CoreError::TensorLength { shape: shape.into(), expected, got: data.len() });
+        }
+        Ok(Self { shape: shape.into(), data })
+    }
+
+    /// Wraps `f32` data without copying it.
+    ///
+    /// # Errors
+    /// As [`HostTensor::new`].
+    pub fn from_f32(shape: &[usize], data: Vec<f32>) -> Result<Self, CoreError> {
+        Self::new(shape, TensorData::F32(data))
+    }
+
+    /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// [`CoreError::SizeOverflow`] when the product of `shape` does not fit `usize`.
+    pub fn zeros(shape: &[usize], dtype: DType) -> Result<Self, CoreError> {
+        let len = element_count(shape)?;
+        Ok(Self { shape: shape.into(), data: TensorData::zeros(dtype, len) })
+    }
+
+    /// Extents, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.data.dtype()
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.data.len()
+    }
+
+    /// True when some extent is zero.
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty()
+    }
+
+    /// The elements.
+    pub fn data(&self) -> &TensorData {
+        &self.data
+    }
+
+    /// The elements as a mutable value.
+    pub fn data_mut(&mut self) -> &mut TensorData {
+        &mut self.data
+    }
+
+    /// The elements, when the tensor is `f32`.
+    pub fn as_f32(&self) -> Option<&[f32]> {
+        match &self.data {
+            TensorData::F32(v) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// The elements for writing, when the tensor is `f32`.
+    pub fn as_f32_mut(&mut self) -> Option<&mut [f32]> {
+        match &mut self.data {
+            TensorData::F32(v) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// All elements widened to `f32`.
+    pub fn to_f32_vec(&self) -> Vec<f32> {
+        match &self.data {
+            TensorData::F32(v) => v.clone(),
+            TensorData::F16(v) => v.iter().map(|x| x.to_f32()).collect(),
+            TensorData::BF16(v) => v.iter().map(|x| x.to_f32()).collect(),
+        }
+    }
+
+    /// The same elements under another shape.
+    ///
+    /// # Errors
+    /// [`CoreError::TensorLength`] when the element counts differ.
+    pub fn reshaped(self, shape: &[usize]) -> Result<Self, CoreError> {
+        Self::new(shape, self.data)
+    }
+
+    /// Index of the first element that is NaN or infinite.
+    pub fn first_non_finite(&self) -> Option<usize> {
+        match &self.data {
+            // A whole block is tested without early exit, so that the compiler can use vector instructions.
+            TensorData::F32(v) => {
+                const EXPONENT: u32 = 0x7f80_0000;
+                let bad = |x: &f32| x.to_bits() & EXPONENT == EXPONENT;
+                let block = v.chunks(1024).position(|c| c.iter().fold(false, |any, x| any | bad(x)))?;
+                v[block * 1024..].iter().position(bad).map(|i| block * 1024 + i)
+            }
+            TensorData::F16(v) => v.iter().position(|x| !x.is_finite()),
+            TensorData::BF16(v) => v.iter().position(|x| !x.is_finite()),
+        }
+    }
+}
+
+/// Product of `shape`, checked.
+pub(crate) fn element_count(shape: &[usize]) -> Result<usize, CoreError> {
+    shape
+        .iter()
+        .try_fold(1usize, |n, &d| n.checked_mul(d))
+        .ok_or_else(|| CoreError::SizeOverflow { what: "tensor elements", factors: shape.into() })
+}

@@ -1,0 +1,7 @@
+#![doc = include_str!("../README.md")]
+
+mod align_moments;
+mod error;
+
+pub use align_moments::{AlignMoments, SequenceEdit, align_tokens};
+pub use error::EditError;

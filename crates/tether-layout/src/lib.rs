@@ -1,0 +1,14 @@
+#![doc = include_str!("../README.md")]
+
+mod csr;
+mod error;
+mod pool;
+mod regions;
+mod window;
+
+pub use csr::Csr;
+pub use error::LayoutError;
+pub use pool::SlotPool;
+pub use regions::{Extent, RegionSpec, Regions, Rounding};
+pub use tether_core::{Member, MemoryPlan, Region, SlotId, UnitIndex};
+pub use window::Window;

@@ -1,0 +1,50 @@
+use tether_core::CoreError;
+
+/// What can be wrong with a rotation. A rotation is exact or refused, never approximate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RopeError {
+    /// Channels are rotated in pairs.
+    #[error("head_dim {head_dim} cannot be rotated: it must be even and at least {least}")]
+    HeadDim {
+        /// Channels of a head.
+        head_dim: usize,
+        /// Channels the embedding needs.
+        least: usize,
+    },
+    /// The base must be finite and above 1.
+    #[error("theta = {theta}: it must be finite and greater than 1")]
+    Theta {
+        /// The base given.
+        theta: f64,
+    },
+    /// A grid that does not cover a unit.
+    #[error("a grid of {height} rows and {width} columns has {} tokens, but a unit has {tokens}", height * width)]
+    Grid {
+        /// Rows.
+        height: usize,
+        /// Columns.
+        width: usize,
+        /// Tokens of a unit.
+        tokens: usize,
+    },
+    /// A 1-D embedding advances with every token, so its unit is one token.
+    #[error("a 1-D rotary embedding needs units of one token, not of {tokens}")]
+    UnitOfTokens {
+        /// Tokens of a unit.
+        tokens: usize,
+    },
+    /// The data to rotate is not a whole number of units.
+    #[error("{got} numbers are not {units} units of {unit_len}")]
+    Length {
+        /// Numbers given.
+        got: usize,
+        /// Units announced by the positions.
+        units: usize,
+        /// Numbers of a unit.
+        unit_len: usize,
+    },
+    /// From the table.
+    #[error(transparent)]
+    Core(#[from] CoreError),
+}

@@ -1,0 +1,42 @@
+/// What can be wrong with observations, scores or a scorer's settings.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScoreError {
+    /// A score or logit that cannot be ranked.
+    #[error("{what} of candidate {candidate} is {value}: scores must be finite")]
+    NonFinite {
+        /// What was NaN or infinite.
+        what: &'static str,
+        /// The candidate's place.
+        candidate: usize,
+        /// The value.
+        value: f32,
+    },
+    /// Two lists about the same candidates differ in length.
+    #[error("{what}: {got} entries for {expected} candidates")]
+    Count {
+        /// The shorter or longer list.
+        what: &'static str,
+        /// Candidates.
+        expected: usize,
+        /// Entries.
+        got: usize,
+    },
+    /// A setting out of range.
+    #[error("{setting} = {value}: {requirement}")]
+    Setting {
+        /// Its name in a recipe.
+        setting: &'static str,
+        /// Its value.
+        value: f32,
+        /// What it must satisfy.
+        requirement: &'static str,
+    },
+}
+
+pub(crate) fn all_finite(what: &'static str, values: &[f32]) -> Result<(), ScoreError> {
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(candidate) => Err(ScoreError::NonFinite { what, candidate, value: values[candidate] }),
+        None => Ok(()),
+    }
+}

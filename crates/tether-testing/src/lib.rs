@@ -1,0 +1,11 @@
+//! What TetherCache's tests share: plain `f64` oracles, tolerances in one table, and golden files.
+
+mod golden;
+mod naive;
+mod oracle;
+mod tolerance;
+
+pub use golden::{Golden, golden_json, golden_path};
+pub use naive::{NaiveCache, NaiveSettings, NaiveStep};
+pub use oracle::{dense_attention, literal_mean_logits, rotate_3d, token_moments};
+pub use tolerance::{Op, Tolerance, assert_close, tolerance};

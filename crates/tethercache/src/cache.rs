@@ -1,0 +1,174 @@
+//! A session: the cache of one model instance, layer by layer and pass by pass.
+
+mod commit;
+mod report;
+mod stage;
+mod view;
+
+use tether_core::{ChunkIndex, CoreError, DType, Engine, Geometry, LayerId, StoreSpec};
+
+pub use report::{CacheBytes, Report, StageReport};
+pub use stage::{Pass, PassKind};
+pub use tether_core::Traffic;
+pub use view::View;
+
+use crate::planner::{LayerTables, Planner};
+use crate::{Error, Recipe};
+
+/// Keys and values of every layer of a model, under one recipe.
+///
+/// Each layer has its own windows and makes its own choices. See the crate's front page for a session.
+#[derive(Debug)]
+pub struct KvCache<E: Engine> {
+    engine: E,
+    geometry: Geometry,
+    planner: Planner,
+    layers: Vec<Layer<E>>,
+    phases: Option<E::Phases>,
+    /// `0, 1, ..`, as many as `phases` covers.
+    positions: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Layer<E: Engine> {
+    store: E::Store,
+    tables: LayerTables,
+    /// Chunks committed.
+    committed: u64,
+    /// The chunk that has been staged and not committed.
+    open: Option<Open>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    chunk: ChunkIndex,
+    clean: bool,
+}
+
+impl<E: Engine> KvCache<E> {
+    /// An empty cache. A bounded recipe's memory is allocated here and never again.
+    ///
+    /// # Errors
+    /// [`Error::Core`] for a geometry out of range, an unsuitable RoPE ([`Error::Rope`]), and whatever [`Recipe::regions`] refuses.
+    pub fn new(engine: E, geometry: Geometry, recipe: Recipe) -> Result<Self, Error> {
+        geometry.validate()?;
+        let planner = Planner::new(recipe, geometry.units_per_chunk)?;
+        let layers = (0..geometry.layers)
+            .map(|_| {
+                let tables = planner.tables(geometry.sequences);
+                let store = engine.create_store(&store_spec(&geometry, tables.pool.capacity()))?;
+                Ok(Layer { store, tables, committed: 0, open: None })
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        let mut cache = Self { engine, geometry, planner, layers, phases: None, positions: Vec::new() };
+        let positions = cache.planner.regions().capacity().unwrap_or(cache.geometry.units_per_chunk);
+        cache.cover_positions(positions)?;
+        Ok(cache)
+    }
+
+    /// Forgets everything: the next chunk is chunk 0 of another sequence.
+    ///
+    /// # Errors
+    /// [`Error::Core`] when the engine cannot make the stores anew; the cache is then as it was.
+    pub fn reset(&mut self) -> Result<(), Error> {
+        let mut fresh = Vec::with_capacity(self.layers.len());
+        for _ in &self.layers {
+            let tables = self.planner.tables(self.geometry.sequences);
+            let store = self.engine.create_store(&store_spec(&self.geometry, tables.pool.capacity()))?;
+            fresh.push(Layer { store, tables, committed: 0, open: None });
+        }
+        self.layers = fresh;
+        Ok(())
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &E {
+        &self.engine
+    }
+
+    /// The geometry.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The recipe.
+    pub fn recipe(&self) -> &Recipe {
+        self.planner.recipe()
+    }
+
+    /// The tables of a layer.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchLayer`].
+    pub fn tables(&self, layer: impl Into<LayerId>) -> Result<&LayerTables, Error> {
+        Ok(&self.layers[self.layer_index(layer.into())?].tables)
+    }
+
+    /// Bytes held and bytes attended to, over all layers and sequences.
+    pub fn bytes(&self) -> CacheBytes {
+        let unit = self.geometry.unit_bytes() as u64;
+        let mut bytes = CacheBytes::default();
+        for layer in &self.layers {
+            bytes.resident += self.engine.store_bytes(&layer.store);
+            for window in layer.tables.windows() {
+                bytes.window += window.slots().len() as u64 * unit;
+                bytes.in_use += window.resident().len() as u64 * unit;
+                bytes.full_history += window.end() * unit;
+            }
+        }
+        bytes
+    }
+
+    fn layer_index(&self, layer: LayerId) -> Result<usize, Error> {
+        if layer.index() < self.layers.len() {
+            Ok(layer.index())
+        } else {
+            Err(Error::NoSuchLayer { layer, layers: self.layers.len() })
+        }
+    }
+
+    /// Makes sure that the phase table and `positions` cover `count` positions.
+    fn cover_positions(&mut self, count: usize) -> Result<(), Error> {
+        if count <= self.positions.len() {
+            return Ok(());
+        }
+        let count = count.max(self.positions.len().saturating_mul(2));
+        let end =
+            u32::try_from(count).map_err(|_| tether_layout::LayoutError::Overflow { what: "positions" })?;
+        let g = &self.geometry;
+        let table = tether_rope::phase_table(g.rope, g.head_dim_k, g.tokens_per_unit, 0..i64::from(end))?;
+        self.phases = table.map(|t| self.engine.upload_phases(&t)).transpose()?;
+        self.positions = (0..end).collect();
+        Ok(())
+    }
+
+    fn expect(
+        &self,
+        what: &'static str,
+        tensor: &E::Tensor,
+        expected: &[usize],
+        dtype: DType,
+    ) -> Result<(), Error> {
+        let (shape, got) = self.engine.describe(tensor);
+        let flat = if shape.len() == expected.len() + 1 && shape[0] == 1 { &shape[1..] } else { shape };
+        if flat != expected {
+            let (expected, got) = (expected.into(), shape.into());
+            return Err(CoreError::ShapeMismatch { what, expected, got }.into());
+        }
+        if got != dtype {
+            return Err(CoreError::DTypeMismatch { what, expected: dtype, got }.into());
+        }
+        Ok(())
+    }
+}
+
+fn store_spec(geometry: &Geometry, slots: usize) -> StoreSpec {
+    StoreSpec {
+        slots,
+        tokens_per_unit: geometry.tokens_per_unit,
+        kv_heads: geometry.kv_heads,
+        head_dim_k: geometry.head_dim_k,
+        head_dim_v: geometry.head_dim_v,
+        dtype: geometry.dtype,
+    }
+}

@@ -1,0 +1,129 @@
+//! Committing: the clean pass decides which of the units that left the recent region are recalled, and edits them.
+
+use std::time::Instant;
+
+use tether_core::{ChunkIndex, CommitPlan, Edit, Engine, LayerId, Readback, SlotId};
+
+use super::{KvCache, Report};
+use crate::Error;
+use crate::planner::LayerTables;
+
+impl<E: Engine> KvCache<E> {
+    /// Settles a chunk of one layer after its clean pass was staged, with the clean pass's queries `q` (un-rotated,
+    /// `[tokens, query_heads, head_dim_k]`, in the geometry's dtype). The clean pass attends after this, over the updated memory.
+    ///
+    /// Waits once for the scores of the candidates, and only when there are any.
+    ///
+    /// # Errors
+    /// [`Error::CleanPassWithoutWrite`] when the clean keys and values are not in the cache, [`Error::ChunkOrder`] for another chunk
+    /// than the staged one, wrong shapes and dtypes, scores that are NaN.
+    pub fn commit(&mut self, layer: impl Into<LayerId>, chunk: u64, q: &E::Tensor) -> Result<Report, Error> {
+        let mut reports = self.commit_layers(chunk, &[(layer.into(), q)])?;
+        Ok(reports.remove(0))
+    }
+
+    /// [`KvCache::commit`] of several layers, with one wait for all their scores.
+    ///
+    /// # Errors
+    /// As [`KvCache::commit`]; when one layer is refused, none is committed.
+    pub fn commit_layers(
+        &mut self,
+        chunk: u64,
+        queries: &[(LayerId, &E::Tensor)],
+    ) -> Result<Vec<Report>, Error> {
+        let chunk = ChunkIndex(chunk);
+        for (i, &(layer, q)) in queries.iter().enumerate() {
+            let index = self.layer_index(layer)?;
+            let committed = ChunkIndex(self.layers[index].committed);
+            match self.layers[index].open {
+                _ if queries[..i].iter().any(|(l, _)| *l == layer) => {
+                    return Err(Error::ChunkOrder { layer, expected: ChunkIndex(chunk.0 + 1), got: chunk });
+                }
+                Some(open) if open.chunk != chunk => {
+                    return Err(Error::ChunkOrder { layer, expected: open.chunk, got: chunk });
+                }
+                Some(open) if open.clean => {}
+                None if chunk < committed => {
+                    return Err(Error::ChunkOrder { layer, expected: committed, got: chunk });
+                }
+                _ => return Err(Error::CleanPassWithoutWrite { layer, chunk }),
+            }
+            self.expect("q", q, &self.geometry.query_shape(), self.geometry.dtype)?;
+        }
+
+        let started = Instant::now();
+        let mut work = Vec::with_capacity(queries.len());
+        for &(layer, q) in queries {
+            let mut tables = self.layers[layer.index()].tables.clone();
+            let candidates = self.planner.candidates(&mut tables);
+            work.push((layer, q, tables, candidates));
+        }
+        let preparing = started.elapsed();
+
+        let logits = self.logits(&work)?;
+
+        let mut planned: Vec<(LayerTables, CommitPlan, _)> = Vec::with_capacity(work.len());
+        let shared = preparing / u32::try_from(work.len().max(1)).unwrap_or(u32::MAX);
+        for ((layer, _, mut tables, candidates), logits) in work.into_iter().zip(&logits) {
+            let started = Instant::now();
+            let plan = self.planner.plan(&mut tables, layer, chunk, &candidates, logits)?;
+            planned.push((tables, plan, shared + started.elapsed()));
+        }
+
+        let mut reports = Vec::with_capacity(planned.len());
+        for (tables, plan, planning) in planned {
+            let layer = &mut self.layers[plan.layer.index()];
+            let mut edited = 0;
+            for edit in &plan.edits {
+                match edit {
+                    Edit::Align { tau, jobs } => {
+                        self.engine.align(&mut layer.store, *tau, jobs)?;
+                        edited += jobs.iter().map(|j| j.slots.len()).sum::<usize>();
+                    }
+                }
+            }
+            layer.tables = tables;
+            layer.open = None;
+            layer.committed = chunk.0 + 1;
+            let unit = self.geometry.unit_bytes() as u64;
+            let dropped: usize = plan.memory.iter().map(|m| m.drop.len()).sum();
+            reports.push(Report {
+                bytes_edited: edited as u64 * unit,
+                bytes_moved: 0,
+                bytes_freed: dropped as u64 * unit,
+                plan,
+                planning,
+            });
+        }
+        Ok(reports)
+    }
+
+    /// Mean attention logits of every entry's candidates, in one read.
+    #[allow(clippy::type_complexity, reason = "the working rows of one function")]
+    fn logits(
+        &self,
+        work: &[(LayerId, &E::Tensor, LayerTables, Vec<Vec<tether_core::Member>>)],
+    ) -> Result<Vec<Vec<f32>>, Error> {
+        let mut logits = vec![Vec::new(); work.len()];
+        if !self.planner.needs_logits() {
+            return Ok(logits);
+        }
+        let mut scored = Vec::new();
+        for (i, (layer, q, _, candidates)) in work.iter().enumerate() {
+            if candidates.iter().any(|c| !c.is_empty()) {
+                let slots: Vec<Vec<SlotId>> =
+                    candidates.iter().map(|c| c.iter().map(|m| m.slot).collect()).collect();
+                let mass = self.engine.attention_mass(&self.layers[layer.index()].store, q, &slots)?;
+                scored.push((i, mass));
+            }
+        }
+        if !scored.is_empty() {
+            let tensors: Vec<&E::Tensor> = scored.iter().map(|(_, t)| t).collect();
+            let read = self.engine.read(&tensors)?.wait()?;
+            for ((i, _), tensor) in scored.iter().zip(read) {
+                logits[*i] = tensor.to_f32_vec();
+            }
+        }
+        Ok(logits)
+    }
+}

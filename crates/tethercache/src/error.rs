@@ -1,0 +1,106 @@
+//! The facade's errors.
+
+use tether_core::{ChunkIndex, CoreError, LayerId};
+use tether_edit::EditError;
+use tether_layout::LayoutError;
+use tether_rope::RopeError;
+use tether_score::ScoreError;
+
+use crate::RecipeError;
+
+/// Why a call was refused. The cache is as it was before the call.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A recipe that cannot be read or whose parts do not fit.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// Shapes, dtypes, NaN, and the device.
+    #[error(transparent)]
+    Core(#[from] CoreError),
+    /// Region sizes and slots.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// Scores that cannot be ranked.
+    #[error(transparent)]
+    Score(#[from] ScoreError),
+    /// Edits.
+    #[error(transparent)]
+    Edit(#[from] EditError),
+    /// Rotations.
+    #[error(transparent)]
+    Rope(#[from] RopeError),
+    /// A layer that the geometry does not have.
+    #[error("layer {layer:?} does not exist: the geometry has {layers} layers")]
+    NoSuchLayer {
+        /// The layer asked for.
+        layer: LayerId,
+        /// Layers there are.
+        layers: usize,
+    },
+    /// Chunks come one after the other, and each is committed before the next begins.
+    #[error("layer {layer:?}: chunk {} is next, got chunk {}", expected.0, got.0)]
+    ChunkOrder {
+        /// The layer.
+        layer: LayerId,
+        /// The chunk that may come.
+        expected: ChunkIndex,
+        /// The chunk that came.
+        got: ChunkIndex,
+    },
+    /// The layer before has not seen this chunk, or another layer has not committed the one before it.
+    #[error("layer {layer:?} cannot take chunk {}: layer {behind:?} is behind", chunk.0)]
+    LayerOrder {
+        /// The layer that was called.
+        layer: LayerId,
+        /// The chunk.
+        chunk: ChunkIndex,
+        /// The layer that must come first.
+        behind: LayerId,
+    },
+    /// A commit needs the chunk's clean keys and values in the cache.
+    #[error("layer {layer:?}, chunk {}: commit before the clean pass wrote its keys and values", chunk.0)]
+    CleanPassWithoutWrite {
+        /// The layer.
+        layer: LayerId,
+        /// The chunk.
+        chunk: ChunkIndex,
+    },
+    /// Nothing to attend to yet.
+    #[error("layer {layer:?} is empty")]
+    Empty {
+        /// The layer.
+        layer: LayerId,
+    },
+}
+
+/// A coarse classification, for callers that only decide what to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The caller's input is wrong.
+    Invalid,
+    /// Right, but not possible here.
+    Unsupported,
+    /// No slot is free.
+    OutOfSlots,
+    /// The device failed.
+    Device,
+}
+
+impl Error {
+    /// The class of this error.
+    pub fn kind(&self) -> ErrorKind {
+        let of_core = |e: &CoreError| match e {
+            CoreError::Device { .. } => ErrorKind::Device,
+            CoreError::Unsupported { .. } => ErrorKind::Unsupported,
+            _ => ErrorKind::Invalid,
+        };
+        match self {
+            Self::Core(e) | Self::Edit(EditError::Core(e)) | Self::Rope(RopeError::Core(e)) => of_core(e),
+            Self::Layout(LayoutError::OutOfSlots { .. }) => ErrorKind::OutOfSlots,
+            Self::Recipe(RecipeError::Combination { .. }) => ErrorKind::Unsupported,
+            _ => ErrorKind::Invalid,
+        }
+    }
+}

@@ -1,0 +1,24 @@
+#![doc = include_str!("../README.md")]
+
+mod cache;
+mod error;
+mod planner;
+mod recipe;
+
+pub use cache::{CacheBytes, KvCache, Pass, PassKind, Report, StageReport, Traffic, View};
+pub use error::{Error, ErrorKind};
+pub use planner::{LayerTables, Planner};
+pub use recipe::{
+    Catalogued, Compat, EditPart, Keys, PositionPart, Positions, Proof, Recipe, RecipeError, ScorePart,
+    UnitKind, catalogue,
+};
+pub use {
+    tether_core as core, tether_edit as edit, tether_layout as layout, tether_rope as rope,
+    tether_score as score,
+};
+
+/// What most users need.
+pub mod prelude {
+    pub use crate::{Error, KvCache, Pass, Recipe, Report};
+    pub use tether_core::{ChunkIndex, DType, Engine, Geometry, Host, HostTensor, LayerId, RopeKind};
+}

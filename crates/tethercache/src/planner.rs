@@ -1,0 +1,194 @@
+//! From observations to plans: everything a policy decides, without a device.
+
+use tether_core::{ChunkIndex, CommitPlan, LayerId, Member, MemoryPlan, Region, SlotId};
+use tether_edit::SequenceEdit;
+use tether_layout::{Extent, LayoutError, Regions, SlotPool, Window};
+use tether_score::{BatchStatistics, Selector, UnitScores, evenly_spaced, top_k};
+
+use crate::recipe::{EditPart, Recipe, ScorePart};
+use crate::{Error, RecipeError};
+
+/// One layer's tables: a window per sequence over one pool of slots.
+#[derive(Clone, Debug)]
+pub struct LayerTables {
+    pub(crate) pool: SlotPool,
+    pub(crate) windows: Vec<Window>,
+}
+
+impl LayerTables {
+    /// The pool of slots.
+    pub fn pool(&self) -> &SlotPool {
+        &self.pool
+    }
+
+    /// The windows, one per sequence.
+    pub fn windows(&self) -> &[Window] {
+        &self.windows
+    }
+
+    /// Slots of the current chunk, sequence after sequence: the slot mapping of a write.
+    pub(crate) fn write_slots(&self) -> Vec<SlotId> {
+        self.windows.iter().flat_map(Window::chunk_slots).copied().collect()
+    }
+}
+
+/// Turns a recipe into decisions. Holds no state of its own.
+#[derive(Clone, Debug)]
+pub struct Planner {
+    recipe: Recipe,
+    regions: Regions,
+}
+
+impl Planner {
+    /// A planner for chunks of `units_per_chunk`.
+    ///
+    /// # Errors
+    /// As [`Recipe::regions`].
+    pub fn new(recipe: Recipe, units_per_chunk: usize) -> Result<Self, Error> {
+        let regions = recipe.regions(units_per_chunk)?;
+        Ok(Self { recipe, regions })
+    }
+
+    /// The recipe.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// The region sizes.
+    pub fn regions(&self) -> &Regions {
+        &self.regions
+    }
+
+    /// True when clean units must leave moments behind.
+    pub fn needs_moments(&self) -> bool {
+        self.regions.memory() > 0 && (self.recipe.score.is_some() || self.recipe.edit.is_some())
+    }
+
+    /// Empty tables for `sequences` sequences.
+    pub fn tables(&self, sequences: usize) -> LayerTables {
+        LayerTables {
+            pool: SlotPool::new(self.regions.initial_slots().saturating_mul(sequences)),
+            windows: vec![Window::new(self.regions.clone()); sequences],
+        }
+    }
+
+    /// Makes room for the next chunk in every window, and returns the units of each that left for good. The pool grows where the
+    /// layout is not bounded.
+    ///
+    /// # Errors
+    /// [`Error::Layout`]; `tables` are then partly advanced and must be thrown away.
+    pub fn begin_chunk(&self, tables: &mut LayerTables) -> Result<Vec<Vec<Member>>, Error> {
+        let unbounded = self.regions.archives() || self.layout_is_unbounded();
+        let needed = self.regions.chunk() * tables.windows.len();
+        if unbounded && tables.pool.free() < needed {
+            let slots = tables.pool.capacity().saturating_mul(2).max(tables.pool.in_use() + needed);
+            if slots > u32::MAX as usize {
+                return Err(LayoutError::Overflow { what: "slots" }.into());
+            }
+            tables.pool.grow(slots);
+        }
+        let mut gone = Vec::with_capacity(tables.windows.len());
+        for window in &mut tables.windows {
+            gone.push(window.begin_chunk(&mut tables.pool)?.into_vec());
+            if self.regions.archives() && !window.archive().is_empty() {
+                let picks = match self.recipe.select {
+                    Some(Selector::EvenlySpaced) => {
+                        evenly_spaced(window.archive().len(), self.regions.memory())
+                    }
+                    _ => return Err(self.refuse("an archive needs select = \"evenly-spaced\"")),
+                };
+                window.recall(&picks)?;
+            }
+        }
+        Ok(gone)
+    }
+
+    fn layout_is_unbounded(&self) -> bool {
+        matches!(self.recipe.layout.recent, Extent::All(_))
+    }
+
+    /// The candidates of every sequence, after labelling a window that has just become full; all empty when nothing is to be decided.
+    pub fn candidates(&self, tables: &mut LayerTables) -> Vec<Vec<Member>> {
+        tables.windows.iter_mut().for_each(Window::settle);
+        tables.windows.iter().map(Window::candidates).collect()
+    }
+
+    /// True when choosing among the candidates needs their mean attention logits.
+    pub fn needs_logits(&self) -> bool {
+        matches!(self.recipe.select, Some(Selector::TopK { .. }))
+    }
+
+    /// Decides on `candidates` (from [`Planner::candidates`]) and applies the decision to `tables`. `logits` are their mean attention
+    /// logits, sequence after sequence; unused unless [`Planner::needs_logits`].
+    ///
+    /// # Errors
+    /// [`Error::Score`] for logits that cannot be ranked, [`Error::Edit`], [`Error::Layout`]; `tables` may then be partly changed and
+    /// must be thrown away.
+    pub fn plan(
+        &self,
+        tables: &mut LayerTables,
+        layer: LayerId,
+        chunk: ChunkIndex,
+        candidates: &[Vec<Member>],
+        logits: &[f32],
+    ) -> Result<CommitPlan, Error> {
+        let mut plan = CommitPlan { layer, chunk, memory: Vec::new(), edits: Vec::new() };
+        if candidates.iter().all(Vec::is_empty) {
+            return Ok(plan);
+        }
+        let scores = self.score(candidates, logits)?;
+        let budget = self.regions.memory();
+        // Whom to trust is settled before anybody is admitted or dropped.
+        let before: Vec<[Vec<SlotId>; 3]> = tables
+            .windows
+            .iter()
+            .map(|w| [Region::Sink, Region::Memory, Region::Recent].map(|r| w.slots()[w.region(r)].to_vec()))
+            .collect();
+        for (i, window) in tables.windows.iter_mut().enumerate() {
+            let keep = match self.recipe.select {
+                Some(Selector::TopK { .. }) => top_k(&scores[i].score, budget)?,
+                Some(Selector::EvenlySpaced) => evenly_spaced(candidates[i].len(), budget),
+                None => return Err(self.refuse("a memory region needs a [select] part")),
+            };
+            let scores = scores.get(i).map(|s| s.score.clone()).unwrap_or_default();
+            plan.memory.push(MemoryPlan { scores, ..window.admit(&keep, &mut tables.pool)? });
+        }
+        if let Some(EditPart::AlignMoments(editor)) = &self.recipe.edit {
+            let admitted: Vec<Vec<SlotId>> =
+                plan.memory.iter().map(|m| m.admit.iter().map(|a| a.slot).collect()).collect();
+            let sequences: Vec<SequenceEdit<'_>> = before
+                .iter()
+                .zip(&admitted)
+                .map(|([sink, memory, recent], admitted)| SequenceEdit { sink, memory, recent, admitted })
+                .collect();
+            let mixed = self.recipe.statistics() == BatchStatistics::Mixed;
+            plan.edits.extend(editor.plan(&sequences, mixed)?);
+        }
+        Ok(plan)
+    }
+
+    fn score(&self, candidates: &[Vec<Member>], logits: &[f32]) -> Result<Vec<UnitScores>, Error> {
+        match (&self.recipe.select, &self.recipe.score) {
+            (Some(Selector::TopK { .. }), Some(ScorePart::AttentionMass(scorer))) => {
+                let units: Vec<Vec<u64>> =
+                    candidates.iter().map(|c| c.iter().map(|m| m.unit.0).collect()).collect();
+                let mut rest = logits;
+                let mut rows = Vec::with_capacity(units.len());
+                for units in &units {
+                    let (row, after) = rest.split_at_checked(units.len()).unwrap_or((rest, &[]));
+                    rows.push((row, units.as_slice()));
+                    rest = after;
+                }
+                Ok(scorer.score_batch(rows, self.recipe.statistics())?)
+            }
+            (Some(Selector::TopK { .. }), None) => {
+                Err(self.refuse("select = \"top-k\" needs a [score] part"))
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn refuse(&self, problem: &'static str) -> Error {
+        RecipeError::Combination { recipe: self.recipe.name.clone(), problem }.into()
+    }
+}

@@ -1,0 +1,103 @@
+//! The recipes that come with the library.
+
+use super::Recipe;
+
+/// How far a recipe is known to do what its source does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Compared number by number with outputs of the published code.
+    GoldenData,
+    /// A control whose definition is its own test.
+    Control,
+}
+
+/// One row of the recipe table.
+#[derive(Clone, Copy, Debug)]
+pub struct Catalogued {
+    /// Name.
+    pub name: &'static str,
+    /// What it does, in a line.
+    pub summary: &'static str,
+    /// Source, or empty for a control.
+    pub paper: &'static str,
+    /// What it evicts as one.
+    pub unit: &'static str,
+    /// What a model must hand over beside K and V.
+    pub needs: &'static str,
+    /// Whether the cache is bounded: whatever is evicted gives its memory back.
+    pub frees_memory: bool,
+    /// State of proof.
+    pub proof: Proof,
+    /// The recipe.
+    pub toml: &'static str,
+}
+
+macro_rules! toml_of {
+    ($name:literal) => {
+        include_str!(concat!("../../recipes/", $name, ".toml"))
+    };
+}
+
+const CATALOGUE: &[Catalogued] = &[
+    Catalogued {
+        name: "tethercache",
+        summary: "sink, gated recall (GRAB) into memory with trusted alignment (TAME), recent",
+        paper: "arXiv:2606.13035",
+        unit: "frame",
+        needs: "queries on the clean pass",
+        frees_memory: true,
+        proof: Proof::GoldenData,
+        toml: toml_of!("tethercache"),
+    },
+    Catalogued {
+        name: "fifo",
+        summary: "the last frames only",
+        paper: "",
+        unit: "frame",
+        needs: "nothing",
+        frees_memory: true,
+        proof: Proof::Control,
+        toml: toml_of!("fifo"),
+    },
+    Catalogued {
+        name: "sink-recent",
+        summary: "the first and the last frames",
+        paper: "arXiv:2309.17453",
+        unit: "frame",
+        needs: "nothing",
+        frees_memory: true,
+        proof: Proof::Control,
+        toml: toml_of!("sink-recent"),
+    },
+    Catalogued {
+        name: "uniform-archive",
+        summary: "the first, evenly spaced old and the last frames; every frame stays resident",
+        paper: "",
+        unit: "frame",
+        needs: "nothing",
+        frees_memory: false,
+        proof: Proof::Control,
+        toml: toml_of!("uniform-archive"),
+    },
+    Catalogued {
+        name: "full",
+        summary: "every frame at its own position, without bound",
+        paper: "",
+        unit: "frame",
+        needs: "nothing",
+        frees_memory: false,
+        proof: Proof::Control,
+        toml: toml_of!("full"),
+    },
+];
+
+/// All built-in recipes.
+pub fn catalogue() -> &'static [Catalogued] {
+    CATALOGUE
+}
+
+/// A recipe of the catalogue; its name must be there.
+pub(super) fn built_in(name: &str) -> Recipe {
+    let row = CATALOGUE.iter().find(|c| c.name == name).expect("the name should be in the catalogue");
+    Recipe::from_toml(row.toml).expect("built-in recipes should be well-formed")
+}

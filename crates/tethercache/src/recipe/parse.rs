@@ -1,0 +1,162 @@
+//! Reading recipes and overriding their fields, with errors that name the key and what was probably meant.
+
+use toml::{Table, Value};
+
+use super::{Recipe, catalogue};
+
+/// Why a recipe is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecipeError {
+    /// No recipe has this name.
+    #[error("there is no recipe {name:?}{}", hint(suggestion))]
+    UnknownRecipe {
+        /// The name asked for.
+        name: String,
+        /// The nearest one there is.
+        suggestion: Option<String>,
+    },
+    /// A key or a word that a recipe does not know.
+    #[error("unknown {what} `{got}` in {place}{}; expected one of: {}", hint(suggestion), expected.join(", "))]
+    Unknown {
+        /// `field` or `variant`.
+        what: String,
+        /// What was written.
+        got: String,
+        /// Where.
+        place: String,
+        /// What may stand there.
+        expected: Vec<String>,
+        /// The nearest of those.
+        suggestion: Option<String>,
+    },
+    /// Not TOML, or a value of the wrong type.
+    #[error("{place}: {message}")]
+    Malformed {
+        /// Where.
+        place: String,
+        /// The reader's message.
+        message: String,
+    },
+    /// An override that is not `key=value`.
+    #[error("`{text}` is not of the form key=value, such as layout.recent=4")]
+    Override {
+        /// The text.
+        text: String,
+    },
+    /// Parts that do not fit each other.
+    #[error("recipe {recipe:?}: {problem}")]
+    Combination {
+        /// The recipe's name.
+        recipe: String,
+        /// What does not fit.
+        problem: &'static str,
+    },
+}
+
+fn hint(suggestion: &Option<String>) -> String {
+    suggestion.as_ref().map(|s| format!(" (did you mean `{s}`?)")).unwrap_or_default()
+}
+
+fn nearest<'a>(word: &str, among: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let scored = among.into_iter().map(|a| (strsim::jaro_winkler(word, a), a));
+    let (likeness, best) = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (likeness > 0.7).then(|| best.to_owned())
+}
+
+impl Recipe {
+    /// The built-in recipe `name`.
+    ///
+    /// # Errors
+    /// [`RecipeError::UnknownRecipe`], with the nearest name.
+    pub fn named(name: &str) -> Result<Self, RecipeError> {
+        if catalogue().iter().any(|c| c.name == name) {
+            return Ok(catalogue::built_in(name));
+        }
+        let suggestion = nearest(name, catalogue().iter().map(|c| c.name));
+        Err(RecipeError::UnknownRecipe { name: name.to_owned(), suggestion })
+    }
+
+    /// Reads a recipe.
+    ///
+    /// # Errors
+    /// [`RecipeError::Unknown`] for a key or word that does not exist, [`RecipeError::Malformed`] for everything else.
+    pub fn from_toml(text: &str) -> Result<Self, RecipeError> {
+        toml::from_str(text).map_err(|e| explain(&e, "the recipe"))
+    }
+
+    /// The recipe as TOML.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a recipe should have a TOML form")
+    }
+
+    /// This recipe with fields replaced: each override is `section.field=value`, the value in TOML (quotes around a single word may
+    /// be left out).
+    ///
+    /// # Errors
+    /// [`RecipeError::Override`] for text without `=`, else as [`Recipe::from_toml`].
+    pub fn with_overrides<S: AsRef<str>>(&self, overrides: &[S]) -> Result<Self, RecipeError> {
+        let mut table = Table::try_from(self).expect("a recipe should have a TOML form");
+        let mut place = String::from("the recipe");
+        for text in overrides.iter().map(AsRef::as_ref) {
+            let malformed = || RecipeError::Override { text: text.to_owned() };
+            let (key, value) = text.split_once('=').ok_or_else(malformed)?;
+            let (key, value) = (key.trim(), value.trim());
+            let mut path = key.split('.').collect::<Vec<_>>();
+            if path.iter().any(|p| p.is_empty()) {
+                return Err(malformed());
+            }
+            let last = path.pop().ok_or_else(malformed)?;
+            let mut section = &mut table;
+            for part in path {
+                let entry = section.entry(part).or_insert_with(|| Value::Table(Table::new()));
+                section = entry.as_table_mut().ok_or_else(|| RecipeError::Malformed {
+                    place: format!("`{text}`"),
+                    message: format!("`{part}` is a value, not a section"),
+                })?;
+            }
+            section.insert(last.to_owned(), parse_value(value));
+            place = format!("`{text}`");
+            // One at a time, so that an error can name its override; parts that need two are checked together at the end.
+            if overrides.len() > 1
+                && let Err(e) = Self::try_from_table(&table)
+                && let error @ RecipeError::Unknown { .. } = explain(&e, &place)
+            {
+                return Err(error);
+            }
+        }
+        Self::try_from_table(&table).map_err(|e| explain(&e, &place))
+    }
+
+    fn try_from_table(table: &Table) -> Result<Self, toml::de::Error> {
+        table.clone().try_into()
+    }
+}
+
+/// A TOML value, or the text itself when it is not one.
+fn parse_value(text: &str) -> Value {
+    toml::from_str::<Table>(&format!("v = {text}"))
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// Reads the key and the alternatives back out of serde's message, which is where it puts them.
+fn explain(error: &toml::de::Error, place: &str) -> RecipeError {
+    let message = error.message();
+    let quoted: Vec<String> = message.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    for what in ["field", "variant"] {
+        if message.starts_with(&format!("unknown {what}"))
+            && let [got, expected @ ..] = quoted.as_slice()
+        {
+            return RecipeError::Unknown {
+                what: what.to_owned(),
+                got: got.clone(),
+                place: place.to_owned(),
+                expected: expected.to_vec(),
+                suggestion: nearest(got, expected.iter().map(String::as_str)),
+            };
+        }
+    }
+    RecipeError::Malformed { place: place.to_owned(), message: message.to_owned() }
+}
