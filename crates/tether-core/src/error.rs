@@ -1,6 +1,6 @@
 //! Errors of the core vocabulary and of engines.
 
-use crate::{DType, Shape, SlotId};
+use crate::{DType, SlotId};
 
 /// What can be wrong with a geometry, a tensor or an engine call. Nothing has changed when one is returned.
 #[derive(Debug, thiserror::Error)]
@@ -10,7 +10,7 @@ pub enum CoreError {
     #[error("a tensor of shape {shape:?} holds {expected} elements, but {got} were given")]
     TensorLength {
         /// The shape asked for.
-        shape: Shape,
+        shape: Box<[usize]>,
         /// Its product.
         expected: usize,
         /// Elements given.
@@ -22,7 +22,7 @@ pub enum CoreError {
         /// The size that was computed.
         what: &'static str,
         /// Its factors.
-        factors: Shape,
+        factors: Box<[usize]>,
     },
     /// A tensor of another shape was expected.
     #[error("{what}: expected shape {expected:?}, got {got:?}")]
@@ -30,9 +30,9 @@ pub enum CoreError {
         /// The argument's name.
         what: &'static str,
         /// The shape the geometry asks for.
-        expected: Shape,
+        expected: Box<[usize]>,
         /// The shape that came.
-        got: Shape,
+        got: Box<[usize]>,
     },
     /// A tensor of another element type was expected.
     #[error("{what}: expected dtype {expected}, got {got}")]

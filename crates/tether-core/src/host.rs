@@ -85,7 +85,7 @@ fn query_extents(q: &HostTensor, dim: usize, kv_heads: usize) -> Result<(usize, 
         [tokens, heads, d] if d == dim => (1, tokens, heads),
         [sequences, tokens, heads, d] if d == dim => (sequences, tokens, heads),
         ref got => {
-            let expected = [0, kv_heads, dim].as_slice().into();
+            let expected = [0, kv_heads, dim].into();
             return Err(CoreError::ShapeMismatch { what: "q", expected, got: got.into() });
         }
     };
@@ -189,8 +189,8 @@ impl Engine for Host {
             let shape = tensor.shape();
             if shape.len() == 4 && shape[0] > 1 {
                 let per_sequence = tokens / shape[0];
-                let expected: crate::Shape = [shape[0], per_sequence, spec.kv_heads, dim].as_slice().into();
-                if shape != expected.as_slice() || per_sequence * shape[0] != tokens {
+                let expected: Box<[usize]> = [shape[0], per_sequence, spec.kv_heads, dim].into();
+                if *shape != *expected || per_sequence * shape[0] != tokens {
                     return Err(CoreError::ShapeMismatch { what, expected, got: shape.into() });
                 }
             } else {
@@ -312,6 +312,7 @@ impl Engine for Host {
         let mut expected = crate::Shape::from_slice(q.shape());
         *expected.last_mut().expect("query_extents should have seen three axes") = spec.head_dim_v;
         if out.shape() != expected.as_slice() {
+            let expected = expected.as_slice().into();
             return Err(CoreError::ShapeMismatch { what: "out", expected, got: out.shape().into() });
         }
         let got = out.dtype();

@@ -1,5 +1,7 @@
 //! The window table: its timeline by hand, its invariants at random.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use proptest::prelude::*;
 use tether_layout::{
     Csr, Extent, LayoutError, Region, RegionSpec, Regions, Rounding, SlotId, SlotPool, Window,

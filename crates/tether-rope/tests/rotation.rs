@@ -1,5 +1,7 @@
 //! Rotations against the published code, an `f64` oracle, and their algebra.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use proptest::prelude::*;
 use tether_core::DType;
 use tether_rope::{AxisSplit, Pairing, RopeError, RopeKind, phase_table, rotate_units};

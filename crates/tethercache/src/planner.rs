@@ -81,7 +81,8 @@ impl Planner {
         let unbounded = self.regions.archives() || self.layout_is_unbounded();
         let needed = self.regions.chunk() * tables.windows.len();
         if unbounded && tables.pool.free() < needed {
-            let slots = tables.pool.capacity().saturating_mul(2).max(tables.pool.in_use() + needed);
+            let half_more = tables.pool.capacity() + tables.pool.capacity() / 2;
+            let slots = half_more.max(tables.pool.in_use() + needed);
             if slots > u32::MAX as usize {
                 return Err(LayoutError::Overflow { what: "slots" }.into());
             }

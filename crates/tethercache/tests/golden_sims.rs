@@ -1,5 +1,7 @@
 //! The published TetherCache code's own simulations, pass by pass.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use std::collections::BTreeSet;
 
 use tether_testing::{Golden, Op, assert_close, golden_json, tolerance};

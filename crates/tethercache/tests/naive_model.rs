@@ -1,5 +1,7 @@
 //! The cache beside a naive one that copies frames about, under random sizes and random data.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use proptest::prelude::*;
 use tether_testing::{
     NaiveCache, NaiveSettings, Op, Tolerance, assert_close, dense_attention, rotate_3d, tolerance,

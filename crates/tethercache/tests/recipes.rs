@@ -18,7 +18,7 @@ fn every_built_in_recipe_is_valid_and_survives_a_round_trip() {
 fn names_and_keys_that_do_not_exist_get_a_suggestion() {
     let e = Recipe::named("tethercahe").unwrap_err();
     assert!(
-        matches!(&e, RecipeError::UnknownRecipe { suggestion: Some(s), .. } if s == "tethercache"),
+        matches!(&e, RecipeError::UnknownRecipe { suggestion: Some(s), .. } if &**s == "tethercache"),
         "{e}"
     );
     for (text, wrong, right) in [
@@ -35,14 +35,14 @@ fn names_and_keys_that_do_not_exist_get_a_suggestion() {
         let message = e.to_string();
         match &e {
             RecipeError::Unknown { got, suggestion, .. } => {
-                assert_eq!((got.as_str(), suggestion.as_deref()), (wrong, Some(right)), "{message}");
+                assert_eq!((&**got, suggestion.as_deref()), (wrong, Some(right)), "{message}");
             }
             _ => panic!("{text}: {e:?}"),
         }
         assert!(message.contains(text), "{message} should name {text}");
     }
     let e = Recipe::from_toml("name = \"x\"\nunit = \"frame\"\nlayuot = {}\n").unwrap_err();
-    assert!(matches!(&e, RecipeError::Unknown { suggestion: Some(s), .. } if s == "layout"), "{e}");
+    assert!(matches!(&e, RecipeError::Unknown { suggestion: Some(s), .. } if &**s == "layout"), "{e}");
 }
 
 #[test]

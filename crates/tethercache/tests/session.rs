@@ -1,5 +1,7 @@
 //! What a session promises: refused calls change nothing, units stay where they are, batches keep apart.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use tethercache::core::{CoreError, Edit, SlotId};
 use tethercache::layout::{Extent, LayoutError};
 use tethercache::prelude::*;

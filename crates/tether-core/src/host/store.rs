@@ -111,7 +111,7 @@ impl HostStore {
             (TensorData::F32(d), TensorData::F32(s)) => d[to..to + len].copy_from_slice(&s[from..from + len]),
             (TensorData::F16(d), TensorData::F16(s)) => d[to..to + len].copy_from_slice(&s[from..from + len]),
             (TensorData::BF16(d), TensorData::BF16(s)) => {
-                d[to..to + len].copy_from_slice(&s[from..from + len])
+                d[to..to + len].copy_from_slice(&s[from..from + len]);
             }
             _ => unreachable!("dtypes are compared before a write"),
         }

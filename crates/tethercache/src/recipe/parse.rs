@@ -14,21 +14,21 @@ pub enum RecipeError {
         /// The name asked for.
         name: String,
         /// The nearest one there is.
-        suggestion: Option<String>,
+        suggestion: Option<Box<str>>,
     },
     /// A key or a word that a recipe does not know.
     #[error("unknown {what} `{got}` in {place}{}; expected one of: {}", hint(suggestion), expected.join(", "))]
     Unknown {
         /// `field` or `variant`.
-        what: String,
+        what: &'static str,
         /// What was written.
-        got: String,
+        got: Box<str>,
         /// Where.
-        place: String,
+        place: Box<str>,
         /// What may stand there.
-        expected: Vec<String>,
+        expected: Box<[String]>,
         /// The nearest of those.
-        suggestion: Option<String>,
+        suggestion: Option<Box<str>>,
     },
     /// Not TOML, or a value of the wrong type.
     #[error("{place}: {message}")]
@@ -54,14 +54,14 @@ pub enum RecipeError {
     },
 }
 
-fn hint(suggestion: &Option<String>) -> String {
+fn hint(suggestion: &Option<Box<str>>) -> String {
     suggestion.as_ref().map(|s| format!(" (did you mean `{s}`?)")).unwrap_or_default()
 }
 
-fn nearest<'a>(word: &str, among: impl IntoIterator<Item = &'a str>) -> Option<String> {
+fn nearest<'a>(word: &str, among: impl IntoIterator<Item = &'a str>) -> Option<Box<str>> {
     let scored = among.into_iter().map(|a| (strsim::jaro_winkler(word, a), a));
     let (likeness, best) = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
-    (likeness > 0.7).then(|| best.to_owned())
+    (likeness > 0.7).then(|| best.into())
 }
 
 impl Recipe {
@@ -86,6 +86,10 @@ impl Recipe {
     }
 
     /// The recipe as TOML.
+    #[allow(
+        clippy::missing_panics_doc,
+        reason = "every recipe has a TOML form, so there is nothing to warn of"
+    )]
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a recipe should have a TOML form")
     }
@@ -95,6 +99,10 @@ impl Recipe {
     ///
     /// # Errors
     /// [`RecipeError::Override`] for text without `=`, else as [`Recipe::from_toml`].
+    #[allow(
+        clippy::missing_panics_doc,
+        reason = "every recipe has a TOML form, so there is nothing to warn of"
+    )]
     pub fn with_overrides<S: AsRef<str>>(&self, overrides: &[S]) -> Result<Self, RecipeError> {
         let mut table = Table::try_from(self).expect("a recipe should have a TOML form");
         let mut place = String::from("the recipe");
@@ -150,10 +158,10 @@ fn explain(error: &toml::de::Error, place: &str) -> RecipeError {
             && let [got, expected @ ..] = quoted.as_slice()
         {
             return RecipeError::Unknown {
-                what: what.to_owned(),
-                got: got.clone(),
-                place: place.to_owned(),
-                expected: expected.to_vec(),
+                what,
+                got: got.as_str().into(),
+                place: place.into(),
+                expected: expected.into(),
                 suggestion: nearest(got, expected.iter().map(String::as_str)),
             };
         }

@@ -1,0 +1,54 @@
+//! Gated recall's logits for 17 frames, factorised beside literal, at the shapes of the tiny video model.
+
+#![allow(missing_docs, reason = "criterion's macros define functions")]
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use tether_core::Moments;
+use tether_score::{mean_logits, mean_query};
+use tether_testing::literal_mean_logits;
+
+const FRAMES: usize = 17;
+const FRAME_TOKENS: usize = 64;
+const HEADS: usize = 3;
+const DIM: usize = 64;
+const QUERIES: usize = 192;
+
+fn random(len: usize, mut state: u64) -> Vec<f32> {
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    std::iter::repeat_with(next).take(len).collect()
+}
+
+fn recall(c: &mut Criterion) {
+    let q = random(QUERIES * HEADS * DIM, 1);
+    let frames: Vec<Vec<f32>> =
+        (0..FRAMES).map(|i| random(FRAME_TOKENS * HEADS * DIM, i as u64 + 2)).collect();
+    let views: Vec<&[f32]> = frames.iter().map(Vec::as_slice).collect();
+    let moments: Vec<Moments> = frames.iter().map(|f| Moments::of_tokens(f, HEADS * DIM)).collect();
+    let means = || moments.iter().map(|m| m.mean.as_slice());
+    let factorised = || mean_logits(&mean_query(&q, HEADS, HEADS, DIM), HEADS, DIM, means());
+    let literal = || literal_mean_logits(&q, &views, HEADS, HEADS, DIM);
+    for (f, l) in factorised().iter().zip(literal()) {
+        assert!((f64::from(*f) - l).abs() < 1e-6, "{f} for {l}");
+    }
+    let mut group = c.benchmark_group("mean logits of 17 frames");
+    group.bench_function("factorised, means stored", |b| b.iter(factorised));
+    group.bench_function("factorised, means taken first", |b| {
+        b.iter(|| {
+            let moments: Vec<Moments> = frames.iter().map(|f| Moments::of_tokens(f, HEADS * DIM)).collect();
+            mean_logits(
+                &mean_query(&q, HEADS, HEADS, DIM),
+                HEADS,
+                DIM,
+                moments.iter().map(|m| m.mean.as_slice()),
+            )
+        });
+    });
+    group.sample_size(10).bench_function("literal (f64 oracle)", |b| b.iter(literal));
+    group.finish();
+}
+
+criterion_group!(benches, recall);
+criterion_main!(benches);

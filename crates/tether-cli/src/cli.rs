@@ -1,0 +1,93 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// KV caches for models that run for a long time.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong command line or recipe, 3 missing or malformed input file.
+#[derive(Debug, Parser)]
+#[command(name = "tether", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Let a small video model continue scenes under several recipes, and compare what becomes of them.
+    Video(VideoArgs),
+    /// Run a recipe over recorded queries, keys and values, and write what the cache did.
+    Replay(ReplayArgs),
+    /// List the recipes, or show one.
+    Recipes(RecipesArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct VideoArgs {
+    /// Recipes to compare [default: fifo, sink-recent, uniform-archive, tethercache; with several scenes also full].
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub(crate) recipe: Vec<String>,
+    /// Length of the video in frames, the 9 given ones included; a multiple of 3.
+    #[arg(long, default_value_t = 240, value_name = "N")]
+    pub(crate) frames: usize,
+    /// Scenes to continue; several give paired statistics.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) scenes: usize,
+    /// Frames that attention may read, the current chunk's 3 included; a multiple of 3.
+    #[arg(long, default_value_t = 21, value_name = "N")]
+    pub(crate) budget: usize,
+    /// Euler steps per chunk.
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub(crate) steps: usize,
+    /// Seed of scenes and noise. The same seed gives the same videos, bit by bit, on the same kind of processor.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) seed: u64,
+    /// Override a field of every recipe chosen, such as layout.recent=4.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Folder for the GIF, the contact sheet, the plot and the reports.
+    #[arg(long, default_value = "out/video", value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Print report.json instead of the summary.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Leave measured times out of the reports, so that the same seed gives the same bytes in every file.
+    #[arg(long)]
+    pub(crate) no_timings: bool,
+    /// Videos made at a time [default: one per processor].
+    #[arg(long, value_name = "N")]
+    pub(crate) jobs: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ReplayArgs {
+    /// A trace: FILE.safetensors with its settings in FILE.json.
+    #[arg(value_name = "TRACE")]
+    pub(crate) trace: PathBuf,
+    /// Recipe to run; its sizes and strengths come from the trace's settings.
+    #[arg(long, default_value = "tethercache", value_name = "NAME")]
+    pub(crate) recipe: String,
+    /// Override a field of the recipe, after the trace's settings.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Where to write what the cache did: OUT.safetensors, and OUT.json beside it.
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RecipesArgs {
+    #[command(subcommand)]
+    pub(crate) action: Option<RecipesAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RecipesAction {
+    /// Print a recipe as TOML.
+    Show {
+        /// Its name.
+        name: String,
+    },
+}

@@ -1,0 +1,5 @@
+//! One module per subcommand.
+
+pub(crate) mod recipes;
+pub(crate) mod replay;
+pub(crate) mod video;

@@ -1,0 +1,254 @@
+//! `tether video`: one model, several recipes, the same scenes and noise.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tether_models::{
+    FRAME_SIZE, Frame, Scene, Schedule, TinyVideo, VideoSession, chunk_noise, frame_metrics, segment_scores,
+};
+use tethercache::core::Host;
+use tethercache::{Recipe, catalogue};
+
+use crate::artefacts::{
+    ArtefactFiles, CacheBytes, Experiment, GifOptions, RecipeSummary, Rgb8Frame, Run, Segment, Series,
+    Timing, default_sheet_frames, summary_table, write_gif, write_plot, write_report_json, write_report_md,
+    write_sheet,
+};
+use crate::budget::{CHUNK, fitted};
+use crate::cli::VideoArgs;
+use crate::exit::Usage;
+
+/// Real frames at the start: the model continues, it does not begin.
+const GIVEN: usize = 9;
+/// Equal parts of what is generated, each scored by itself.
+const SEGMENTS: usize = 4;
+/// Scenes that get an animation and rows of the contact sheet; the statistics use all of them.
+const SHOWN: usize = 2;
+
+/// Runs the subcommand.
+pub(crate) fn run(args: &VideoArgs) -> Result<()> {
+    let recipes = recipes(args)?;
+    check_sizes(args)?;
+    let schedule = Schedule::shifted(args.steps, Schedule::SHIFT).map_err(|e| Usage(e.to_string()))?;
+    let model = TinyVideo::bundled().context("cannot load the bundled model")?;
+    let scenes: Vec<Scene> = (0..args.scenes as u64).map(|i| Scene::sample(args.seed, i)).collect();
+    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
+
+    let runs = roll_out_all(args, &model, &schedule, &scenes, &recipes)?;
+    let experiment = Experiment {
+        frames: args.frames,
+        given_frames: GIVEN,
+        budget: args.budget,
+        steps: args.steps,
+        seed: args.seed,
+        scenes: args.scenes,
+        baseline: if recipes.iter().any(|r| r.name == "fifo") {
+            "fifo".into()
+        } else {
+            recipes[0].name.clone()
+        },
+        reference: scenes
+            .iter()
+            .map(|s| (0..args.frames).map(|t| picture(&s.render(t as f32))).collect())
+            .collect(),
+        runs,
+        recipes: recipes.iter().map(summarise).collect(),
+    };
+    write_artefacts(args, &experiment)
+}
+
+/// The recipes to compare, fitted into the budget.
+fn recipes(args: &VideoArgs) -> Result<Vec<Recipe>> {
+    let mut names: Vec<&str> = args.recipe.iter().map(|n| n.trim()).collect();
+    if names.is_empty() {
+        names = vec!["fifo", "sink-recent", "uniform-archive", "tethercache"];
+        // Positions that the model was not trained on: slow, and worth seeing once there are statistics.
+        if args.scenes > 1 {
+            names.push("full");
+        }
+    }
+    for (i, name) in names.iter().enumerate() {
+        if names[..i].contains(name) {
+            return Err(Usage(format!("recipe {name} is named twice")).into());
+        }
+    }
+    names.into_iter().map(|name| fitted(name, args.budget, &args.overrides)).collect()
+}
+
+fn check_sizes(args: &VideoArgs) -> Result<()> {
+    let problem = if args.frames <= GIVEN || !args.frames.is_multiple_of(CHUNK) || args.frames > 100_000 {
+        format!("--frames {}: must be a multiple of {CHUNK}, above {GIVEN} and at most 100000", args.frames)
+    } else if args.frames < GIVEN + SEGMENTS {
+        format!(
+            "--frames {}: at least {} are needed to score {SEGMENTS} parts",
+            args.frames,
+            GIVEN + SEGMENTS
+        )
+    } else if !(1..=1000).contains(&args.scenes) {
+        format!("--scenes {}: must lie between 1 and 1000", args.scenes)
+    } else if args.jobs == Some(0) {
+        "--jobs 0: must be at least 1".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Usage(problem).into())
+}
+
+fn summarise(recipe: &Recipe) -> RecipeSummary {
+    let row = catalogue().iter().find(|c| c.name == recipe.name);
+    RecipeSummary {
+        name: recipe.name.clone(),
+        toml: recipe.to_toml(),
+        description: row.map(|c| c.summary.to_owned()).unwrap_or_default(),
+    }
+}
+
+/// Every recipe on every scene. Each video is made in one thread, so it does not depend on how many there are.
+fn roll_out_all(
+    args: &VideoArgs,
+    model: &TinyVideo,
+    schedule: &Schedule,
+    scenes: &[Scene],
+    recipes: &[Recipe],
+) -> Result<Vec<Run>> {
+    let work: Vec<(usize, &Recipe)> =
+        (0..scenes.len()).flat_map(|scene| recipes.iter().map(move |r| (scene, r))).collect();
+    let available = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = args.jobs.unwrap_or(available).min(work.len());
+    let chunks = work.len() * args.frames / CHUNK;
+    let bar = ProgressBar::with_draw_target(Some(chunks as u64), ProgressDrawTarget::stderr());
+    bar.set_style(ProgressStyle::with_template("{msg:24} {bar:40} {pos}/{len} chunks, {eta} left")?);
+
+    let next = AtomicUsize::new(0);
+    let failed = AtomicBool::new(false);
+    let results: Vec<Mutex<Option<Result<Run>>>> = work.iter().map(|_| Mutex::new(None)).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while !failed.load(Ordering::Relaxed) {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(&(scene, recipe)) = work.get(index) else { break };
+                    bar.set_message(format!("{}, scene {scene}", recipe.name));
+                    let run = roll_out(args, model, schedule, (scene, &scenes[scene]), recipe, &bar)
+                        .with_context(|| format!("recipe {}, scene {scene}", recipe.name));
+                    failed.fetch_or(run.is_err(), Ordering::Relaxed);
+                    *results[index].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(run);
+                }
+            });
+        }
+    });
+    bar.finish_and_clear();
+    let results = results.into_iter().filter_map(|r| r.into_inner().unwrap_or_else(|e| e.into_inner()));
+    results.collect()
+}
+
+fn roll_out(
+    args: &VideoArgs,
+    model: &TinyVideo,
+    schedule: &Schedule,
+    (index, scene): (usize, &Scene),
+    recipe: &Recipe,
+    bar: &ProgressBar,
+) -> Result<Run> {
+    let mut session = VideoSession::new(model, recipe.clone(), schedule.clone(), Host::new())?;
+    let mut frames: Vec<Frame> = (0..GIVEN).map(|t| scene.render(t as f32)).collect();
+    for given in frames.chunks(CHUNK) {
+        session.give(given)?;
+        bar.inc(1);
+    }
+    let given = session.timing();
+    let mut noise = vec![0.0; model.config().chunk_values()];
+    for chunk in GIVEN / CHUNK..args.frames / CHUNK {
+        chunk_noise(args.seed, index as u64, chunk as u64, &mut noise);
+        frames.extend(session.generate(&noise)?);
+        bar.inc(1);
+    }
+    let timing = session.timing();
+    let chunks = timing.chunks - given.chunks;
+    let per_chunk = |total: std::time::Duration, before: std::time::Duration| {
+        (total - before).as_secs_f64() * 1e3 / f64::from(chunks.max(1))
+    };
+    let metrics = frame_metrics(scene, &frames)?;
+    let segments = segment_scores(&metrics, GIVEN, SEGMENTS)?;
+    let peak = session.peak();
+    Ok(Run {
+        recipe: recipe.name.clone(),
+        scene: index,
+        frames: frames.iter().map(picture).collect(),
+        segments: segments
+            .iter()
+            .map(|s| Segment {
+                start: s.start,
+                end: s.end,
+                bg_psnr: s.bg_psnr,
+                ident: s.ident,
+                colour: s.colour,
+                sat: s.sat,
+                motion_ratio: s.motion_ratio,
+                quality: s.quality,
+            })
+            .collect(),
+        series: Series {
+            bg_psnr: metrics.bg_psnr,
+            ident: metrics.ident,
+            colour: metrics.colour,
+            sat: metrics.sat,
+            motion: metrics.motion,
+            motion_real: metrics.motion_real,
+        },
+        cache: CacheBytes { peak: peak.resident, window: peak.window, full_history: peak.full_history },
+        timing: Timing {
+            chunks: chunks as usize,
+            model_ms_per_chunk: per_chunk(timing.model, given.model),
+            cache_ms_per_chunk: per_chunk(timing.cache, given.cache),
+            attention_ms_per_chunk: per_chunk(timing.attention, given.attention),
+        },
+    })
+}
+
+fn picture(frame: &Frame) -> Rgb8Frame {
+    Rgb8Frame { width: FRAME_SIZE, height: FRAME_SIZE, rgb: frame.to_rgb8() }
+}
+
+fn write_artefacts(args: &VideoArgs, experiment: &Experiment) -> Result<()> {
+    let at = |name: &str| args.out.join(name);
+    let shown = experiment.scenes.min(SHOWN);
+    let mut files =
+        ArtefactFiles { sheet: "sheet.png".into(), plot: "quality.svg".into(), ..Default::default() };
+    for scene in 0..shown {
+        let name = if shown == 1 { "video.gif".to_owned() } else { format!("video-{scene}.gif") };
+        write_gif(&at(&name), experiment, scene, GifOptions::default())?;
+        files.gifs.push(name);
+    }
+    let pictured = first_scenes(experiment, shown);
+    write_sheet(&at(&files.sheet), &pictured, &default_sheet_frames(experiment.frames, GIVEN))?;
+    write_plot(&at(&files.plot), experiment)?;
+    let with_timings = !args.no_timings;
+    write_report_json(&at("report.json"), experiment, &files, with_timings)?;
+    write_report_md(&at("report.md"), experiment, &files, with_timings)?;
+    if args.json {
+        print!("{}", read(&at("report.json"))?);
+    } else {
+        print!("{}", summary_table(experiment));
+        let names: Vec<&str> =
+            files.gifs.iter().map(String::as_str).chain([&*files.sheet, &*files.plot]).collect();
+        println!("\n{}: {}, report.md, report.json", args.out.display(), names.join(", "));
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn first_scenes(experiment: &Experiment, scenes: usize) -> Experiment {
+    Experiment {
+        scenes,
+        reference: experiment.reference[..scenes].to_vec(),
+        runs: experiment.runs.iter().filter(|r| r.scene < scenes).cloned().collect(),
+        ..experiment.clone()
+    }
+}

@@ -1,0 +1,25 @@
+//! `tether`: runs KV-cache recipes on a real model and on recorded traces.
+
+mod artefacts;
+mod budget;
+mod cli;
+mod commands;
+mod exit;
+mod trace;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let command = cli::Cli::parse().command;
+    let result = match command {
+        cli::Command::Video(args) => commands::video::run(&args),
+        cli::Command::Replay(args) => commands::replay::run(&args),
+        cli::Command::Recipes(args) => commands::recipes::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::report(&error),
+    }
+}

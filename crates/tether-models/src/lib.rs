@@ -1,0 +1,30 @@
+#![doc = include_str!("../README.md")]
+
+mod activation;
+mod attention;
+mod error;
+mod exp;
+mod frame;
+mod gemm;
+mod linear;
+mod metrics;
+mod noise;
+mod norm;
+mod observer;
+mod palette;
+mod sampler;
+mod scene;
+mod session;
+mod tinyvideo;
+
+pub use attention::ChunkAttention;
+pub use error::{ForwardError, ModelError};
+pub use frame::{CHANNELS, FRAME_SIZE, Frame, PATCH, TOKEN_VALUES, TOKENS_PER_FRAME, patchify, unpatchify};
+pub use metrics::{FrameMetrics, SegmentScore, drift, frame_metrics, segment_scores};
+pub use noise::chunk_noise;
+pub use observer::ForwardObserver;
+pub use palette::SpriteColour;
+pub use sampler::{Schedule, sample_chunk};
+pub use scene::{Blob, Camera, Scene, Sprite, SpriteShape, Stripe};
+pub use session::{SessionError, SessionTiming, VideoSession};
+pub use tinyvideo::{TinyVideo, TinyVideoConfig, Workspace};

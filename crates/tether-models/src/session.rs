@@ -1,0 +1,185 @@
+//! A video that is continued chunk by chunk under a KV cache.
+
+use std::time::{Duration, Instant};
+
+use tether_core::{DType, Geometry, Host, HostTensor, RopeKind};
+use tethercache::{CacheBytes, KvCache, Pass, PassKind, Recipe};
+
+use crate::{
+    ChunkAttention, ForwardError, Frame, ModelError, Schedule, TinyVideo, Workspace, patchify, sample_chunk,
+    unpatchify,
+};
+
+/// Base of the frequencies that TinyVideo was trained with.
+const ROPE_THETA: f64 = 10_000.0;
+
+/// Why a chunk could not be made.
+pub type SessionError = ForwardError<tethercache::Error>;
+
+/// Where the time of a session went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionTiming {
+    /// Chunks, given ones included.
+    pub chunks: u32,
+    /// The model without its attention.
+    pub model: Duration,
+    /// Attention over the cache.
+    pub attention: Duration,
+    /// Staging, scoring, choosing, editing.
+    pub cache: Duration,
+}
+
+/// TinyVideo, its cache and where they are in the video.
+#[derive(Debug)]
+pub struct VideoSession<'m> {
+    model: &'m TinyVideo,
+    workspace: Workspace,
+    schedule: Schedule,
+    cache: KvCache<Host>,
+    chunk: u64,
+    peak: CacheBytes,
+    timing: SessionTiming,
+}
+
+/// The cache as the model's attention, for one pass.
+struct CachedPass<'c> {
+    cache: &'c mut KvCache<Host>,
+    pass: Pass,
+    timing: &'c mut SessionTiming,
+}
+
+impl ChunkAttention for CachedPass<'_> {
+    type Error = tethercache::Error;
+
+    fn attend(
+        &mut self,
+        layer: usize,
+        q: &HostTensor,
+        k: &HostTensor,
+        v: &HostTensor,
+        out: &mut HostTensor,
+    ) -> Result<(), Self::Error> {
+        let started = Instant::now();
+        self.cache.stage(layer, self.pass, k, v)?;
+        if self.pass.kind == PassKind::Clean {
+            self.cache.commit(layer, self.pass.chunk.0, q)?;
+        }
+        let staged = Instant::now();
+        self.cache.attend(layer, q, out)?;
+        self.timing.cache += staged - started;
+        self.timing.attention += staged.elapsed();
+        Ok(())
+    }
+}
+
+impl<'m> VideoSession<'m> {
+    /// The cache geometry of `model`.
+    pub fn geometry(model: &TinyVideo) -> Geometry {
+        let c = model.config();
+        let side = c.tokens_per_frame.isqrt();
+        Geometry {
+            layers: c.layers,
+            query_heads: c.heads,
+            kv_heads: c.heads,
+            head_dim_k: c.head_dim,
+            head_dim_v: c.head_dim,
+            tokens_per_unit: c.tokens_per_frame,
+            units_per_chunk: c.chunk_frames,
+            sequences: 1,
+            dtype: DType::F32,
+            rope: RopeKind::ThreeD { theta: ROPE_THETA, height: side, width: side },
+        }
+    }
+
+    /// A video without frames, cached under `recipe`.
+    ///
+    /// # Errors
+    /// What [`KvCache::new`] refuses.
+    pub fn new(
+        model: &'m TinyVideo,
+        recipe: Recipe,
+        schedule: Schedule,
+        engine: Host,
+    ) -> Result<Self, tethercache::Error> {
+        let cache = KvCache::new(engine, Self::geometry(model), recipe)?;
+        Ok(Self {
+            model,
+            workspace: model.workspace(),
+            schedule,
+            cache,
+            chunk: 0,
+            peak: CacheBytes::default(),
+            timing: SessionTiming::default(),
+        })
+    }
+
+    /// The cache.
+    pub fn cache(&self) -> &KvCache<Host> {
+        &self.cache
+    }
+
+    /// The largest byte counts so far.
+    pub fn peak(&self) -> CacheBytes {
+        self.peak
+    }
+
+    /// Time spent so far.
+    pub fn timing(&self) -> SessionTiming {
+        self.timing
+    }
+
+    /// Takes a chunk of real frames: only its clean pass is run.
+    ///
+    /// # Errors
+    /// [`ModelError::Length`] for another number of frames than a chunk has, and what the cache refuses.
+    pub fn give(&mut self, frames: &[Frame]) -> Result<(), SessionError> {
+        let expected = self.model.config().chunk_frames;
+        if frames.len() != expected {
+            return Err(ModelError::Length { what: "frames of a chunk", expected, got: frames.len() }.into());
+        }
+        self.timed(|session| session.write_clean(&patchify(frames)))
+    }
+
+    /// Draws the next chunk from `noise` (`[192, 48]` standard normals) and caches it.
+    ///
+    /// # Errors
+    /// [`ModelError::Length`] for noise of another size, and what the cache refuses.
+    pub fn generate(&mut self, noise: &[f32]) -> Result<Vec<Frame>, SessionError> {
+        self.timed(|session| {
+            let Self { model, workspace, schedule, cache, timing, .. } = session;
+            let mut pass = CachedPass { cache, pass: Pass::denoise(session.chunk), timing };
+            let clean = sample_chunk(model, workspace, noise, schedule, &mut pass)?;
+            session.write_clean(&clean)?;
+            Ok(unpatchify(&clean)?)
+        })
+    }
+
+    /// Runs `step`, and counts as the model's what neither attention nor the cache took of its time.
+    fn timed<T>(
+        &mut self,
+        step: impl FnOnce(&mut Self) -> Result<T, SessionError>,
+    ) -> Result<T, SessionError> {
+        let (started, before) = (Instant::now(), self.timing.cache + self.timing.attention);
+        let result = step(self)?;
+        let elsewhere = self.timing.cache + self.timing.attention - before;
+        self.timing.model += started.elapsed().saturating_sub(elsewhere);
+        Ok(result)
+    }
+
+    fn write_clean(&mut self, clean: &[f32]) -> Result<(), SessionError> {
+        let mut pass =
+            CachedPass { cache: &mut self.cache, pass: Pass::clean(self.chunk), timing: &mut self.timing };
+        let mut velocity = vec![0.0; clean.len()];
+        self.model.forward(&mut self.workspace, clean, 0.0, &mut pass, &mut velocity)?;
+        self.chunk += 1;
+        self.timing.chunks += 1;
+        let bytes = self.cache.bytes();
+        self.peak = CacheBytes {
+            resident: self.peak.resident.max(bytes.resident),
+            in_use: self.peak.in_use.max(bytes.in_use),
+            window: self.peak.window.max(bytes.window),
+            full_history: self.peak.full_history.max(bytes.full_history),
+        };
+        Ok(())
+    }
+}
