@@ -27,6 +27,8 @@ pub(crate) enum TraceError {
     Shape { name: String, expected: Vec<usize>, got: Vec<usize> },
     #[error("tensor {name}: expected dtype {expected}, got {got:?}")]
     DType { name: String, expected: DType, got: Dtype },
+    #[error("{path} describes no usable cache")]
+    Geometry { path: PathBuf, source: CoreError },
     #[error("tensor {name}")]
     Tensor { name: String, source: CoreError },
 }
@@ -87,7 +89,10 @@ struct Place {
 fn parse_name(name: &str) -> Option<(Place, &str)> {
     let number = |part: &str, letter: char| -> Option<usize> {
         let digits = part.strip_prefix(letter)?;
-        digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
+        // 32 bits, so that no sum of such numbers overflows.
+        let number: u32 =
+            digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()?;
+        usize::try_from(number).ok()
     };
     let mut parts = name.split('.').peekable();
     let layer = parts.peek().and_then(|p| number(p, 'l'));
@@ -128,7 +133,7 @@ impl Trace {
             return Err(TraceError::NoPasses { path: path.to_owned() });
         };
         let layered = places.iter().filter_map(|p| p.layer).max();
-        let layers = layered.map_or(1, |l| l.saturating_add(1));
+        let layers = layered.map_or(1, |l| l + 1);
         // A name with a huge number asks for names that are not there; say so before anything is allocated by it.
         let implied = chunks.saturating_mul(layers);
         if implied > names.len() {
@@ -208,9 +213,7 @@ fn geometry(s: &Settings, json: &Path, layers: usize, sequences: usize) -> Resul
         dtype,
         rope: RopeKind::ThreeD { theta: 10_000.0, height: s.h, width: s.w },
     };
-    geometry
-        .validate()
-        .map_err(|source| TraceError::Tensor { name: format!("geometry of {}", json.display()), source })?;
+    geometry.validate().map_err(|source| TraceError::Geometry { path: json.to_owned(), source })?;
     Ok(geometry)
 }
 
