@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use tethercache::core::{CoreError, DType, Geometry, HostTensor, RopeKind, TensorData};
@@ -228,18 +227,13 @@ fn load(file: &SafeTensors<'_>, name: &str, shape: &[usize], dtype: DType) -> Re
         let got = view.shape().to_vec();
         return Err(TraceError::Shape { name: name.to_owned(), expected: batched, got });
     }
-    let bytes = view.data();
-    let data = match (view.dtype(), dtype) {
-        (Dtype::F32, DType::F32) => TensorData::F32(words(bytes, f32::from_le_bytes)),
-        (Dtype::F16, DType::F16) => TensorData::F16(words(bytes, f16::from_le_bytes)),
-        (Dtype::BF16, DType::BF16) => TensorData::BF16(words(bytes, bf16::from_le_bytes)),
-        (got, expected) => return Err(TraceError::DType { name: name.to_owned(), expected, got }),
-    };
+    let wrong = || TraceError::DType { name: name.to_owned(), expected: dtype, got: view.dtype() };
+    match (view.dtype(), dtype) {
+        (Dtype::F32, DType::F32) | (Dtype::F16, DType::F16) | (Dtype::BF16, DType::BF16) => {}
+        _ => return Err(wrong()),
+    }
+    let data = TensorData::from_le_bytes(dtype, view.data()).ok_or_else(wrong)?;
     HostTensor::new(shape, data).map_err(|source| TraceError::Tensor { name: name.to_owned(), source })
-}
-
-fn words<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Vec<T> {
-    bytes.as_chunks::<N>().0.iter().map(|&b| read(b)).collect()
 }
 
 #[cfg(test)]

@@ -52,6 +52,28 @@ impl TensorData {
         }
     }
 
+    /// Elements from little-endian bytes, as files hold them; `None` when the bytes are not whole elements.
+    pub fn from_le_bytes(dtype: DType, bytes: &[u8]) -> Option<Self> {
+        fn words<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Option<Vec<T>> {
+            let (words, rest) = bytes.as_chunks::<N>();
+            rest.is_empty().then(|| words.iter().map(|&b| read(b)).collect())
+        }
+        Some(match dtype {
+            DType::F32 => Self::F32(words(bytes, f32::from_le_bytes)?),
+            DType::F16 => Self::F16(words(bytes, f16::from_le_bytes)?),
+            DType::BF16 => Self::BF16(words(bytes, bf16::from_le_bytes)?),
+        })
+    }
+
+    /// The elements as little-endian bytes.
+    pub fn to_le_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::F32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Self::F16(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Self::BF16(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        }
+    }
+
     /// The bytes, native endian.
     pub fn as_bytes(&self) -> &[u8] {
         match self {
@@ -184,4 +206,47 @@ pub(crate) fn element_count(shape: &[usize]) -> Result<usize, CoreError> {
         .iter()
         .try_fold(1usize, |n, &d| n.checked_mul(d))
         .ok_or_else(|| CoreError::SizeOverflow { what: "tensor elements", factors: shape.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HostTensor, TensorData};
+    use crate::{CoreError, DType};
+    use half::{bf16, f16};
+
+    #[test]
+    fn lengths_must_fit_shapes() {
+        let e = HostTensor::from_f32(&[2, 3], vec![0.0; 5]).unwrap_err();
+        assert!(matches!(e, CoreError::TensorLength { expected: 6, got: 5, .. }), "{e}");
+        let e = HostTensor::zeros(&[usize::MAX, 2], DType::F16).unwrap_err();
+        assert!(matches!(e, CoreError::SizeOverflow { .. }), "{e}");
+        assert!(HostTensor::zeros(&[2, 0], DType::F32).unwrap().is_empty());
+    }
+
+    #[test]
+    fn bytes_survive_a_round_trip() {
+        for data in [
+            TensorData::F32(vec![1.5, -0.0, f32::INFINITY]),
+            TensorData::F16(vec![f16::from_f32(0.1), f16::MAX]),
+            TensorData::BF16(vec![bf16::from_f32(-3.0)]),
+        ] {
+            assert_eq!(TensorData::from_le_bytes(data.dtype(), &data.to_le_bytes()), Some(data));
+        }
+        assert_eq!(TensorData::from_le_bytes(DType::F32, &[0; 6]), None);
+    }
+
+    #[test]
+    fn the_first_number_that_is_not_finite_is_found() {
+        for at in [0, 7, 1023, 1024, 2999] {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut data = vec![1e38f32; 3000];
+                data[at] = bad;
+                data[2999] = bad;
+                assert_eq!(HostTensor::from_f32(&[3000], data).unwrap().first_non_finite(), Some(at));
+            }
+        }
+        assert_eq!(HostTensor::zeros(&[3000], DType::F32).unwrap().first_non_finite(), None);
+        let half = TensorData::F16(vec![f16::ZERO, f16::NAN]);
+        assert_eq!(HostTensor::new(&[2], half).unwrap().first_non_finite(), Some(1));
+    }
 }

@@ -1,8 +1,7 @@
 //! Activations over slices.
 
 use pulp::{Arch, Simd, WithSimd};
-
-use crate::exp::exp;
+use tether_core::host::exp;
 
 /// `x / (1 + e^-x)` in place.
 pub(crate) fn silu(arch: Arch, values: &mut [f32]) {

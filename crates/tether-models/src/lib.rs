@@ -3,9 +3,7 @@
 mod activation;
 mod attention;
 mod error;
-mod exp;
 mod frame;
-mod gemm;
 mod linear;
 mod metrics;
 mod noise;

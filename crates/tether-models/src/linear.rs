@@ -1,6 +1,6 @@
 //! Linear layers.
 
-use crate::gemm::matmul;
+use tether_core::host::{MatRef, matmul};
 
 /// `y = x W^T + b`.
 ///
@@ -39,7 +39,10 @@ impl Linear {
 
     /// `y = x W^T` for every row of `x`.
     pub(crate) fn apply_unbiased(&self, x: &[f32], y: &mut [f32]) {
-        matmul(y, x, &self.weight, self.inputs, self.outputs);
+        let rows = x.len() / self.inputs;
+        let x = MatRef::row_major(x, rows, self.inputs, self.inputs);
+        let weight = MatRef::row_major(&self.weight, self.inputs, self.outputs, self.outputs);
+        matmul(y, self.outputs, 0.0, x, weight);
     }
 
     /// `y = x W^T + b` for every row of `x`.

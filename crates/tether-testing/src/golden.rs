@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
-use tether_core::{HostTensor, TensorData};
+use tether_core::{DType, HostTensor, TensorData};
 
 /// Path of a golden file.
 pub fn golden_path(name: &str) -> PathBuf {
@@ -41,24 +40,18 @@ impl Golden {
             Self { name: name.to_owned(), floats: BTreeMap::default(), integers: BTreeMap::default() };
         for (key, view) in file.tensors() {
             let data = view.data();
-            let float = match view.dtype() {
-                Dtype::F32 => TensorData::F32(words(data, f32::from_le_bytes)),
-                Dtype::F16 => TensorData::F16(words(data, f16::from_le_bytes)),
-                Dtype::BF16 => TensorData::BF16(words(data, bf16::from_le_bytes)),
-                Dtype::I64 => {
-                    golden.integers.insert(key, words(data, i64::from_le_bytes));
+            let dtype = match view.dtype() {
+                Dtype::F32 => DType::F32,
+                Dtype::F16 => DType::F16,
+                Dtype::BF16 => DType::BF16,
+                other => {
+                    let integers =
+                        integers(other, data).unwrap_or_else(|| panic!("{name}: {key} is {other:?}"));
+                    golden.integers.insert(key, integers);
                     continue;
                 }
-                Dtype::I32 => {
-                    golden.integers.insert(key, words(data, |b| i64::from(i32::from_le_bytes(b))));
-                    continue;
-                }
-                Dtype::U8 => {
-                    golden.integers.insert(key, data.iter().map(|&b| i64::from(b)).collect());
-                    continue;
-                }
-                other => panic!("{name}: {key} is {other:?}"),
             };
+            let float = TensorData::from_le_bytes(dtype, data).unwrap_or_else(|| panic!("{name}: {key}"));
             let tensor =
                 HostTensor::new(view.shape(), float).unwrap_or_else(|e| panic!("{name}: {key}: {e}"));
             golden.floats.insert(key, tensor);
@@ -96,6 +89,11 @@ impl Golden {
     }
 }
 
-fn words<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Vec<T> {
-    bytes.as_chunks::<N>().0.iter().map(|&b| read(b)).collect()
+fn integers(dtype: Dtype, bytes: &[u8]) -> Option<Vec<i64>> {
+    Some(match dtype {
+        Dtype::I64 => bytes.as_chunks().0.iter().map(|&b| i64::from_le_bytes(b)).collect(),
+        Dtype::I32 => bytes.as_chunks().0.iter().map(|&b| i64::from(i32::from_le_bytes(b))).collect(),
+        Dtype::U8 => bytes.iter().map(|&b| i64::from(b)).collect(),
+        _ => return None,
+    })
 }

@@ -22,3 +22,8 @@ pub mod prelude {
     pub use crate::{Error, KvCache, Pass, Recipe, Report};
     pub use tether_core::{ChunkIndex, DType, Engine, Geometry, Host, HostTensor, LayerId, RopeKind};
 }
+
+/// The repository's front page, so that its example compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub struct FrontPage;

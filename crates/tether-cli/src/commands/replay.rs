@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use safetensors::{Dtype, View};
 use serde_json::json;
-use tethercache::core::{DType, Host, HostTensor, TensorData};
+use tethercache::core::{DType, Host, HostTensor};
 use tethercache::layout::Extent;
 use tethercache::{Compat, KvCache, Pass, Recipe, ScorePart};
 
@@ -126,14 +126,6 @@ impl View for Output {
     }
 }
 
-fn little_endian(data: &TensorData) -> Vec<u8> {
-    match data {
-        TensorData::F32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        TensorData::F16(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        TensorData::BF16(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-    }
-}
-
 type Replayed = (Vec<(String, Output)>, Vec<serde_json::Value>, KvCache<Host>);
 
 fn replay(trace: &Trace, mut cache: KvCache<Host>) -> Result<Replayed> {
@@ -188,7 +180,7 @@ fn record(
     for (sequence, window) in windows.iter().enumerate() {
         let (k, v) = cache.contiguous_unrotated(layer, sequence)?;
         for (all, side) in sides.iter_mut().zip([k, v]) {
-            let bytes = little_endian(side.data());
+            let bytes = side.data().to_le_bytes();
             let end = all.len() + bytes.len() / window.slots().len() * places;
             all.extend(bytes);
             all.resize(end, 0u8);
@@ -212,6 +204,6 @@ fn record(
     let shape = if g.sequences == 1 { vec![members] } else { vec![g.sequences, members] };
     push("mem_index", Dtype::I64, shape, memory);
     let shape = vec![g.sequences, g.tokens_per_chunk(), g.query_heads * g.head_dim_v];
-    push("out", Dtype::F32, shape, little_endian(out.data()));
+    push("out", Dtype::F32, shape, out.data().to_le_bytes());
     Ok(())
 }

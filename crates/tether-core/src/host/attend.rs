@@ -135,11 +135,13 @@ struct SoftmaxBlock<'a> {
 
 const LANES: usize = 16;
 
-impl pulp::NullaryFnOnce for SoftmaxBlock<'_> {
+// A type with an inlined method and not a closure, whose call is not always inlined into the function that has the vector
+// instructions.
+impl pulp::WithSimd for SoftmaxBlock<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn call(self) {
+    fn with_simd<S: pulp::Simd>(self, _: S) {
         let rows = self.scores.chunks_exact_mut(self.columns).zip(self.sums.chunks_exact_mut(self.dim));
         for ((row, sums), (max, total)) in rows.zip(self.row_max.iter_mut().zip(self.row_sum.iter_mut())) {
             // Independent lanes, because a float reduction in order cannot be vectorised.

@@ -69,3 +69,42 @@ pub fn matmul(out: &mut [f32], stride: usize, keep: f32, lhs: MatRef<'_>, rhs: M
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{MatRef, matmul};
+
+    #[test]
+    fn agrees_with_the_definition() {
+        for (m, k, n) in [(1, 1, 1), (5, 7, 3), (192, 48, 192), (3, 192, 50)] {
+            let a: Vec<f32> = (0..m * k).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
+            let b: Vec<f32> = (0..n * k).map(|i| ((i * 53 % 97) as f32 - 48.0) / 48.0).collect();
+            // Rows further apart than they are wide, and a right side that is stored transposed.
+            let stride = n + 3;
+            let mut y = vec![f32::NAN; m * stride];
+            let (lhs, rhs) = (MatRef::row_major(&a, m, k, k), MatRef::row_major(&b, n, k, k).transposed());
+            matmul(&mut y, stride, 0.0, lhs, rhs);
+            matmul(&mut y, stride, 0.5, lhs, rhs);
+            for (r, row) in y.chunks(stride).enumerate() {
+                for (c, got) in row.iter().enumerate().take(n) {
+                    let dot: f64 = (0..k).map(|i| f64::from(a[r * k + i]) * f64::from(b[c * k + i])).sum();
+                    assert!((f64::from(*got) - 1.5 * dot).abs() < 1e-4, "{got} for {}", 1.5 * dot);
+                }
+                assert!(row[n..].iter().all(|x| x.is_nan()), "the gap between rows should stay as it was");
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "inside its slice")]
+    fn a_matrix_larger_than_its_slice_is_caught_before_any_pointer_is_used() {
+        MatRef::row_major(&[0.0; 5], 2, 3, 3);
+    }
+
+    #[test]
+    #[should_panic(expected = "fit its slice")]
+    fn a_product_larger_than_its_slice_is_caught_before_any_pointer_is_used() {
+        let a = MatRef::row_major(&[0.0; 4], 2, 2, 2);
+        matmul(&mut [0.0; 3], 2, 0.0, a, a);
+    }
+}

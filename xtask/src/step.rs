@@ -1,0 +1,100 @@
+//! One check: the command behind it, how long it took, and how to repeat it.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::Subcommand;
+use xshell::{Shell, cmd};
+
+use crate::tidy;
+
+/// A check, also a subcommand of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub(crate) enum Step {
+    /// The formatting
+    Fmt,
+    /// What no compiler checks: the crates' arrows, the files, the published crates' manners
+    Tidy,
+    /// Clippy on every target, warnings denied
+    Lint,
+    /// The tests: with nextest where it is installed, then the doctests
+    Test,
+    /// The doctests alone
+    Doctest,
+    /// The documentation, warnings denied
+    Doc,
+    /// Licences, advisories and sources of the dependencies, where cargo-deny is installed
+    Deny,
+}
+
+enum Outcome {
+    Passed,
+    Skipped(&'static str),
+}
+
+impl Step {
+    /// From cheap to dear.
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Fmt, Self::Tidy, Self::Lint, Self::Test, Self::Doctest, Self::Doc, Self::Deny];
+
+    /// Whether the README's test command has already done this.
+    pub(crate) fn is_tests(self) -> bool {
+        matches!(self, Self::Test | Self::Doctest)
+    }
+
+    /// Runs the check and says how long it took.
+    pub(crate) fn run(self, shell: &Shell) -> Result<()> {
+        let name = self.name();
+        let start = Instant::now();
+        let outcome = self.outcome(shell);
+        let seconds = start.elapsed().as_secs_f64();
+        // On standard error, as cargo's own messages are: a log then keeps them in order.
+        match outcome {
+            Ok(Outcome::Passed) => eprintln!("==> {name}: passed in {seconds:.1} s"),
+            Ok(Outcome::Skipped(why)) => eprintln!("==> {name}: skipped, {why}"),
+            Err(error) => {
+                return Err(error.context(format!(
+                    "{name} failed after {seconds:.1} s; repeat it alone with `cargo xtask {name}`"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Fmt => "fmt",
+            Self::Tidy => "tidy",
+            Self::Lint => "lint",
+            Self::Test => "test",
+            Self::Doctest => "doctest",
+            Self::Doc => "doc",
+            Self::Deny => "deny",
+        }
+    }
+
+    fn outcome(self, shell: &Shell) -> Result<Outcome> {
+        let command = match self {
+            Self::Fmt => cmd!(shell, "cargo fmt --all --check"),
+            Self::Tidy => return tidy::check(shell).map(|()| Outcome::Passed),
+            Self::Lint => cmd!(shell, "cargo clippy --workspace --all-targets -- -D warnings"),
+            Self::Test if is_installed(shell, "nextest") => cmd!(shell, "cargo nextest run --workspace"),
+            // Not `--all-targets`: that would run the benches as well.
+            Self::Test => cmd!(shell, "cargo test --workspace --tests"),
+            Self::Doctest => cmd!(shell, "cargo test --workspace --doc"),
+            Self::Doc => cmd!(shell, "cargo doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings"),
+            Self::Deny if is_installed(shell, "deny") => cmd!(shell, "cargo deny check"),
+            Self::Deny => {
+                return Ok(Outcome::Skipped(
+                    "cargo-deny is not installed (cargo install --locked cargo-deny)",
+                ));
+            }
+        };
+        command.run()?;
+        Ok(Outcome::Passed)
+    }
+}
+
+fn is_installed(shell: &Shell, plugin: &str) -> bool {
+    cmd!(shell, "cargo {plugin} --version").quiet().ignore_stdout().ignore_stderr().run().is_ok()
+}
