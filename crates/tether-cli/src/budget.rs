@@ -15,16 +15,13 @@ pub(crate) const CHUNK: usize = 3;
 pub(crate) fn fitted(name: &str, budget: usize, overrides: &[String]) -> Result<Recipe> {
     let base = Recipe::named(name)?;
     let chosen = base.with_overrides(overrides)?;
-    if matches!(base.layout.recent, Extent::All(_)) {
-        return Ok(chosen);
-    }
     let is_set = |key: &str| {
         overrides.iter().any(|o| o.split_once('=').is_some_and(|(k, _)| k.trim() == format!("layout.{key}")))
     };
     let has_memory = base.layout.memory > 0;
     let RegionSpec { sink, memory, recent, .. } = chosen.layout;
     let Extent::Units(recent) = recent else {
-        return Ok(chosen);
+        return checked(chosen, "without bound");
     };
     let room = budget.checked_sub(sink).ok_or_else(|| too_small(name, budget))?;
     let shared = room / 2 / CHUNK * CHUNK;
@@ -38,7 +35,8 @@ pub(crate) fn fitted(name: &str, budget: usize, overrides: &[String]) -> Result<
         (false, false) if has_memory => (shared, room - shared),
         (false, false) => (0, room),
     };
-    let total = sink + memory + recent;
+    let sum = sink.checked_add(memory).and_then(|n| n.checked_add(recent));
+    let total = sum.ok_or_else(|| too_small(name, budget))?;
     if total != budget {
         let message = format!(
             "recipe {name}: sink {sink} + memory {memory} + recent {recent} = {total} frames, but the budget is {budget} \
@@ -49,10 +47,14 @@ pub(crate) fn fitted(name: &str, budget: usize, overrides: &[String]) -> Result<
     let mut recipe = chosen;
     recipe.layout.memory = memory;
     recipe.layout.recent = Extent::Units(recent);
-    if let Err(error) = recipe.regions(CHUNK) {
-        return Err(anyhow::Error::new(Usage(format!("recipe {name} in {budget} frames: {error}"))));
+    checked(recipe, &format!("in {budget} frames"))
+}
+
+fn checked(recipe: Recipe, size: &str) -> Result<Recipe> {
+    match recipe.regions(CHUNK) {
+        Ok(_) => Ok(recipe),
+        Err(error) => Err(Usage(format!("recipe {} {size}: {error}", recipe.name)).into()),
     }
-    Ok(recipe)
 }
 
 fn too_small(name: &str, budget: usize) -> Usage {
@@ -67,7 +69,9 @@ mod tests {
     fn sizes(name: &str, budget: usize, overrides: &[&str]) -> Result<(usize, usize, usize), String> {
         let overrides: Vec<String> = overrides.iter().map(|&o| o.to_owned()).collect();
         let layout = fitted(name, budget, &overrides).map_err(|e| e.to_string())?.layout;
-        let Extent::Units(recent) = layout.recent else { return Ok((0, 0, usize::MAX)) };
+        let Extent::Units(recent) = layout.recent else {
+            return Ok((0, 0, usize::MAX));
+        };
         Ok((layout.sink, layout.memory, recent))
     }
 
@@ -95,6 +99,10 @@ mod tests {
         assert!(sizes("tethercache", 20, &[]).unwrap_err().contains("multiple"));
         assert!(sizes("tethercache", 2, &[]).unwrap_err().contains("does not fit"));
         assert!(sizes("sink-recent", 3, &[]).unwrap_err().contains("smaller than the chunk"));
+        let huge = ["layout.memory=9223372036854775807", "layout.recent=9223372036854775807"];
+        assert!(sizes("tethercache", 21, &huge).unwrap_err().contains("does not fit"));
+        assert!(sizes("full", 21, &["layout.sink=3"]).unwrap_err().contains("keeps everything"));
+        assert!(sizes("tethercache", 21, &["edit.tau=1.5"]).unwrap_err().contains("tau"));
         assert!(sizes("nothing", 21, &[]).unwrap_err().contains("no recipe"));
     }
 }

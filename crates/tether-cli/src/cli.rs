@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// KV caches for models that run for a long time.
 ///
-/// Exit codes: 0 done, 1 failed, 2 wrong command line or recipe, 3 missing or malformed input file.
+/// Exit codes: 0 done, 1 failed, 2 wrong command line or recipe, 3 missing, malformed or unusable input.
 #[derive(Debug, Parser)]
 #[command(name = "tether", version, arg_required_else_help = true)]
 pub(crate) struct Cli {

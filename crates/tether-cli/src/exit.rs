@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use tethercache::RecipeError;
+use tethercache::core::CoreError;
+use tethercache::score::ScoreError;
+use tethercache::{Error, RecipeError};
 
 use crate::trace::TraceError;
 
@@ -19,12 +21,21 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     eprintln!("error: {error:#}");
-    let is = |wanted: fn(&(dyn std::error::Error + 'static)) -> bool| error.chain().any(wanted);
-    if is(|e| e.is::<Usage>() || e.is::<RecipeError>()) {
-        ExitCode::from(2)
-    } else if is(|e| e.is::<TraceError>()) {
-        ExitCode::from(3)
-    } else {
-        ExitCode::from(1)
+    ExitCode::from(error.chain().find_map(code_of).unwrap_or(1))
+}
+
+/// The code of one link of an error's chain, when it has one of its own.
+fn code_of(link: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    if link.is::<Usage>() || link.is::<RecipeError>() {
+        return Some(2);
+    }
+    if link.is::<TraceError>() {
+        return Some(3);
+    }
+    match link.downcast_ref::<Error>()? {
+        Error::Score(ScoreError::NonFinite { .. }) => Some(3),
+        Error::Recipe(_) | Error::Layout(_) | Error::Score(_) | Error::Edit(_) => Some(2),
+        Error::Core(CoreError::NonFinite { .. }) => Some(3),
+        _ => None,
     }
 }

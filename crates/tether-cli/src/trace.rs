@@ -43,8 +43,11 @@ pub(crate) struct Settings {
     pub(crate) recent: usize,
     #[serde(rename = "K")]
     pub(crate) capacity: usize,
-    #[serde(rename = "C", alias = "chunk")]
-    pub(crate) chunk: usize,
+    /// One of `C` and `chunk`, or both and the same.
+    #[serde(rename = "C")]
+    c: Option<usize>,
+    #[serde(rename = "chunk")]
+    chunk: Option<usize>,
     pub(crate) h: usize,
     pub(crate) w: usize,
     #[serde(rename = "F")]
@@ -57,6 +60,16 @@ pub(crate) struct Settings {
     pub(crate) tau: f64,
     pub(crate) temperature: f64,
     pub(crate) dtype: String,
+}
+
+impl Settings {
+    /// Frames of a chunk; 0 when the file does not say, or says two things.
+    pub(crate) fn chunk(&self) -> usize {
+        match (self.c, self.chunk) {
+            (Some(a), Some(b)) if a != b => 0,
+            (a, b) => a.or(b).unwrap_or(0),
+        }
+    }
 }
 
 /// One pass of one layer.
@@ -194,6 +207,25 @@ fn geometry(s: &Settings, json: &Path, layers: usize, sequences: usize) -> Resul
     if s.h.checked_mul(s.w) != Some(s.frame) {
         return bad("F", s.frame.to_string(), "must be h * w");
     }
+    if s.chunk() == 0 {
+        return bad(
+            "C",
+            format!("{:?} and chunk = {:?}", s.c, s.chunk),
+            "one of them must be given, and at least 1",
+        );
+    }
+    if s.recent < s.chunk() {
+        return bad("R", s.recent.to_string(), "must hold a chunk");
+    }
+    if !(0.0..=1.0).contains(&s.tau) {
+        return bad("tau", s.tau.to_string(), "must lie in [0, 1]");
+    }
+    if !(s.alpha >= 0.0 && s.alpha.is_finite()) {
+        return bad("alpha", s.alpha.to_string(), "must be at least 0");
+    }
+    if !(s.temperature > 0.0 && s.temperature.is_finite()) {
+        return bad("temperature", s.temperature.to_string(), "must be greater than 0");
+    }
     let dtype = match s.dtype.trim_start_matches("torch.") {
         "float32" | "f32" => DType::F32,
         "float16" | "half" | "f16" => DType::F16,
@@ -207,7 +239,7 @@ fn geometry(s: &Settings, json: &Path, layers: usize, sequences: usize) -> Resul
         head_dim_k: s.dim,
         head_dim_v: s.dim,
         tokens_per_unit: s.frame,
-        units_per_chunk: s.chunk,
+        units_per_chunk: s.chunk(),
         sequences,
         dtype,
         rope: RopeKind::ThreeD { theta: 10_000.0, height: s.h, width: s.w },

@@ -187,7 +187,10 @@ fn bad_settings_are_refused() {
     spoil("H", json!("two")).refused_as_written(&[], 3, &["settings file"]);
     spoil("D", json!(u64::MAX - 1)).refused_as_written(&[], 3, &["overflow"]);
     spoil("S", json!(u64::MAX)).refused_as_written(&[], 3, &["S + M + R"]);
-    spoil("tau", json!(1.5)).refused_as_written(&[], 1, &["tau = 1.5", "[0, 1]"]);
+    spoil("tau", json!(1.5)).refused_as_written(&[], 3, &["tau = 1.5", "[0, 1]"]);
+    spoil("alpha", json!(-1.0)).refused_as_written(&[], 3, &["alpha = -1"]);
+    spoil("temperature", json!(0)).refused_as_written(&[], 3, &["temperature = 0"]);
+    spoil("chunk", json!(2)).refused_as_written(&[], 3, &["C = Some(1)", "chunk = Some(2)"]);
     let mut missing = Spoiled::new();
     missing.settings.as_object_mut().unwrap().remove("alpha");
     missing.refused_as_written(&[], 3, &["alpha"]);
@@ -199,9 +202,9 @@ fn bad_settings_are_refused() {
         }
         trace
     };
-    two_frames(1).refused_as_written(&[], 1, &["layout.recent = 1", "chunk of 2"]);
+    two_frames(1).refused_as_written(&[], 3, &["R = 1", "hold a chunk"]);
     let misaligned = two_frames(3);
-    misaligned.refused_as_written(&["--set", "compat=per-sample"], 1, &["5", "multiple of the chunk of 2"]);
+    misaligned.refused_as_written(&["--set", "compat=per-sample"], 2, &["5", "multiple of the chunk of 2"]);
 }
 
 #[test]
@@ -218,8 +221,14 @@ fn bad_tensors_are_refused() {
     spoil(|t| t.tensors[0].0 = "l99999999.c00.p0.q".into()).refused_as_written(&[], 3, &["lacks tensor"]);
     spoil(|t| t.tensors[0].0 = "c00.p4294967295.q".into()).refused_as_written(&[], 3, &["lacks tensor"]);
     spoil(|t| t.tensors[4].1 = vec![1, 1, 2, 6]).refused_as_written(&[], 3, &["c01.p0.k", "shape"]);
-    spoil(|t| t.tensors[4].2[5] = f32::NAN).refused_as_written(&[], 1, &["c01.p0", "element 5", "NaN"]);
-    spoil(|t| t.tensors[12].2[0] = f32::NAN).refused_as_written(&[], 1, &["c04.p0", "finite"]);
+    spoil(|t| t.tensors[4].2[5] = f32::NAN).refused_as_written(&[], 3, &["c01.p0", "element 5", "NaN"]);
+    spoil(|t| t.tensors[12].2[0] = f32::NAN).refused_as_written(&[], 3, &["c04.p0", "finite"]);
+    // Finite, but their squares are not.
+    spoil(|t| t.tensors.iter_mut().for_each(|t| t.2.iter_mut().for_each(|x| *x *= 1e20))).refused_as_written(
+        &[],
+        3,
+        &["NaN or infinite"],
+    );
     spoil(|t| t.settings["dtype"] = json!("bfloat16")).refused_as_written(&[], 3, &["bf16", "F32"]);
 }
 
@@ -265,6 +274,11 @@ fn bad_command_lines_are_refused() {
     trace.refused_as_written(&["--recipe", "tethercahe"], 2, &["did you mean `tethercache`"]);
     trace.refused_as_written(&["--set", "layout.recnt=4"], 2, &["recnt", "did you mean `recent`"]);
     trace.refused_as_written(&["--set", "layout.recent"], 2, &["key=value"]);
+    trace.refused_as_written(&["--set", "layout.recent=-1"], 2, &["a number of units, or \"all\""]);
+    trace.refused_as_written(&["--set", "edit.tau=1.5"], 2, &["tau = 1.5"]);
+    let log = trace.folder.path().join("log.json");
+    let output = tether(&["replay", trace.path().to_str().unwrap(), "-o", log.to_str().unwrap()]);
+    assert_eq!((output.status.code(), log.exists()), (Some(2), false));
     let path = trace.path();
     let output = tether(&["replay", path.to_str().unwrap(), "-o", path.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(2));

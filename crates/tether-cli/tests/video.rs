@@ -98,7 +98,11 @@ fn requests_that_make_no_sense_are_refused() {
     refused(&["--budget", "2", "--recipe", "tethercache"], "does not fit");
     refused(&["--steps", "0"], "steps");
     refused(&["--jobs", "0"], "jobs");
+    refused(&["--budget", "3000000000"], "at most 100000");
     refused(&["--recipe", "fifo,fifo"], "twice");
+    refused(&["--recipe", "fifo,full", "--set", "name=x"], "twice");
+    refused(&["--recipe", "full", "--set", "layout.archive=true"], "archive");
+    refused(&["--recipe", "tethercache", "--set", "edit.tau=2"], "tau");
     refused(&["--recipe", "fifi"], "did you mean `fifo`");
     refused(&["--set", "layout.recnt=4"], "did you mean `recent`");
 }

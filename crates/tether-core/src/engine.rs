@@ -65,6 +65,20 @@ pub struct Traffic {
     pub read_back: u64,
 }
 
+impl Traffic {
+    /// What was moved since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            written: self.written - earlier.written,
+            edited: self.edited - earlier.edited,
+            gathered: self.gathered - earlier.gathered,
+            grown: self.grown - earlier.grown,
+            read_back: self.read_back - earlier.read_back,
+        }
+    }
+}
+
 /// Device results on their way to the host.
 pub trait Readback: Debug {
     /// Waits for the results.
@@ -145,13 +159,20 @@ pub trait Engine: Debug {
         summaries: Summaries,
     ) -> Result<(), CoreError>;
 
+    /// Looks for what makes `tensor` unfit to be stored, NaN and infinities, as far as that needs no waiting; a device may leave it
+    /// at `Ok` and let scores come back as NaN.
+    ///
+    /// # Errors
+    /// [`CoreError::NonFinite`].
+    fn check_finite(&self, what: &'static str, tensor: &Self::Tensor) -> Result<(), CoreError>;
+
     /// Mean attention logit of each candidate unit, per sequence: the mean over query heads, query tokens and the unit's tokens of
     /// `q.k / sqrt(head_dim_k)`, from the mean query and the stored mean keys. Un-rotated. The result is `f32`, all sequences'
     /// candidates in one row.
     ///
     /// # Errors
     /// [`CoreError::ShapeMismatch`], [`CoreError::NoSuchSlot`], [`CoreError::Count`].
-    fn attention_mass(
+    fn mean_logits(
         &self,
         store: &Self::Store,
         q: &Self::Tensor,
@@ -159,10 +180,11 @@ pub trait Engine: Debug {
     ) -> Result<Self::Tensor, CoreError>;
 
     /// Aligns the statistics of `jobs` in place, K and V, and updates the moments analytically. All targets are taken before the
-    /// first edit.
+    /// first edit. A job without trusted slots changes nothing.
     ///
     /// # Errors
-    /// [`CoreError::NoSuchSlot`].
+    /// [`CoreError::NoSuchSlot`]; [`CoreError::NonFinite`] from engines that can see, before anything is written, that an edited number
+    /// does not fit the storage type.
     fn align(&self, store: &mut Self::Store, tau: f32, jobs: &[AlignJob]) -> Result<(), CoreError>;
 
     /// Full softmax attention of `q` (un-rotated) over each sequence's table, queries and keys rotated on the way when there are

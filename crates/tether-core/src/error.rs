@@ -24,6 +24,12 @@ pub enum CoreError {
         /// Its factors.
         factors: Box<[usize]>,
     },
+    /// The host has no room.
+    #[error("{bytes} bytes of host memory are not to be had")]
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: usize,
+    },
     /// A tensor of another shape was expected.
     #[error("{what}: expected shape {expected:?}, got {got:?}")]
     ShapeMismatch {

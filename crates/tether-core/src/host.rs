@@ -1,5 +1,6 @@
 //! The host engine: every operation in plain Rust, in `f32`. It is the default engine and the reference that kernels are held to.
 
+mod align;
 mod attend;
 mod exp;
 mod mass;
@@ -16,10 +17,7 @@ pub use matmul::{MatRef, matmul};
 pub use store::HostStore;
 
 use crate::engine::{AttendTable, Readback, Side, StoreSpec, Summaries, Traffic};
-use crate::{
-    AlignJob, ChannelAlignment, CoreError, DType, Engine, HostTensor, Moments, PhaseTable, SlotId,
-    TensorData, moments,
-};
+use crate::{AlignJob, CoreError, DType, Engine, HostTensor, Moments, PhaseTable, SlotId, TensorData};
 
 /// Keys, values and attention in host memory.
 ///
@@ -157,6 +155,13 @@ impl Engine for Host {
         Ok(table.clone())
     }
 
+    fn check_finite(&self, what: &'static str, tensor: &HostTensor) -> Result<(), CoreError> {
+        match tensor.data().first_non_finite() {
+            Some(index) => Err(CoreError::NonFinite { what, index }),
+            None => Ok(()),
+        }
+    }
+
     fn create_store(&self, spec: &StoreSpec) -> Result<HostStore, CoreError> {
         HostStore::new(spec)
     }
@@ -196,19 +201,32 @@ impl Engine for Host {
             } else {
                 expect_shape(what, tensor, &[tokens, spec.kv_heads, dim])?;
             }
-            if let Some(index) = tensor.first_non_finite() {
-                return Err(CoreError::NonFinite { what, index });
+            self.check_finite(what, tensor)?;
+        }
+        let mut moments = Vec::new();
+        if summaries == Summaries::Moments {
+            for unit in 0..slots.len() {
+                for (what, side, tensor) in [("k", Side::Keys, k), ("v", Side::Values, v)] {
+                    let channels = store.channels(side);
+                    let len = spec.tokens_per_unit * channels;
+                    let of_unit =
+                        Moments::of_tokens(&tensor.data().widened(unit * len..(unit + 1) * len), channels);
+                    // Numbers near the end of the range: their squares do not fit.
+                    if let Some(index) = of_unit.m2.iter().position(|x| !x.is_finite()) {
+                        return Err(CoreError::NonFinite { what, index: unit * len + index });
+                    }
+                    moments.push(of_unit);
+                }
             }
         }
-        let mut tokens = Vec::new();
+        let mut moments = moments.into_iter();
         for (unit, &slot) in slots.iter().enumerate() {
             for (side, tensor) in [(Side::Keys, k), (Side::Values, v)] {
                 store.write_unit(side, slot, tensor.data(), unit);
-                if summaries == Summaries::Moments {
-                    store.unit_f32(side, slot, &mut tokens);
-                    let channels = store.channels(side);
+                if let Some(of_unit) = moments.next() {
                     let (mean, m2) = store.moments_mut(side, slot);
-                    moments::accumulate(&tokens, channels, mean, m2);
+                    mean.copy_from_slice(&of_unit.mean);
+                    m2.copy_from_slice(&of_unit.m2);
                 }
             }
         }
@@ -216,7 +234,7 @@ impl Engine for Host {
         Ok(())
     }
 
-    fn attention_mass(
+    fn mean_logits(
         &self,
         store: &HostStore,
         q: &HostTensor,
@@ -227,10 +245,7 @@ impl Engine for Host {
         expect_count("candidate lists", sequences, candidates.len())?;
         candidates.iter().try_for_each(|slots| store.check_slots(slots))?;
         let per_sequence = tokens * heads * dim;
-        let wide = match q.data() {
-            TensorData::F32(v) => std::borrow::Cow::Borrowed(v.as_slice()),
-            _ => std::borrow::Cow::Owned(q.to_f32_vec()),
-        };
+        let wide = q.data().widened(0..q.len());
         let mut logits = Vec::with_capacity(candidates.iter().map(Vec::len).sum());
         for (sequence, slots) in candidates.iter().enumerate() {
             let query = mean_query(&wide[sequence * per_sequence..][..per_sequence], heads, kv_heads, dim);
@@ -245,40 +260,8 @@ impl Engine for Host {
             store.check_slots(&job.slots)?;
             store.check_slots(&job.trusted)?;
         }
-        for side in [Side::Keys, Side::Values] {
-            let pool = |slots: &[SlotId]| Moments::merge(slots.iter().map(|&s| store.moments(side, s)));
-            let alignments: Vec<Vec<ChannelAlignment>> = jobs
-                .iter()
-                .map(|job| {
-                    let (own, target) = (pool(&job.slots), pool(&job.trusted));
-                    let (own, target) = (own.view(), target.view());
-                    (0..own.mean.len().min(target.mean.len()))
-                        .map(|c| {
-                            ChannelAlignment::new(
-                                tau,
-                                (own.mean[c], own.sd(c)),
-                                (target.mean[c], target.sd(c)),
-                            )
-                        })
-                        .collect()
-                })
-                .collect();
-            let channels = store.channels(side);
-            let mut tokens = Vec::new();
-            for (job, alignment) in jobs.iter().zip(&alignments).filter(|(_, a)| !a.is_empty()) {
-                for &slot in &job.slots {
-                    store.unit_f32(side, slot, &mut tokens);
-                    for token in tokens.chunks_exact_mut(channels) {
-                        token.iter_mut().zip(alignment).for_each(|(x, a)| *x = a.apply(*x));
-                    }
-                    store.set_unit_f32(side, slot, &tokens);
-                    let (mean, m2) = store.moments_mut(side, slot);
-                    for ((mean, m2), a) in mean.iter_mut().zip(m2).zip(alignment) {
-                        (*mean, *m2) = a.moments_after(*mean, *m2);
-                    }
-                    add(&self.traffic.edited, tokens.len() * store.spec.dtype.bytes());
-                }
-            }
+        for unit in align::edited_units(store, tau, jobs)? {
+            add(&self.traffic.edited, unit.apply(store));
         }
         Ok(())
     }
@@ -373,11 +356,10 @@ impl Engine for Host {
         }
         let (tokens, dim) = (store.spec.tokens_per_unit, store.head_dim(side));
         let shape = [slots.len() * tokens, store.spec.kv_heads, dim];
-        let mut out = HostStore::new(&StoreSpec { slots: slots.len(), ..store.spec })?;
+        let len = crate::tensor::element_count(&shape)?;
+        let mut data = TensorData::zeros(store.spec.dtype, len)?;
         let mut unit = Vec::new();
         for (i, &slot) in slots.iter().enumerate() {
-            let to =
-                SlotId(u32::try_from(i).map_err(|_| CoreError::NoSuchSlot { slot, slots: slots.len() })?);
             match rotation {
                 Some((phases, positions)) if side == Side::Keys => {
                     store.unit_f32(side, slot, &mut unit);
@@ -386,12 +368,17 @@ impl Engine for Host {
                             phases.rotate(head, positions[i] as usize, t);
                         }
                     }
-                    out.set_unit_f32(side, to, &unit);
+                    store::copy_elements(
+                        &mut data,
+                        i * unit.len(),
+                        &store::narrowed(store.spec.dtype, &unit),
+                        0,
+                        unit.len(),
+                    );
                 }
-                _ => out.write_unit(side, to, store.data(side), slot.index()),
+                _ => store.read_unit(side, slot, &mut data, i),
             }
         }
-        let data = out.into_data(side);
         add(&self.traffic.gathered, data.as_bytes().len());
         HostTensor::new(&shape, data)
     }

@@ -7,7 +7,7 @@ mod error;
 mod geometry;
 pub mod host;
 mod id;
-pub mod moments;
+mod moments;
 mod phase;
 mod plan;
 mod region;

@@ -1,5 +1,9 @@
 //! Means and second moments of a unit's keys or values: the summaries that make old tokens unnecessary to read again.
 
+use smallvec::SmallVec;
+
+use crate::CoreError;
+
 /// Per-channel moments of `count` tokens: `mean[c]` and `m2[c]`, the sum of squared deviations, over `heads * head_dim` channels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MomentsView<'a> {
@@ -32,19 +36,26 @@ impl Moments {
     }
 
     /// Exact moments of the union of `parts` (Chan's rule), in `f64` internally. No parts give a count of 0.
-    pub fn merge<'a>(parts: impl IntoIterator<Item = MomentsView<'a>> + Clone) -> Self {
-        let count: u64 = parts.clone().into_iter().map(|p| p.count).sum();
-        let Some(channels) = parts.clone().into_iter().map(|p| p.mean.len()).next() else {
-            return Self::default();
+    ///
+    /// # Errors
+    /// [`CoreError::Count`] when the parts have different numbers of channels.
+    pub fn merge<'a>(parts: impl IntoIterator<Item = MomentsView<'a>>) -> Result<Self, CoreError> {
+        let parts: SmallVec<[MomentsView<'a>; 32]> = parts.into_iter().collect();
+        let count: u64 = parts.iter().map(|p| p.count).sum();
+        let Some(channels) = parts.first().map(|p| p.mean.len()) else {
+            return Ok(Self::default());
         };
+        if let Some(got) = parts.iter().flat_map(|p| [p.mean.len(), p.m2.len()]).find(|&c| c != channels) {
+            return Err(CoreError::Count { what: "channels of merged moments", expected: channels, got });
+        }
         let mut mean = vec![0f64; channels];
         let mut m2 = vec![0f64; channels];
         if count > 0 {
-            for part in parts.clone() {
+            for part in &parts {
                 let weight = part.count as f64 / count as f64;
                 mean.iter_mut().zip(part.mean).for_each(|(m, &p)| *m += weight * f64::from(p));
             }
-            for part in parts {
+            for part in &parts {
                 for ((total, mean), (&part_mean, &part_m2)) in
                     m2.iter_mut().zip(&mean).zip(part.mean.iter().zip(part.m2))
                 {
@@ -53,7 +64,7 @@ impl Moments {
                 }
             }
         }
-        Self { count, mean: narrow(&mean), m2: narrow(&m2) }
+        Ok(Self { count, mean: narrow(&mean), m2: narrow(&m2) })
     }
 
     /// Borrowed form.
@@ -70,7 +81,7 @@ impl MomentsView<'_> {
 }
 
 /// Writes the moments of `tokens` (rows of `channels`) to `mean` and `m2` and returns the token count.
-pub fn accumulate(tokens: &[f32], channels: usize, mean: &mut [f32], m2: &mut [f32]) -> u64 {
+fn accumulate(tokens: &[f32], channels: usize, mean: &mut [f32], m2: &mut [f32]) -> u64 {
     let rows = tokens.chunks_exact(channels.max(1));
     let count = rows.len();
     let mut sum = vec![0f64; channels];

@@ -27,10 +27,11 @@ impl PhaseTable {
         (positions, unit_pairs, unit): (usize, usize, Vec<[f32; 2]>),
         (tokens, token_pairs, token): (usize, usize, Vec<[f32; 2]>),
     ) -> Result<Self, CoreError> {
-        for (what, expected, got) in [
-            ("unit phases", positions * unit_pairs, unit.len()),
-            ("token phases", tokens * token_pairs, token.len()),
+        for (what, rows, pairs, got) in [
+            ("unit phases", positions, unit_pairs, unit.len()),
+            ("token phases", tokens, token_pairs, token.len()),
         ] {
+            let expected = crate::tensor::element_count(&[rows, pairs])?;
             if expected != got {
                 return Err(CoreError::Count { what, expected, got });
             }
@@ -56,6 +57,26 @@ impl PhaseTable {
     /// Rotated pairs of a head. A head dimension of more than twice this leaves its last channels as they are.
     pub fn pairs(&self) -> usize {
         self.unit_pairs + self.token_pairs
+    }
+
+    /// Pairs that turn with the unit's position.
+    pub fn unit_pairs(&self) -> usize {
+        self.unit_pairs
+    }
+
+    /// Pairs that turn with the token's place in its unit.
+    pub fn token_pairs(&self) -> usize {
+        self.token_pairs
+    }
+
+    /// `[positions, unit_pairs]` entries `[cos, sin]`, for an upload.
+    pub fn unit_phases(&self) -> &[[f32; 2]] {
+        &self.unit
+    }
+
+    /// `[tokens, token_pairs]` entries `[cos, sin]`, for an upload.
+    pub fn token_phases(&self) -> &[[f32; 2]] {
+        &self.token
     }
 
     /// `[cos, sin]` of the pairs that turn with the unit, at unit position `position`.

@@ -21,12 +21,15 @@ pub enum TensorData {
 
 impl TensorData {
     /// `len` zeros of type `dtype`.
-    pub fn zeros(dtype: DType, len: usize) -> Self {
-        match dtype {
-            DType::F32 => Self::F32(vec![0.0; len]),
-            DType::F16 => Self::F16(vec![f16::ZERO; len]),
-            DType::BF16 => Self::BF16(vec![bf16::ZERO; len]),
-        }
+    ///
+    /// # Errors
+    /// [`CoreError::OutOfMemory`] when there is no room for them.
+    pub fn zeros(dtype: DType, len: usize) -> Result<Self, CoreError> {
+        Ok(match dtype {
+            DType::F32 => Self::F32(try_zeros(len)?),
+            DType::F16 => Self::F16(try_zeros(len)?),
+            DType::BF16 => Self::BF16(try_zeros(len)?),
+        })
     }
 
     /// Number of elements.
@@ -82,6 +85,30 @@ impl TensorData {
             Self::BF16(v) => bytemuck::cast_slice(v),
         }
     }
+
+    /// Index of the first element that is NaN or infinite.
+    pub fn first_non_finite(&self) -> Option<usize> {
+        match self {
+            // A whole block is tested without early exit, so that the compiler can use vector instructions.
+            Self::F32(v) => {
+                const EXPONENT: u32 = 0x7f80_0000;
+                let bad = |x: &f32| x.to_bits() & EXPONENT == EXPONENT;
+                let block = v.chunks(1024).position(|c| c.iter().fold(false, |any, x| any | bad(x)))?;
+                v[block * 1024..].iter().position(bad).map(|i| block * 1024 + i)
+            }
+            Self::F16(v) => v.iter().position(|x| !x.is_finite()),
+            Self::BF16(v) => v.iter().position(|x| !x.is_finite()),
+        }
+    }
+
+    /// The elements of `range` as `f32`: borrowed when that is what they are.
+    pub fn widened(&self, range: std::ops::Range<usize>) -> std::borrow::Cow<'_, [f32]> {
+        match self {
+            Self::F32(v) => v[range].into(),
+            Self::F16(v) => v[range].iter().map(|x| x.to_f32()).collect(),
+            Self::BF16(v) => v[range].iter().map(|x| x.to_f32()).collect(),
+        }
+    }
 }
 
 /// A dense row-major tensor in host memory.
@@ -115,10 +142,10 @@ impl HostTensor {
     /// A tensor of zeros.
     ///
     /// # Errors
-    /// [`CoreError::SizeOverflow`] when the product of `shape` does not fit `usize`.
+    /// [`CoreError::SizeOverflow`] when the product of `shape` does not fit, [`CoreError::OutOfMemory`] when there is no room.
     pub fn zeros(shape: &[usize], dtype: DType) -> Result<Self, CoreError> {
         let len = element_count(shape)?;
-        Ok(Self { shape: shape.into(), data: TensorData::zeros(dtype, len) })
+        Ok(Self { shape: shape.into(), data: TensorData::zeros(dtype, len)? })
     }
 
     /// Extents, outermost first.
@@ -169,11 +196,7 @@ impl HostTensor {
 
     /// All elements widened to `f32`.
     pub fn to_f32_vec(&self) -> Vec<f32> {
-        match &self.data {
-            TensorData::F32(v) => v.clone(),
-            TensorData::F16(v) => v.iter().map(|x| x.to_f32()).collect(),
-            TensorData::BF16(v) => v.iter().map(|x| x.to_f32()).collect(),
-        }
+        self.data.widened(0..self.len()).into_owned()
     }
 
     /// The same elements under another shape.
@@ -186,25 +209,22 @@ impl HostTensor {
 
     /// Index of the first element that is NaN or infinite.
     pub fn first_non_finite(&self) -> Option<usize> {
-        match &self.data {
-            // A whole block is tested without early exit, so that the compiler can use vector instructions.
-            TensorData::F32(v) => {
-                const EXPONENT: u32 = 0x7f80_0000;
-                let bad = |x: &f32| x.to_bits() & EXPONENT == EXPONENT;
-                let block = v.chunks(1024).position(|c| c.iter().fold(false, |any, x| any | bad(x)))?;
-                v[block * 1024..].iter().position(bad).map(|i| block * 1024 + i)
-            }
-            TensorData::F16(v) => v.iter().position(|x| !x.is_finite()),
-            TensorData::BF16(v) => v.iter().position(|x| !x.is_finite()),
-        }
+        self.data.first_non_finite()
     }
 }
 
-/// Product of `shape`, checked.
+/// Zeros whose pages the system hands out when they are first written.
+pub(crate) fn try_zeros<T: bytemuck::Zeroable>(len: usize) -> Result<Vec<T>, CoreError> {
+    bytemuck::allocation::try_zeroed_vec(len)
+        .map_err(|()| CoreError::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) })
+}
+
+/// Product of `shape`, checked: that many elements of any dtype can be addressed.
 pub(crate) fn element_count(shape: &[usize]) -> Result<usize, CoreError> {
     shape
         .iter()
         .try_fold(1usize, |n, &d| n.checked_mul(d))
+        .filter(|&n| n <= isize::MAX as usize / size_of::<f64>())
         .ok_or_else(|| CoreError::SizeOverflow { what: "tensor elements", factors: shape.into() })
 }
 
@@ -218,8 +238,12 @@ mod tests {
     fn lengths_must_fit_shapes() {
         let e = HostTensor::from_f32(&[2, 3], vec![0.0; 5]).unwrap_err();
         assert!(matches!(e, CoreError::TensorLength { expected: 6, got: 5, .. }), "{e}");
-        let e = HostTensor::zeros(&[usize::MAX, 2], DType::F16).unwrap_err();
-        assert!(matches!(e, CoreError::SizeOverflow { .. }), "{e}");
+        for absurd in [&[usize::MAX, 2][..], &[1 << 62], &[1 << 40, 1 << 30]] {
+            let e = HostTensor::zeros(absurd, DType::F16).unwrap_err();
+            assert!(matches!(e, CoreError::SizeOverflow { .. }), "{e}");
+        }
+        let e = HostTensor::zeros(&[1 << 50], DType::F32).unwrap_err();
+        assert!(matches!(e, CoreError::OutOfMemory { .. }), "{e}");
         assert!(HostTensor::zeros(&[2, 0], DType::F32).unwrap().is_empty());
     }
 

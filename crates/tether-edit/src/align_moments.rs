@@ -102,12 +102,14 @@ pub fn align_tokens(
     if trusted.count == 0 || tau == 0.0 {
         return Ok(after);
     }
-    if trusted.mean.len() != channels {
-        return Err(EditError::Channels {
-            what: "the trusted pool",
-            expected: channels,
-            got: trusted.mean.len(),
-        });
+    for (what, got) in [
+        ("the tokens' own", own.m2.len()),
+        ("the trusted pool", trusted.mean.len()),
+        ("the trusted pool", trusted.m2.len()),
+    ] {
+        if got != channels {
+            return Err(EditError::Channels { what, expected: channels, got });
+        }
     }
     if channels == 0 || !tokens.len().is_multiple_of(channels) {
         return Err(EditError::Length { got: tokens.len(), channels });

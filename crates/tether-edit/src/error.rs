@@ -1,7 +1,5 @@
-use tether_core::CoreError;
-
 /// What can be wrong with an edit.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EditError {
     /// A strength outside 0 to 1.
@@ -34,7 +32,4 @@ pub enum EditError {
         /// Admissions per sequence.
         counts: Vec<usize>,
     },
-    /// From the engine.
-    #[error(transparent)]
-    Core(#[from] CoreError),
 }

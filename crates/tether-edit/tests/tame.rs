@@ -95,7 +95,7 @@ proptest! {
     #[test]
     fn merged_moments_are_those_of_the_union(parts in prop::collection::vec(tokens(3), 1..6)) {
         let own: Vec<Moments> = parts.iter().map(|p| Moments::of_tokens(p, 3)).collect();
-        let merged = Moments::merge(own.iter().map(Moments::view));
+        let merged = Moments::merge(own.iter().map(Moments::view)).unwrap();
         let all: Vec<f32> = parts.concat();
         let (mean, m2) = token_moments(&all, 3);
         prop_assert_eq!(merged.count, all.len() as u64 / 3);

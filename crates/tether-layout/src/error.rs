@@ -23,6 +23,18 @@ pub enum LayoutError {
         /// Units of a chunk.
         chunk: usize,
     },
+    /// The published code would count the first evicted units from before the first.
+    #[error(
+        "compat = \"official\" labels units below 0 when sink + memory = {sink} + {memory} is smaller than the chunk of {chunk}"
+    )]
+    OfficialLabels {
+        /// Units of the sink.
+        sink: usize,
+        /// Units of memory.
+        memory: usize,
+        /// Units of a chunk.
+        chunk: usize,
+    },
     /// An unbounded window has nothing to recall.
     #[error(
         "layout.recent = \"all\" keeps everything, so sink and memory must be 0 (got {sink} and {memory})"
@@ -34,7 +46,7 @@ pub enum LayoutError {
         memory: usize,
     },
     /// An archive without a memory region to recall into, or with wrong labels.
-    #[error("layout.archive needs a memory region and a window of whole chunks")]
+    #[error("layout.archive needs a memory region and a bounded window of whole chunks")]
     Archive,
     /// A size that does not fit.
     #[error("layout: {what} overflows")]

@@ -1,25 +1,61 @@
 //! Sizes of a window's regions, validated.
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::LayoutError;
 
-/// Size of the recent region.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+/// Size of the recent region: a number, or `"all"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
     /// So many units, the current chunk included.
     Units(usize),
-    /// Everything.
-    All(All),
-}
-
-/// The word `"all"` in a recipe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum All {
     /// Every unit.
     All,
+}
+
+impl Serialize for Extent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Units(units) => units.serialize(serializer),
+            Self::All => serializer.serialize_str("all"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Extent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl Visitor<'_> for Read {
+            type Value = Extent;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a number of units, or \"all\"")
+            }
+
+            fn visit_u64<E: Error>(self, units: u64) -> Result<Extent, E> {
+                let units = usize::try_from(units);
+                units
+                    .map(Extent::Units)
+                    .map_err(|_| E::custom("a number of units that fits the address space"))
+            }
+
+            fn visit_i64<E: Error>(self, units: i64) -> Result<Extent, E> {
+                let units =
+                    u64::try_from(units).map_err(|_| E::invalid_value(Unexpected::Signed(units), &self))?;
+                self.visit_u64(units)
+            }
+
+            fn visit_str<E: Error>(self, word: &str) -> Result<Extent, E> {
+                if word == "all" {
+                    Ok(Extent::All)
+                } else {
+                    Err(E::invalid_value(Unexpected::Str(word), &self))
+                }
+            }
+        }
+        deserializer.deserialize_any(Read)
+    }
 }
 
 /// Region sizes in units, as a recipe states them.
@@ -68,10 +104,11 @@ impl Regions {
     pub fn try_new(spec: &RegionSpec, chunk: usize, rounding: Rounding) -> Result<Self, LayoutError> {
         let &RegionSpec { sink, memory, recent, archive } = spec;
         let recent = match recent {
-            Extent::All(All::All) if sink > 0 || memory > 0 || archive => {
+            Extent::All if sink > 0 || memory > 0 => {
                 return Err(LayoutError::UnboundedWithMemory { sink, memory });
             }
-            Extent::All(All::All) => None,
+            Extent::All if archive => return Err(LayoutError::Archive),
+            Extent::All => None,
             Extent::Units(recent) => {
                 if recent < chunk.max(1) {
                     return Err(LayoutError::RecentBelowChunk { recent, chunk });
@@ -84,6 +121,9 @@ impl Regions {
                 let whole = capacity.is_multiple_of(chunk);
                 if !whole && rounding == Rounding::WholeChunks {
                     return Err(LayoutError::CapacityNotMultiple { capacity, chunk });
+                }
+                if !whole && sink + memory + 1 < chunk {
+                    return Err(LayoutError::OfficialLabels { sink, memory, chunk });
                 }
                 if archive && (!whole || memory == 0) {
                     return Err(LayoutError::Archive);

@@ -31,11 +31,10 @@ pub struct Window {
 impl Window {
     /// An empty window.
     pub fn new(regions: Regions) -> Self {
-        let room = regions.capacity().unwrap_or(0);
         Self {
             regions,
-            slots: Vec::with_capacity(room),
-            units: Vec::with_capacity(room),
+            slots: Vec::new(),
+            units: Vec::new(),
             end: 0,
             filled: false,
             pending: SmallVec::new(),

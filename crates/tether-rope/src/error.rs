@@ -19,7 +19,7 @@ pub enum RopeError {
         theta: f64,
     },
     /// A grid that does not cover a unit.
-    #[error("a grid of {height} rows and {width} columns has {} tokens, but a unit has {tokens}", height * width)]
+    #[error("a grid of {height} rows and {width} columns does not cover a unit of {tokens} tokens")]
     Grid {
         /// Rows.
         height: usize,

@@ -12,14 +12,26 @@ pub enum ScoreError {
         /// The value.
         value: f32,
     },
-    /// Two lists about the same candidates differ in length.
-    #[error("{what}: {got} entries for {expected} candidates")]
+    /// Head counts that do not fit each other.
+    #[error(
+        "{query_heads} query heads over {kv_heads} key heads of {dim} channels: not a whole number of each, or none"
+    )]
+    Heads {
+        /// Query heads.
+        query_heads: usize,
+        /// Key heads.
+        kv_heads: usize,
+        /// Channels of a head.
+        dim: usize,
+    },
+    /// Two lists that belong together differ in length.
+    #[error("{what}: expected {expected}, got {got}")]
     Count {
-        /// The shorter or longer list.
+        /// What is counted.
         what: &'static str,
-        /// Candidates.
+        /// How many there should be.
         expected: usize,
-        /// Entries.
+        /// How many there are.
         got: usize,
     },
     /// A setting out of range.

@@ -9,6 +9,5 @@ mod select;
 pub use diversity::{Diversity, temporal_diversity};
 pub use error::ScoreError;
 pub use gated_recall::{BatchStatistics, GatedRecall, UnitScores};
-pub use mass::attention_mass;
+pub use mass::{attention_mass, mean_logits, mean_query};
 pub use select::{Order, Selector, evenly_spaced, top_k};
-pub use tether_core::host::{mean_logits, mean_query};

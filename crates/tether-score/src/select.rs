@@ -25,7 +25,7 @@ pub enum Selector {
         order: Order,
     },
     /// Evenly spaced candidates, whatever their scores, see [`evenly_spaced`].
-    EvenlySpaced,
+    EvenlySpaced {},
 }
 
 /// Indices of the `k` highest `scores`, ascending. Equal scores: the lower index stays. All of them when there are no more than `k`.

@@ -32,8 +32,8 @@ fn matches_the_published_code() {
             .map(|(q, k)| {
                 let means: Vec<Moments> =
                     k.chunks_exact(frame * channels).map(|f| Moments::of_tokens(f, channels)).collect();
-                let query = mean_query(q, heads, heads, dim);
-                mean_logits(&query, heads, dim, means.iter().map(|m| m.mean.as_slice()))
+                let query = mean_query(q, heads, heads, dim).unwrap();
+                mean_logits(&query, heads, dim, means.iter().map(|m| m.mean.as_slice())).unwrap()
             })
             .collect();
         let recall = GatedRecall {
@@ -98,6 +98,10 @@ fn ties_go_to_the_lower_index_and_nan_is_refused() {
     assert!(matches!(attention_mass(&[0.0], f32::NAN), Err(ScoreError::Setting { .. })));
     let recall = GatedRecall { temperature: 1.0, diversity: Some(Diversity::Temporal { alpha: -1.0 }) };
     assert!(matches!(recall.score(&[0.0], &[0]), Err(ScoreError::Setting { .. })));
+    assert!(matches!(mean_query(&[0.0; 6], 3, 2, 1), Err(ScoreError::Heads { .. })));
+    assert!(matches!(mean_query(&[0.0; 6], 2, 2, 0), Err(ScoreError::Heads { .. })));
+    assert!(matches!(mean_query(&[0.0; 7], 2, 1, 3), Err(ScoreError::Count { .. })));
+    assert!(matches!(mean_logits(&[0.0; 2], 1, 2, [&[0.0f32; 3][..]]), Err(ScoreError::Count { .. })));
     let recall = GatedRecall { temperature: 1.0, diversity: None };
     assert!(matches!(recall.score(&[0.0], &[0, 1]), Err(ScoreError::Count { .. })));
 }
@@ -128,8 +132,8 @@ proptest! {
         let views: Vec<&[f32]> = units.iter().map(Vec::as_slice).collect();
         let literal = literal_mean_logits(&q, &views, heads * group, heads, dim);
         let means: Vec<Moments> = units.iter().map(|u| Moments::of_tokens(u, heads * dim)).collect();
-        let query = mean_query(&q, heads * group, heads, dim);
-        let factorised = mean_logits(&query, heads * group, dim, means.iter().map(|m| m.mean.as_slice()));
+        let query = mean_query(&q, heads * group, heads, dim).unwrap();
+        let factorised = mean_logits(&query, heads * group, dim, means.iter().map(|m| m.mean.as_slice())).unwrap();
         for (f, l) in factorised.iter().zip(&literal) {
             prop_assert!((f64::from(*f) - l).abs() <= 1e-6, "{f} for {l}");
         }

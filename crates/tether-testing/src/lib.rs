@@ -1,5 +1,6 @@
 //! What TetherCache's tests share: plain `f64` oracles, tolerances in one table, and golden files.
 
+pub mod engine_cases;
 mod golden;
 mod naive;
 mod oracle;

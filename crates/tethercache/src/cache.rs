@@ -13,7 +13,7 @@ pub use tether_core::Traffic;
 pub use view::View;
 
 use crate::planner::{LayerTables, Planner};
-use crate::{Error, Recipe};
+use crate::{Compat, Error, Recipe};
 
 /// Keys and values of every layer of a model, under one recipe.
 ///
@@ -66,18 +66,22 @@ impl<E: Engine> KvCache<E> {
         Ok(cache)
     }
 
-    /// Forgets everything: the next chunk is chunk 0 of another sequence.
+    /// Forgets everything: the next chunk is chunk 0 of another sequence. Stores are kept, so nothing is allocated, except that under
+    /// `compat = "official"` a window that is not whole chunks needs zeros where nothing was written.
     ///
     /// # Errors
-    /// [`Error::Core`] when the engine cannot make the stores anew; the cache is then as it was.
+    /// [`Error::Core`] when the engine cannot make such a store anew; layers before it are empty then.
     pub fn reset(&mut self) -> Result<(), Error> {
-        let mut fresh = Vec::with_capacity(self.layers.len());
-        for _ in &self.layers {
-            let tables = self.planner.tables(self.geometry.sequences);
-            let store = self.engine.create_store(&store_spec(&self.geometry, tables.pool.capacity()))?;
-            fresh.push(Layer { store, tables, committed: 0, open: None });
+        let zeros = self.recipe().compat == Compat::Official;
+        for layer in &mut self.layers {
+            let slots = layer.tables.pool.capacity();
+            let mut tables = self.planner.tables(self.geometry.sequences);
+            tables.pool.grow(slots);
+            if zeros {
+                layer.store = self.engine.create_store(&store_spec(&self.geometry, slots))?;
+            }
+            (layer.tables, layer.committed, layer.open) = (tables, 0, None);
         }
-        self.layers = fresh;
         Ok(())
     }
 

@@ -38,6 +38,14 @@ pub enum Error {
         /// Layers there are.
         layers: usize,
     },
+    /// A sequence that the geometry does not have.
+    #[error("sequence {sequence} does not exist: the geometry has {sequences} sequences")]
+    NoSuchSequence {
+        /// The sequence asked for.
+        sequence: usize,
+        /// Sequences there are.
+        sequences: usize,
+    },
     /// Chunks come one after the other, and each is committed before the next begins.
     #[error("layer {layer:?}: chunk {} is next, got chunk {}", expected.0, got.0)]
     ChunkOrder {
@@ -97,7 +105,7 @@ impl Error {
             _ => ErrorKind::Invalid,
         };
         match self {
-            Self::Core(e) | Self::Edit(EditError::Core(e)) | Self::Rope(RopeError::Core(e)) => of_core(e),
+            Self::Core(e) | Self::Rope(RopeError::Core(e)) => of_core(e),
             Self::Layout(LayoutError::OutOfSlots { .. }) => ErrorKind::OutOfSlots,
             Self::Recipe(RecipeError::Combination { .. }) => ErrorKind::Unsupported,
             _ => ErrorKind::Invalid,

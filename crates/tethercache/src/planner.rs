@@ -1,8 +1,8 @@
 //! From observations to plans: everything a policy decides, without a device.
 
-use tether_core::{ChunkIndex, CommitPlan, LayerId, Member, MemoryPlan, Region, SlotId};
+use tether_core::{ChunkIndex, CommitPlan, CoreError, LayerId, Member, MemoryPlan, Region, SlotId};
 use tether_edit::SequenceEdit;
-use tether_layout::{Extent, LayoutError, Regions, SlotPool, Window};
+use tether_layout::{LayoutError, Regions, SlotPool, Window};
 use tether_score::{BatchStatistics, Selector, UnitScores, evenly_spaced, top_k};
 
 use crate::recipe::{EditPart, Recipe, ScorePart};
@@ -78,7 +78,7 @@ impl Planner {
     /// # Errors
     /// [`Error::Layout`]; `tables` are then partly advanced and must be thrown away.
     pub fn begin_chunk(&self, tables: &mut LayerTables) -> Result<Vec<Vec<Member>>, Error> {
-        let unbounded = self.regions.archives() || self.layout_is_unbounded();
+        let unbounded = self.regions.archives() || self.regions.recent().is_none();
         let needed = self.regions.chunk() * tables.windows.len();
         if unbounded && tables.pool.free() < needed {
             let half_more = tables.pool.capacity() + tables.pool.capacity() / 2;
@@ -93,7 +93,7 @@ impl Planner {
             gone.push(window.begin_chunk(&mut tables.pool)?.into_vec());
             if self.regions.archives() && !window.archive().is_empty() {
                 let picks = match self.recipe.select {
-                    Some(Selector::EvenlySpaced) => {
+                    Some(Selector::EvenlySpaced {}) => {
                         evenly_spaced(window.archive().len(), self.regions.memory())
                     }
                     _ => return Err(self.refuse("an archive needs select = \"evenly-spaced\"")),
@@ -102,10 +102,6 @@ impl Planner {
             }
         }
         Ok(gone)
-    }
-
-    fn layout_is_unbounded(&self) -> bool {
-        matches!(self.recipe.layout.recent, Extent::All(_))
     }
 
     /// The candidates of every sequence, after labelling a window that has just become full; all empty when nothing is to be decided.
@@ -137,6 +133,10 @@ impl Planner {
         if candidates.iter().all(Vec::is_empty) {
             return Ok(plan);
         }
+        if candidates.len() != tables.windows.len() {
+            let (expected, got) = (tables.windows.len(), candidates.len());
+            return Err(CoreError::Count { what: "candidate lists", expected, got }.into());
+        }
         let scores = self.score(candidates, logits)?;
         let budget = self.regions.memory();
         // Whom to trust is settled before anybody is admitted or dropped.
@@ -148,7 +148,7 @@ impl Planner {
         for (i, window) in tables.windows.iter_mut().enumerate() {
             let keep = match self.recipe.select {
                 Some(Selector::TopK { .. }) => top_k(&scores[i].score, budget)?,
-                Some(Selector::EvenlySpaced) => evenly_spaced(candidates[i].len(), budget),
+                Some(Selector::EvenlySpaced {}) => evenly_spaced(candidates[i].len(), budget),
                 None => return Err(self.refuse("a memory region needs a [select] part")),
             };
             let scores = scores.get(i).map(|s| s.score.clone()).unwrap_or_default();

@@ -41,6 +41,8 @@ fn names_and_keys_that_do_not_exist_get_a_suggestion() {
         }
         assert!(message.contains(text), "{message} should name {text}");
     }
+    assert!(Recipe::uniform_archive().with_overrides(&["select.foo=1"]).is_err());
+    assert!(Recipe::fifo().with_overrides(&["layout.recent=4\nname=\"q\""]).is_err());
     let e = Recipe::from_toml("name = \"x\"\nunit = \"frame\"\nlayuot = {}\n").unwrap_err();
     assert!(matches!(&e, RecipeError::Unknown { suggestion: Some(s), .. } if &**s == "layout"), "{e}");
 }

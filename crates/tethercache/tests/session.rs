@@ -240,6 +240,12 @@ fn sizes_that_cannot_work_are_refused() {
     let huge = Recipe::fifo().with_overrides(&["layout.recent=9223372036854775807"]).unwrap();
     let e = new(huge, 1).unwrap_err();
     assert!(matches!(e, Error::Layout(LayoutError::Overflow { .. })), "{e}");
+    let e = new(small(0, 1, 7).with_overrides(&["compat=official"]).unwrap(), 3).unwrap_err();
+    assert!(matches!(e, Error::Layout(LayoutError::OfficialLabels { .. })), "{e}");
+    let vast = Recipe::fifo().with_overrides(&["layout.recent=4000000000"]).unwrap();
+    let wide = Geometry { head_dim_k: 1 << 20, ..geometry(1, 1) };
+    let e = KvCache::new(Host::new(), wide, vast).map(|_| ()).unwrap_err();
+    assert!(matches!(e, Error::Core(CoreError::OutOfMemory { .. })), "{e}");
     let mut no_selector = small(1, 2, 3);
     no_selector.select = None;
     let e = new(no_selector, 3).unwrap_err();
@@ -364,21 +370,85 @@ fn resetting_begins_another_video() {
 
 #[test]
 fn a_parallel_host_gives_the_same_bytes() {
+    let geometry = Geometry { query_heads: 6, kv_heads: 3, ..geometry(1, 2) };
     let recipe = || Recipe::fifo().with_overrides(&["layout.recent=6"]).unwrap();
-    let mut one = KvCache::new(Host::new(), geometry(1, 1), recipe()).unwrap();
-    let mut many = KvCache::new(Host::parallel(), geometry(1, 1), recipe()).unwrap();
+    let mut one = KvCache::new(Host::new(), geometry.clone(), recipe()).unwrap();
+    let mut many = KvCache::new(Host::parallel(), geometry, recipe()).unwrap();
     for i in 0..10 {
-        let c = chunk(i);
+        let (q, k, v) = (
+            random(3 * i, &[2, FRAME, 6, DIM]),
+            random(3 * i + 1, &[2, FRAME, 3, DIM]),
+            random(3 * i + 2, &[2, FRAME, 3, 4]),
+        );
         let mut outs = Vec::new();
         for cache in [&mut one, &mut many] {
-            cache.stage(0, Pass::clean(i), &c.k, &c.v).unwrap();
-            cache.commit(0, i, &c.q).unwrap();
-            let mut out = HostTensor::zeros(&[FRAME, 2, 4], DType::F32).unwrap();
-            cache.attend(0, &c.q, &mut out).unwrap();
+            cache.stage(0, Pass::clean(i), &k, &v).unwrap();
+            cache.commit(0, i, &q).unwrap();
+            let mut out = HostTensor::zeros(&[2, FRAME, 6, 4], DType::F32).unwrap();
+            cache.attend(0, &q, &mut out).unwrap();
             outs.push(out);
         }
         assert_eq!(outs[0], outs[1]);
     }
+}
+
+#[test]
+fn a_refused_chunk_leaves_an_unbounded_cache_as_small_as_it_was() {
+    let mut cache = KvCache::new(Host::new(), geometry(1, 1), Recipe::full()).unwrap();
+    advance(&mut cache, 0, 1);
+    let (bytes, traffic) = (cache.bytes(), cache.engine().traffic());
+    let c = chunk(1);
+    let mut nan = c.k.clone();
+    nan.as_f32_mut().unwrap()[0] = f32::NAN;
+    assert!(cache.stage(0, Pass::denoise(1), &nan, &c.v).is_err());
+    assert_eq!((cache.bytes(), cache.engine().traffic()), (bytes, traffic));
+    assert_eq!(units(&cache), [0]);
+}
+
+#[test]
+fn an_edit_that_does_not_fit_the_storage_type_is_refused() {
+    // Spikes pulled to the spread of +-60000 would leave the range of an f16.
+    let geometry = Geometry {
+        dtype: DType::F16,
+        tokens_per_unit: 16,
+        rope: RopeKind::ThreeD { theta: 10_000.0, height: 4, width: 4 },
+        query_heads: 1,
+        ..geometry(1, 1)
+    };
+    let recipe = small(1, 1, 1).with_overrides(&["edit.tau=1.0", "score.temperature=0.001"]).unwrap();
+    let mut cache = KvCache::new(Host::new(), geometry, recipe).unwrap();
+    let half = |shape: &[usize], f: &dyn Fn(usize) -> f32| {
+        let data = (0..shape.iter().product()).map(|i| half::f16::from_f32(f(i))).collect();
+        HostTensor::new(shape, tethercache::core::TensorData::F16(data)).unwrap()
+    };
+    let mut refused = false;
+    for i in 0..6u64 {
+        let early = i < 2;
+        let v = half(&[16, 1, 4], &|e| match (early, e / 4 % 2 == 0, e / 4) {
+            (true, true, _) => 60_000.0,
+            (true, false, _) => -60_000.0,
+            (false, _, 0) => 1.0,
+            _ => 0.0,
+        });
+        // Later frames have the larger attention mass, so they are admitted.
+        let k = half(&[16, 1, DIM], &|_| i as f32);
+        let q = half(&[16, 1, DIM], &|_| 1.0);
+        cache.stage(0, Pass::clean(i), &k, &v).unwrap();
+        match cache.commit(0, i, &q) {
+            Ok(_) => {
+                let (_, stored) = cache.contiguous_unrotated(0, 0).unwrap();
+                assert_eq!(stored.data().first_non_finite(), None);
+            }
+            Err(e) => {
+                assert!(matches!(e, Error::Core(CoreError::NonFinite { what: "aligned v", .. })), "{e}");
+                refused = true;
+                break;
+            }
+        }
+    }
+    assert!(refused);
+    let (_, stored) = cache.contiguous_unrotated(0, 0).unwrap();
+    assert_eq!(stored.data().first_non_finite(), None);
 }
 
 #[test]

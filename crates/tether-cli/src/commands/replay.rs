@@ -21,6 +21,9 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
     let out_json = args.out.with_extension("json");
     let is_trace =
         |path: &Path| same_file(path, &args.trace) || same_file(path, &args.trace.with_extension("json"));
+    if args.out == out_json {
+        return Err(Usage(format!("{} would hold both the tensors and the log", args.out.display())).into());
+    }
     if is_trace(&args.out) || is_trace(&out_json) {
         return Err(Usage(format!("{} would overwrite the trace", args.out.display())).into());
     }
@@ -89,11 +92,11 @@ fn recipe_for(args: &ReplayArgs, settings: &Settings) -> Result<Recipe> {
     }
     let mut recipe = recipe.with_overrides(&strengths)?.with_overrides(&args.overrides)?;
     let chosen = args.overrides.iter().any(|o| o.split_once('=').is_some_and(|(k, _)| k.trim() == "compat"));
-    if !chosen && settings.chunk > 0 && !capacity.is_multiple_of(settings.chunk) {
+    if !chosen && !capacity.is_multiple_of(settings.chunk()) {
         eprintln!(
             "warning: the trace's window of {capacity} frames is not a multiple of its chunk of {}: replayed with \
              compat = \"official\", labels and zero frames included (--set compat=per-sample refuses it)",
-            settings.chunk
+            settings.chunk()
         );
         recipe.compat = Compat::Official;
     }
@@ -152,7 +155,7 @@ fn replay(trace: &Trace, mut cache: KvCache<Host>) -> Result<Replayed> {
                 };
                 let mut out = HostTensor::zeros(&g.output_shape(), DType::F32)?;
                 cache.attend(layer, &recorded.q, &mut out).with_context(step)?;
-                record(&mut tensors, &cache, layer, &stem, &trace.settings, out).with_context(step)?;
+                record(&mut tensors, &cache, layer, &stem, out).with_context(step)?;
                 log.push(json!({ "pass": stem, "clean": clean, "staged": staged, "committed": committed }));
             }
             bar.inc(1);
@@ -168,13 +171,13 @@ fn record(
     cache: &KvCache<Host>,
     layer: usize,
     stem: &str,
-    settings: &Settings,
     out: HostTensor,
 ) -> Result<()> {
     let g = cache.geometry();
     let windows = cache.tables(layer)?.windows();
     let longest = windows.iter().map(|w| w.slots().len()).max().unwrap_or(0);
-    let places = longest.max(settings.capacity);
+    // A bounded window is written whole, as the published buffer is.
+    let places = windows.first().and_then(|w| w.regions().capacity()).unwrap_or(longest);
     let mut sides = [Vec::new(), Vec::new()];
     let mut memory = Vec::new();
     for (sequence, window) in windows.iter().enumerate() {

@@ -1,5 +1,6 @@
 //! `tether video`: one model, several recipes, the same scenes and noise.
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,6 +11,7 @@ use tether_models::{
     FRAME_SIZE, Frame, Scene, Schedule, TinyVideo, VideoSession, chunk_noise, frame_metrics, segment_scores,
 };
 use tethercache::core::Host;
+use tethercache::layout::Extent;
 use tethercache::{Recipe, catalogue};
 
 use crate::artefacts::{
@@ -30,8 +32,8 @@ const SHOWN: usize = 2;
 
 /// Runs the subcommand.
 pub(crate) fn run(args: &VideoArgs) -> Result<()> {
-    let recipes = recipes(args)?;
     check_sizes(args)?;
+    let recipes = recipes(args)?;
     let schedule = Schedule::shifted(args.steps, Schedule::SHIFT).map_err(|e| Usage(e.to_string()))?;
     let model = TinyVideo::bundled().context("cannot load the bundled model")?;
     let scenes: Vec<Scene> = (0..args.scenes as u64).map(|i| Scene::sample(args.seed, i)).collect();
@@ -70,12 +72,15 @@ fn recipes(args: &VideoArgs) -> Result<Vec<Recipe>> {
             names.push("full");
         }
     }
-    for (i, name) in names.iter().enumerate() {
-        if names[..i].contains(name) {
-            return Err(Usage(format!("recipe {name} is named twice")).into());
+    let recipes = names.into_iter().map(|name| fitted(name, args.budget, &args.overrides));
+    let recipes = recipes.collect::<Result<Vec<Recipe>>>()?;
+    // After the overrides: they may have renamed one.
+    for (i, recipe) in recipes.iter().enumerate() {
+        if recipes[..i].iter().any(|r| r.name == recipe.name) {
+            return Err(Usage(format!("recipe {} is named twice", recipe.name)).into());
         }
     }
-    names.into_iter().map(|name| fitted(name, args.budget, &args.overrides)).collect()
+    Ok(recipes)
 }
 
 fn check_sizes(args: &VideoArgs) -> Result<()> {
@@ -87,6 +92,8 @@ fn check_sizes(args: &VideoArgs) -> Result<()> {
             args.frames,
             GIVEN + SEGMENTS
         )
+    } else if args.budget > 100_000 {
+        format!("--budget {}: must be at most 100000", args.budget)
     } else if !(1..=1000).contains(&args.scenes) {
         format!("--scenes {}: must lie between 1 and 1000", args.scenes)
     } else if args.jobs == Some(0) {
@@ -102,8 +109,20 @@ fn summarise(recipe: &Recipe) -> RecipeSummary {
     RecipeSummary {
         name: recipe.name.clone(),
         toml: recipe.to_toml(),
-        description: row.map(|c| c.summary.to_owned()).unwrap_or_default(),
+        description: format!("{} ({})", row.map_or("", |c| c.summary), sizes(recipe)),
     }
+}
+
+/// Region sizes in words.
+fn sizes(recipe: &Recipe) -> String {
+    let layout = &recipe.layout;
+    let Extent::Units(recent) = layout.recent else {
+        return "no bound".to_owned();
+    };
+    let parts = [("sink", layout.sink), ("memory", layout.memory), ("recent", recent)];
+    let parts: Vec<String> =
+        parts.iter().filter(|p| p.1 > 0).map(|(name, n)| format!("{name} {n}")).collect();
+    format!("{} frames", parts.join(", "))
 }
 
 /// Every recipe on every scene. Each video is made in one thread, so it does not depend on how many there are.
@@ -229,13 +248,14 @@ fn write_artefacts(args: &VideoArgs, experiment: &Experiment) -> Result<()> {
     let with_timings = !args.no_timings;
     write_report_json(&at("report.json"), experiment, &files, with_timings)?;
     write_report_md(&at("report.md"), experiment, &files, with_timings)?;
+    let mut out = std::io::stdout().lock();
     if args.json {
-        print!("{}", read(&at("report.json"))?);
+        out.write_all(read(&at("report.json"))?.as_bytes())?;
     } else {
-        print!("{}", summary_table(experiment));
+        out.write_all(summary_table(experiment).as_bytes())?;
         let names: Vec<&str> =
             files.gifs.iter().map(String::as_str).chain([&*files.sheet, &*files.plot]).collect();
-        println!("\n{}: {}, report.md, report.json", args.out.display(), names.join(", "));
+        writeln!(out, "\n{}: {}, report.md, report.json", args.out.display(), names.join(", "))?;
     }
     Ok(())
 }

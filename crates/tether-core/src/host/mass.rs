@@ -1,9 +1,13 @@
 //! Mean attention logits from means: the exact factorised form of a mean of inner products.
 
 /// Mean over `q`'s tokens (`[tokens, query_heads, dim]`, un-rotated), summed over the query heads that share a key head:
-/// `[kv_heads, dim]`. `query_heads` must be a multiple of `kv_heads`.
+/// `[kv_heads, dim]`.
+///
+/// # Panics
+/// Unless `query_heads` is a multiple of `kv_heads` and no extent is 0.
 pub fn mean_query(q: &[f32], query_heads: usize, kv_heads: usize, dim: usize) -> Vec<f64> {
-    let group = (query_heads / kv_heads.max(1)).max(1);
+    assert!(dim > 0 && kv_heads > 0 && query_heads.is_multiple_of(kv_heads), "heads should group evenly");
+    let group = (query_heads / kv_heads).max(1);
     let mut sum = vec![0f64; kv_heads * dim];
     let rows = q.chunks_exact((query_heads * dim).max(1));
     let tokens = rows.len();

@@ -3,8 +3,33 @@
 use half::{bf16, f16};
 
 use crate::engine::{Side, StoreSpec};
-use crate::tensor::element_count;
+use crate::tensor::{element_count, try_zeros};
 use crate::{CoreError, DType, MomentsView, SlotId, TensorData};
+
+/// Copies `len` elements between tensors of one dtype.
+pub(super) fn copy_elements(
+    target: &mut TensorData,
+    to: usize,
+    source: &TensorData,
+    from: usize,
+    len: usize,
+) {
+    match (target, source) {
+        (TensorData::F32(t), TensorData::F32(s)) => t[to..to + len].copy_from_slice(&s[from..from + len]),
+        (TensorData::F16(t), TensorData::F16(s)) => t[to..to + len].copy_from_slice(&s[from..from + len]),
+        (TensorData::BF16(t), TensorData::BF16(s)) => t[to..to + len].copy_from_slice(&s[from..from + len]),
+        _ => unreachable!("dtypes are compared before a copy"),
+    }
+}
+
+/// `values` rounded to `dtype`.
+pub(super) fn narrowed(dtype: DType, values: &[f32]) -> TensorData {
+    match dtype {
+        DType::F32 => TensorData::F32(values.to_vec()),
+        DType::F16 => TensorData::F16(values.iter().map(|&x| f16::from_f32(x)).collect()),
+        DType::BF16 => TensorData::BF16(values.iter().map(|&x| bf16::from_f32(x)).collect()),
+    }
+}
 
 /// K and V `[slots, tokens_per_unit, kv_heads, head_dim]` and their moments `[slots, 2, kv_heads * head_dim]`.
 #[derive(Debug)]
@@ -24,12 +49,9 @@ struct SideStore {
 impl SideStore {
     fn new(spec: &StoreSpec, head_dim: usize) -> Result<Self, CoreError> {
         let channels = element_count(&[spec.kv_heads, head_dim])?;
-        element_count(&[spec.slots, spec.tokens_per_unit, channels, spec.dtype.bytes()])?;
-        Ok(Self {
-            channels,
-            data: TensorData::zeros(spec.dtype, spec.slots * spec.tokens_per_unit * channels),
-            moments: vec![0.0; spec.slots * 2 * channels],
-        })
+        let len = element_count(&[spec.slots, spec.tokens_per_unit, channels])?;
+        let moments = element_count(&[spec.slots, 2, channels])?;
+        Ok(Self { channels, data: TensorData::zeros(spec.dtype, len)?, moments: try_zeros(moments)? })
     }
 }
 
@@ -44,20 +66,14 @@ impl HostStore {
 
     /// Returns the bytes that had to be copied.
     pub(super) fn grow(&mut self, slots: usize) -> Result<u64, CoreError> {
-        let spec = StoreSpec { slots, ..self.spec };
+        let mut grown = Self::new(&StoreSpec { slots, ..self.spec })?;
         let mut copied = 0;
-        for (half, head_dim) in [(&mut self.keys, spec.head_dim_k), (&mut self.values, spec.head_dim_v)] {
-            let len = element_count(&[slots, spec.tokens_per_unit, spec.kv_heads, head_dim])?;
-            element_count(&[len, spec.dtype.bytes()])?;
-            copied += half.data.as_bytes().len() as u64;
-            match &mut half.data {
-                TensorData::F32(v) => v.resize(len, 0.0),
-                TensorData::F16(v) => v.resize(len, f16::ZERO),
-                TensorData::BF16(v) => v.resize(len, bf16::ZERO),
-            }
-            half.moments.resize(slots * 2 * half.channels, 0.0);
+        for (to, from) in [(&mut grown.keys, &self.keys), (&mut grown.values, &self.values)] {
+            copy_elements(&mut to.data, 0, &from.data, 0, from.data.len());
+            to.moments[..from.moments.len()].copy_from_slice(&from.moments);
+            copied += from.data.as_bytes().len() as u64;
         }
-        self.spec = spec;
+        *self = grown;
         Ok(copied)
     }
 
@@ -68,14 +84,14 @@ impl HostStore {
             .sum()
     }
 
-    fn half(&self, side: Side) -> &SideStore {
+    fn side(&self, side: Side) -> &SideStore {
         match side {
             Side::Keys => &self.keys,
             Side::Values => &self.values,
         }
     }
 
-    fn half_mut(&mut self, side: Side) -> &mut SideStore {
+    fn side_mut(&mut self, side: Side) -> &mut SideStore {
         match side {
             Side::Keys => &mut self.keys,
             Side::Values => &mut self.values,
@@ -84,18 +100,11 @@ impl HostStore {
 
     /// `kv_heads * head_dim` of a side.
     pub(super) fn channels(&self, side: Side) -> usize {
-        self.half(side).channels
+        self.side(side).channels
     }
 
     pub(super) fn data(&self, side: Side) -> &TensorData {
-        &self.half(side).data
-    }
-
-    pub(super) fn into_data(self, side: Side) -> TensorData {
-        match side {
-            Side::Keys => self.keys.data,
-            Side::Values => self.values.data,
-        }
+        &self.side(side).data
     }
 
     /// Elements of one slot.
@@ -106,15 +115,13 @@ impl HostStore {
     /// Copies unit number `unit` of `source` (same dtype, checked by the caller) to `slot`.
     pub(super) fn write_unit(&mut self, side: Side, slot: SlotId, source: &TensorData, unit: usize) {
         let len = self.unit_len(side);
-        let (to, from) = (slot.index() * len, unit * len);
-        match (&mut self.half_mut(side).data, source) {
-            (TensorData::F32(d), TensorData::F32(s)) => d[to..to + len].copy_from_slice(&s[from..from + len]),
-            (TensorData::F16(d), TensorData::F16(s)) => d[to..to + len].copy_from_slice(&s[from..from + len]),
-            (TensorData::BF16(d), TensorData::BF16(s)) => {
-                d[to..to + len].copy_from_slice(&s[from..from + len]);
-            }
-            _ => unreachable!("dtypes are compared before a write"),
-        }
+        copy_elements(&mut self.side_mut(side).data, slot.index() * len, source, unit * len, len);
+    }
+
+    /// Copies `slot` out to place `unit` of `target`.
+    pub(super) fn read_unit(&self, side: Side, slot: SlotId, target: &mut TensorData, unit: usize) {
+        let len = self.unit_len(side);
+        copy_elements(target, unit * len, self.data(side), slot.index() * len, len);
     }
 
     /// The tokens of a slot, widened.
@@ -122,22 +129,7 @@ impl HostStore {
         let len = self.unit_len(side);
         let range = slot.index() * len..(slot.index() + 1) * len;
         into.clear();
-        match &self.half(side).data {
-            TensorData::F32(v) => into.extend_from_slice(&v[range]),
-            TensorData::F16(v) => into.extend(v[range].iter().map(|x| x.to_f32())),
-            TensorData::BF16(v) => into.extend(v[range].iter().map(|x| x.to_f32())),
-        }
-    }
-
-    /// Replaces the tokens of a slot, rounded to the storage type.
-    pub(super) fn set_unit_f32(&mut self, side: Side, slot: SlotId, tokens: &[f32]) {
-        let len = self.unit_len(side);
-        let range = slot.index() * len..(slot.index() + 1) * len;
-        match &mut self.half_mut(side).data {
-            TensorData::F32(v) => v[range].copy_from_slice(tokens),
-            TensorData::F16(v) => v[range].iter_mut().zip(tokens).for_each(|(d, &x)| *d = f16::from_f32(x)),
-            TensorData::BF16(v) => v[range].iter_mut().zip(tokens).for_each(|(d, &x)| *d = bf16::from_f32(x)),
-        }
+        into.extend_from_slice(&self.data(side).widened(range));
     }
 
     /// Widens one head of one token into `into`.
@@ -146,7 +138,7 @@ impl HostStore {
         let dim = into.len();
         let start = slot.index() * self.unit_len(side) + token * self.channels(side) + head * dim;
         let range = start..start + dim;
-        match &self.half(side).data {
+        match &self.side(side).data {
             TensorData::F32(v) => into.copy_from_slice(&v[range]),
             TensorData::F16(v) => into.iter_mut().zip(&v[range]).for_each(|(d, x)| *d = x.to_f32()),
             TensorData::BF16(v) => into.iter_mut().zip(&v[range]).for_each(|(d, x)| *d = x.to_f32()),
@@ -156,13 +148,13 @@ impl HostStore {
     pub(super) fn moments(&self, side: Side, slot: SlotId) -> MomentsView<'_> {
         let channels = self.channels(side);
         let (mean, m2) =
-            self.half(side).moments[slot.index() * 2 * channels..][..2 * channels].split_at(channels);
+            self.side(side).moments[slot.index() * 2 * channels..][..2 * channels].split_at(channels);
         MomentsView { count: self.spec.tokens_per_unit as u64, mean, m2 }
     }
 
     pub(super) fn moments_mut(&mut self, side: Side, slot: SlotId) -> (&mut [f32], &mut [f32]) {
         let channels = self.channels(side);
-        self.half_mut(side).moments[slot.index() * 2 * channels..][..2 * channels].split_at_mut(channels)
+        self.side_mut(side).moments[slot.index() * 2 * channels..][..2 * channels].split_at_mut(channels)
     }
 
     pub(super) fn check_slots(&self, slots: &[SlotId]) -> Result<(), CoreError> {

@@ -24,8 +24,13 @@ impl<E: Engine> KvCache<E> {
 
     /// [`KvCache::commit`] of several layers, with one wait for all their scores.
     ///
+    /// The published method needs layer by layer: its clean pass attends over the memory that was just updated, so the next layer's
+    /// keys depend on this commit. Together is for a clean pass that attends before it is committed, which trades one chunk's delay of
+    /// the update for a single wait.
+    ///
     /// # Errors
-    /// As [`KvCache::commit`]; when one layer is refused, none is committed.
+    /// As [`KvCache::commit`]; when one layer is refused, none is committed. Should the engine itself fail in the middle of applying
+    /// edits, the layers before are committed.
     pub fn commit_layers(
         &mut self,
         chunk: u64,
@@ -73,24 +78,21 @@ impl<E: Engine> KvCache<E> {
         let mut reports = Vec::with_capacity(planned.len());
         for (tables, plan, planning) in planned {
             let layer = &mut self.layers[plan.layer.index()];
-            let mut edited = 0;
+            let before = self.engine.traffic();
             for edit in &plan.edits {
                 match edit {
-                    Edit::Align { tau, jobs } => {
-                        self.engine.align(&mut layer.store, *tau, jobs)?;
-                        edited += jobs.iter().map(|j| j.slots.len()).sum::<usize>();
-                    }
+                    Edit::Align { tau, jobs } => self.engine.align(&mut layer.store, *tau, jobs)?,
                 }
             }
+            let moved = self.engine.traffic().since(&before);
             layer.tables = tables;
             layer.open = None;
             layer.committed = chunk.0 + 1;
-            let unit = self.geometry.unit_bytes() as u64;
             let dropped: usize = plan.memory.iter().map(|m| m.drop.len()).sum();
             reports.push(Report {
-                bytes_edited: edited as u64 * unit,
-                bytes_moved: 0,
-                bytes_freed: dropped as u64 * unit,
+                bytes_edited: moved.edited,
+                bytes_moved: moved.written + moved.gathered + moved.grown,
+                bytes_freed: (dropped * self.geometry.unit_bytes()) as u64,
                 plan,
                 planning,
             });
@@ -113,7 +115,7 @@ impl<E: Engine> KvCache<E> {
             if candidates.iter().any(|c| !c.is_empty()) {
                 let slots: Vec<Vec<SlotId>> =
                     candidates.iter().map(|c| c.iter().map(|m| m.slot).collect()).collect();
-                let mass = self.engine.attention_mass(&self.layers[layer.index()].store, q, &slots)?;
+                let mass = self.engine.mean_logits(&self.layers[layer.index()].store, q, &slots)?;
                 scored.push((i, mass));
             }
         }

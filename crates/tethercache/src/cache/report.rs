@@ -36,7 +36,7 @@ pub struct Report {
     pub plan: CommitPlan,
     /// K and V bytes rewritten in place by edits.
     pub bytes_edited: u64,
-    /// K and V bytes copied from slot to slot. Units stay in their slots, so this is 0.
+    /// K and V bytes that the engine wrote or copied otherwise, by its own count. Units stay in their slots, so this should be 0.
     pub bytes_moved: u64,
     /// Bytes of the slots that became free.
     pub bytes_freed: u64,

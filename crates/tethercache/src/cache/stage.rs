@@ -70,6 +70,9 @@ impl<E: Engine> KvCache<E> {
             layer.open = Some(open);
             return Ok(StageReport::default());
         }
+        // Before anything grows, so that a refused tensor leaves no larger store behind.
+        self.engine.check_finite("k", k)?;
+        self.engine.check_finite("v", v)?;
         // Worked out on a copy, so that a refused write leaves the tables alone.
         let mut tables = self.layers[index].tables.clone();
         let evicted = self.planner.begin_chunk(&mut tables)?;

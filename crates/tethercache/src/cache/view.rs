@@ -68,7 +68,7 @@ impl<E: Engine> KvCache<E> {
     /// `[units * tokens_per_unit, kv_heads, head_dim_k]`, rotated to the positions of [`View::tables`], and values.
     ///
     /// # Errors
-    /// [`Error::NoSuchLayer`], [`Error::Empty`] (also for a sequence that does not exist).
+    /// [`Error::NoSuchLayer`], [`Error::NoSuchSequence`], [`Error::Empty`].
     pub fn contiguous(
         &self,
         layer: impl Into<LayerId>,
@@ -96,7 +96,8 @@ impl<E: Engine> KvCache<E> {
         rotated: bool,
     ) -> Result<(E::Tensor, E::Tensor), Error> {
         let view = self.view(layer)?;
-        let table = view.tables().get(sequence).ok_or(Error::Empty { layer })?;
+        let sequences = view.tables().len();
+        let table = view.tables().get(sequence).ok_or(Error::NoSuchSequence { sequence, sequences })?;
         let store = &self.layers[layer.index()].store;
         let phases = self.phases.as_ref().filter(|_| rotated).map(|p| (p, table.positions));
         let keys = self.engine.gather(store, Side::Keys, table.slots, phases)?;

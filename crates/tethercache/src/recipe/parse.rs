@@ -145,6 +145,8 @@ impl Recipe {
 fn parse_value(text: &str) -> Value {
     toml::from_str::<Table>(&format!("v = {text}"))
         .ok()
+        // Exactly one key, or the text held a line break and more.
+        .filter(|t| t.len() == 1)
         .and_then(|mut t| t.remove("v"))
         .unwrap_or_else(|| Value::String(text.to_owned()))
 }

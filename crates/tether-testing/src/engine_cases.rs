@@ -1,0 +1,458 @@
+//! The same cases for every engine, against `f64` oracles: odd shapes, grouped heads, unequal head sizes, several sequences, slots out
+//! of order. Outputs are poisoned with NaN where the engine takes them.
+
+use half::{bf16, f16};
+use tether_core::{
+    AlignJob, AttendTable, CoreError, DType, Engine, HostTensor, Pairing, PhaseTable, Readback, Side, SlotId,
+    StoreSpec, Summaries, TensorData,
+};
+
+use crate::{
+    Op, Tolerance, assert_close, dense_attention, literal_mean_logits, rotate_3d, token_moments, tolerance,
+};
+
+/// A store and who asks it.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineShape {
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Query heads of a key head.
+    pub group: usize,
+    /// Channels of a key head.
+    pub head_dim_k: usize,
+    /// Channels of a value head.
+    pub head_dim_v: usize,
+    /// Token rows and columns of a unit.
+    pub grid: (usize, usize),
+    /// Sequences.
+    pub sequences: usize,
+    /// Units attended to, per sequence.
+    pub units: usize,
+    /// Units of a chunk of queries.
+    pub chunk: usize,
+}
+
+impl EngineShape {
+    /// Small and not round, then the head sizes that models have.
+    pub const ALL: [Self; 7] = [
+        Self::new(1, 1, (6, 6), (1, 1), 1, 1, 1),
+        Self::new(2, 1, (12, 4), (2, 3), 1, 5, 2),
+        Self::new(3, 4, (10, 7), (1, 3), 2, 4, 1),
+        Self::new(3, 1, (64, 64), (8, 8), 1, 6, 3),
+        Self::new(2, 3, (80, 96), (3, 5), 2, 3, 1),
+        Self::new(1, 8, (128, 128), (5, 7), 1, 9, 2),
+        Self::new(1, 1, (256, 256), (2, 2), 1, 3, 3),
+    ];
+
+    const fn new(
+        kv_heads: usize,
+        group: usize,
+        (head_dim_k, head_dim_v): (usize, usize),
+        grid: (usize, usize),
+        sequences: usize,
+        units: usize,
+        chunk: usize,
+    ) -> Self {
+        Self { kv_heads, group, head_dim_k, head_dim_v, grid, sequences, units, chunk }
+    }
+
+    fn tokens(&self) -> usize {
+        self.grid.0 * self.grid.1
+    }
+
+    fn query_heads(&self) -> usize {
+        self.kv_heads * self.group
+    }
+
+    /// More slots than units, so that some stay untouched.
+    fn spec(&self, dtype: DType) -> StoreSpec {
+        StoreSpec {
+            slots: self.sequences * self.units + 3,
+            tokens_per_unit: self.tokens(),
+            kv_heads: self.kv_heads,
+            head_dim_k: self.head_dim_k,
+            head_dim_v: self.head_dim_v,
+            dtype,
+        }
+    }
+
+    /// Every unit's slot, sequence after sequence, in an order that no copy preserves by accident.
+    fn slots(&self) -> Vec<SlotId> {
+        let count = self.sequences * self.units;
+        (0..count).map(|i| SlotId((count - 1 - i) as u32 + 1)).collect()
+    }
+
+    fn shape(&self, units: usize, heads: usize, dim: usize) -> Vec<usize> {
+        if self.sequences == 1 {
+            vec![units * self.tokens(), heads, dim]
+        } else {
+            vec![self.sequences, units * self.tokens(), heads, dim]
+        }
+    }
+}
+
+fn random(seed: u64, shape: &[usize], dtype: DType, offset: f32) -> HostTensor {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let values = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0 + offset
+    })
+    .take(shape.iter().product());
+    let data = match dtype {
+        DType::F32 => TensorData::F32(values.collect()),
+        DType::F16 => TensorData::F16(values.map(f16::from_f32).collect()),
+        DType::BF16 => TensorData::BF16(values.map(bf16::from_f32).collect()),
+    };
+    HostTensor::new(shape, data).expect("shape and data should fit")
+}
+
+/// A store with K and V written to [`EngineShape::slots`], and the same in host memory.
+struct Written<E: Engine> {
+    store: E::Store,
+    k: HostTensor,
+    v: HostTensor,
+}
+
+fn written<E: Engine>(engine: &E, shape: &EngineShape, dtype: DType) -> Result<Written<E>, CoreError> {
+    let mut store = engine.create_store(&shape.spec(dtype))?;
+    let k = random(1, &shape.shape(shape.units, shape.kv_heads, shape.head_dim_k), dtype, 0.25);
+    let v = random(2, &shape.shape(shape.units, shape.kv_heads, shape.head_dim_v), dtype, -0.5);
+    engine.write(&mut store, &shape.slots(), &engine.upload(&k)?, &engine.upload(&v)?, Summaries::Moments)?;
+    Ok(Written { store, k, v })
+}
+
+fn read<E: Engine>(engine: &E, tensor: &E::Tensor) -> Result<HostTensor, CoreError> {
+    Ok(engine.read(&[tensor])?.wait()?.remove(0))
+}
+
+/// Units of `tensor`, widened.
+fn units(tensor: &HostTensor, shape: &EngineShape) -> Vec<Vec<f32>> {
+    let all = tensor.to_f32_vec();
+    all.chunks_exact(all.len() / (shape.sequences * shape.units)).map(<[f32]>::to_vec).collect()
+}
+
+fn phases(shape: &EngineShape, positions: usize) -> PhaseTable {
+    let pairs = shape.head_dim_k / 2;
+    let third = pairs / 3;
+    let time = pairs - 2 * third;
+    let phase = |angle: f64| [angle.cos() as f32, angle.sin() as f32];
+    let frequency = |i: usize, of: usize| 10_000f64.powf(-(i as f64) / of as f64);
+    let unit =
+        (0..positions).flat_map(|p| (0..time).map(move |i| phase(p as f64 * frequency(i, time)))).collect();
+    let token = (0..shape.tokens())
+        .flat_map(|t| {
+            let places = [(t / shape.grid.1) as f64, (t % shape.grid.1) as f64];
+            places.into_iter().flat_map(move |p| (0..third).map(move |i| phase(p * frequency(i, third))))
+        })
+        .collect();
+    PhaseTable::new(Pairing::Interleaved, (positions, time, unit), (shape.tokens(), 2 * third, token))
+        .expect("the phase counts should fit")
+}
+
+/// What is written can be read back bit by bit, slots beside it stay zero, and the moments are those of the tokens.
+///
+/// # Errors
+/// What the engine refuses.
+///
+/// # Panics
+/// When the engine's result is out of tolerance, as in every case here.
+pub fn writes_units_and_their_moments<E: Engine>(
+    engine: &E,
+    shape: &EngineShape,
+    dtype: DType,
+) -> Result<(), CoreError> {
+    let Written { store, k, v } = written(engine, shape, dtype)?;
+    let slots = shape.slots();
+    for (side, tensor, dim) in [(Side::Keys, &k, shape.head_dim_k), (Side::Values, &v, shape.head_dim_v)] {
+        let stored = read(engine, &engine.gather(&store, side, &slots, None)?)?;
+        assert_eq!(stored.data(), tensor.data(), "{shape:?} {dtype}: {side:?} should be stored as they are");
+        let beside = [SlotId(0), SlotId(slots.len() as u32 + 1)];
+        let beside = read(engine, &engine.gather(&store, side, &beside, None)?)?;
+        assert!(
+            beside.to_f32_vec().iter().all(|&x| x == 0.0),
+            "{shape:?} {dtype}: other slots should stay zero"
+        );
+        let channels = shape.kv_heads * dim;
+        let got = read(engine, &engine.moments(&store, side, &slots)?)?.to_f32_vec();
+        let expected: Vec<f32> = units(tensor, shape)
+            .iter()
+            .flat_map(|unit| {
+                let (mean, m2) = token_moments(unit, channels);
+                mean.into_iter().chain(m2).map(|x| x as f32).collect::<Vec<_>>()
+            })
+            .collect();
+        let what = format!("{shape:?} {dtype}: moments of {side:?}");
+        assert_close(&what, &got, &expected, tolerance(Op::Moments, DType::F32));
+    }
+    Ok(())
+}
+
+/// Mean logits from stored means are the mean of all logits.
+///
+/// # Errors
+/// What the engine refuses.
+///
+/// # Panics
+/// When the result is out of tolerance.
+pub fn scores_units_by_their_means<E: Engine>(
+    engine: &E,
+    shape: &EngineShape,
+    dtype: DType,
+) -> Result<(), CoreError> {
+    let Written { store, k, .. } = written(engine, shape, dtype)?;
+    let q = random(3, &shape.shape(shape.chunk, shape.query_heads(), shape.head_dim_k), dtype, 0.1);
+    let slots = shape.slots();
+    // Ragged: each sequence leaves out another number of its units.
+    let per_sequence = slots.chunks_exact(shape.units).enumerate();
+    let candidates: Vec<Vec<SlotId>> =
+        per_sequence.map(|(s, slots)| slots[s % shape.units..].to_vec()).collect();
+    let got = read(engine, &engine.mean_logits(&store, &engine.upload(&q)?, &candidates)?)?.to_f32_vec();
+    let (units, q) = (units(&k, shape), q.to_f32_vec());
+    let mut expected = Vec::new();
+    for (s, q) in q.chunks_exact(q.len() / shape.sequences).enumerate() {
+        let views: Vec<&[f32]> =
+            units[s * shape.units..][..shape.units].iter().skip(s % shape.units).map(Vec::as_slice).collect();
+        let literal = literal_mean_logits(q, &views, shape.query_heads(), shape.kv_heads, shape.head_dim_k);
+        expected.extend(literal.into_iter().map(|x| x as f32));
+    }
+    assert_close(&format!("{shape:?} {dtype}: mean logits"), &got, &expected, tolerance(Op::Score, dtype));
+    Ok(())
+}
+
+/// Alignment changes the units of its jobs as the formula says, their moments as the units, and nothing else.
+///
+/// # Errors
+/// What the engine refuses.
+///
+/// # Panics
+/// When the result is out of tolerance.
+pub fn aligns_units_in_place<E: Engine>(
+    engine: &E,
+    shape: &EngineShape,
+    dtype: DType,
+) -> Result<(), CoreError> {
+    // One token has no spread to align, and a job needs somebody else to trust.
+    if shape.units < 3 || shape.tokens() < 4 {
+        return Ok(());
+    }
+    let Written { mut store, k, v } = written(engine, shape, dtype)?;
+    let slots = shape.slots();
+    let tau = 0.35f32;
+    // Two jobs; the second trusts what the first edits, as it was before.
+    let jobs = [
+        AlignJob { slots: vec![slots[0]], trusted: vec![slots[1], slots[2]] },
+        AlignJob { slots: vec![slots[1]], trusted: vec![slots[0], slots[2]] },
+        AlignJob { slots: vec![slots[2]], trusted: Vec::new() },
+    ];
+    engine.align(&mut store, tau, &jobs)?;
+    for (side, tensor, dim) in [(Side::Keys, &k, shape.head_dim_k), (Side::Values, &v, shape.head_dim_v)] {
+        let channels = shape.kv_heads * dim;
+        let before = units(tensor, shape);
+        let mut expected = before.clone();
+        for (edited, trusted) in [(0usize, [1usize, 2]), (1, [0, 2])] {
+            let (mean, m2) = token_moments(&before[edited], channels);
+            let pool = [before[trusted[0]].as_slice(), &before[trusted[1]]].concat();
+            let (target, target_m2) = token_moments(&pool, channels);
+            let sd = |m2: f64, len: usize| (m2 / (len / channels) as f64).sqrt().max(1e-6);
+            for (i, x) in expected[edited].iter_mut().enumerate() {
+                let c = i % channels;
+                let z = (f64::from(*x) - mean[c]) / sd(m2[c], before[edited].len());
+                let pulled = z * sd(target_m2[c], pool.len()) + target[c];
+                *x = ((1.0 - f64::from(tau)) * f64::from(*x) + f64::from(tau) * pulled) as f32;
+            }
+        }
+        let got = units(&read(engine, &engine.gather(&store, side, &slots, None)?)?, shape);
+        // Four tokens may lie close together, and then their rounding is amplified.
+        let op = tolerance(Op::Align, dtype);
+        let op = Tolerance { abs: op.abs * 10.0, rel: op.rel * 10.0 };
+        for (unit, (got, expected)) in got.iter().zip(&expected).enumerate() {
+            let what = format!("{shape:?} {dtype}: {side:?} of unit {unit}");
+            if unit < 2 {
+                assert_close(&what, got, expected, op);
+            } else {
+                assert_eq!(got, expected, "{what} should be untouched");
+            }
+        }
+        let moments = read(engine, &engine.moments(&store, side, &slots[..2])?)?.to_f32_vec();
+        let expected: Vec<f32> = expected[..2]
+            .iter()
+            .flat_map(|unit| {
+                let (mean, m2) = token_moments(unit, channels);
+                mean.into_iter().chain(m2).map(|x| x as f32).collect::<Vec<_>>()
+            })
+            .collect();
+        assert_close(
+            &format!("{shape:?} {dtype}: moments after"),
+            &moments,
+            &expected,
+            Tolerance { abs: 1e-4, rel: 1e-4 },
+        );
+    }
+    Ok(())
+}
+
+/// Keys copied out rotated are the oracle's, and values are not rotated.
+///
+/// # Errors
+/// What the engine refuses.
+///
+/// # Panics
+/// When the result is out of tolerance.
+pub fn rotates_keys_on_the_way_out<E: Engine>(
+    engine: &E,
+    shape: &EngineShape,
+    dtype: DType,
+) -> Result<(), CoreError> {
+    let Written { store, k, v } = written(engine, shape, dtype)?;
+    let slots = shape.slots();
+    let uploaded = engine.upload_phases(&phases(shape, slots.len() + 4))?;
+    let positions: Vec<u32> =
+        (0..slots.len() as u32).map(|i| (i * 3 + 1) % (slots.len() as u32 + 4)).collect();
+    let rotation = Some((&uploaded, positions.as_slice()));
+    let got = read(engine, &engine.gather(&store, Side::Keys, &slots, rotation)?)?.to_f32_vec();
+    let wide: Vec<i64> = positions.iter().map(|&p| i64::from(p)).collect();
+    let expected = rotate_3d(&k.to_f32_vec(), &wide, shape.grid, shape.head_dim_k, 10_000.0);
+    assert_close(&format!("{shape:?} {dtype}: rotated keys"), &got, &expected, tolerance(Op::Rotate, dtype));
+    let got = read(engine, &engine.gather(&store, Side::Values, &slots, rotation)?)?;
+    assert_eq!(got.data(), v.data(), "{shape:?} {dtype}: values");
+    Ok(())
+}
+
+/// Attention over a table is dense attention over what the table names, with and without rotation.
+///
+/// # Errors
+/// What the engine refuses.
+///
+/// # Panics
+/// When the result is out of tolerance.
+pub fn attends_over_tables<E: Engine>(
+    engine: &E,
+    shape: &EngineShape,
+    dtype: DType,
+) -> Result<(), CoreError> {
+    let Written { store, k, v } = written(engine, shape, dtype)?;
+    let heads = shape.query_heads();
+    let q = random(4, &shape.shape(shape.chunk, heads, shape.head_dim_k), dtype, 0.0);
+    let slots = shape.slots();
+    let positions: Vec<u32> = (0..shape.units as u32).collect();
+    let query_position = (shape.units + 1) as u32;
+    let uploaded = engine.upload_phases(&phases(shape, shape.units + 1 + shape.chunk))?;
+    // Ragged tables, as above.
+    let tables: Vec<AttendTable<'_>> = slots
+        .chunks_exact(shape.units)
+        .enumerate()
+        .map(|(s, slots)| {
+            let skip = s % shape.units;
+            AttendTable { slots: &slots[skip..], positions: &positions[skip..], query_position }
+        })
+        .collect();
+    let out_shape = shape.shape(shape.chunk, heads, shape.head_dim_v);
+    let poison = HostTensor::from_f32(&out_shape, vec![f32::NAN; out_shape.iter().product()])?;
+    for rotated in [true, false] {
+        let mut out = engine.upload(&poison)?;
+        engine.attend(&store, rotated.then_some(&uploaded), &engine.upload(&q)?, &tables, &mut out)?;
+        let got = read(engine, &out)?.to_f32_vec();
+        let (q, k, v) = (q.to_f32_vec(), units(&k, shape), units(&v, shape));
+        let mut expected = Vec::new();
+        for (s, q) in q.chunks_exact(q.len() / shape.sequences).enumerate() {
+            let skip = s % shape.units;
+            let of_sequence =
+                |units: &[Vec<f32>]| units[s * shape.units + skip..(s + 1) * shape.units].concat();
+            let (mut q, mut k, v) = (q.to_vec(), of_sequence(&k), of_sequence(&v));
+            if rotated {
+                let asked: Vec<i64> =
+                    (0..shape.chunk).map(|i| i64::from(query_position) + i as i64).collect();
+                let stored: Vec<i64> = positions[skip..].iter().map(|&p| i64::from(p)).collect();
+                q = rotate_3d(&q, &asked, shape.grid, shape.head_dim_k, 10_000.0);
+                k = rotate_3d(&k, &stored, shape.grid, shape.head_dim_k, 10_000.0);
+            }
+            let dims = (shape.head_dim_k, shape.head_dim_v);
+            expected.extend(dense_attention(&q, &k, &v, (heads, shape.kv_heads), dims));
+        }
+        let what = format!("{shape:?} {dtype}: attention, rotated: {rotated}");
+        assert_close(&what, &got, &expected, tolerance(Op::Attend, dtype));
+    }
+    Ok(())
+}
+
+/// Calls that make no sense are refused before anything is queued.
+///
+/// # Errors
+/// What the engine refuses and should not.
+///
+/// # Panics
+/// When it accepts one of the calls.
+pub fn refuses_what_makes_no_sense<E: Engine>(engine: &E) -> Result<(), CoreError> {
+    let shape = EngineShape::ALL[1];
+    let Written { mut store, k, v } = written(engine, &shape, DType::F32)?;
+    let (k, v) = (engine.upload(&k)?, engine.upload(&v)?);
+    let slots = shape.slots();
+    let beyond = SlotId(shape.spec(DType::F32).slots as u32);
+    let outside = [&slots[1..], &[beyond]].concat();
+    let e = engine.write(&mut store, &outside, &k, &v, Summaries::Moments);
+    assert!(matches!(e, Err(CoreError::NoSuchSlot { .. })), "{e:?}");
+    let e = engine.write(&mut store, &slots[1..], &k, &v, Summaries::Moments);
+    assert!(matches!(e, Err(CoreError::ShapeMismatch { .. })), "{e:?}");
+    let e = engine.write(&mut store, &slots, &v, &v, Summaries::Skip);
+    assert!(matches!(e, Err(CoreError::ShapeMismatch { .. })), "{e:?}");
+    let e = engine.gather(&store, Side::Keys, &[beyond], None).map(|_| ());
+    assert!(matches!(e, Err(CoreError::NoSuchSlot { .. })), "{e:?}");
+    let e = engine.moments(&store, Side::Keys, &[beyond]).map(|_| ());
+    assert!(matches!(e, Err(CoreError::NoSuchSlot { .. })), "{e:?}");
+    let job = AlignJob { slots: vec![beyond], trusted: slots.clone() };
+    let e = engine.align(&mut store, 0.5, &[job]);
+    assert!(matches!(e, Err(CoreError::NoSuchSlot { .. })), "{e:?}");
+    let q = random(5, &shape.shape(shape.chunk, shape.query_heads(), shape.head_dim_k), DType::F32, 0.0);
+    let q = engine.upload(&q)?;
+    let e = engine.mean_logits(&store, &q, &[]).map(|_| ());
+    assert!(matches!(e, Err(CoreError::Count { .. })), "{e:?}");
+    let e = engine.mean_logits(&store, &q, &[vec![beyond]]).map(|_| ());
+    assert!(matches!(e, Err(CoreError::NoSuchSlot { .. })), "{e:?}");
+    let out_shape = shape.shape(shape.chunk, shape.query_heads(), shape.head_dim_v);
+    let mut out = engine.upload(&HostTensor::zeros(&out_shape, DType::F32)?)?;
+    let uploaded = engine.upload_phases(&phases(&shape, 2))?;
+    let table = |slots, positions| AttendTable { slots, positions, query_position: 0 };
+    for (table, phases) in [
+        (table(&slots[..0], &[]), None),
+        (table(&slots[..2], &[0]), None),
+        (table(std::slice::from_ref(&beyond), &[0]), None),
+        (table(&slots[..2], &[0, 2]), Some(&uploaded)),
+    ] {
+        let e = engine.attend(&store, phases, &q, &[table], &mut out);
+        assert!(e.is_err(), "{table:?}");
+    }
+    let e = engine.attend(&store, None, &q, &[], &mut out);
+    assert!(matches!(e, Err(CoreError::Count { .. })), "{e:?}");
+    let mut wrong = engine.upload(&HostTensor::zeros(&[1], DType::F32)?)?;
+    let e = engine.attend(&store, None, &q, &[table(&slots, &[0, 1, 2, 3, 4])], &mut wrong);
+    assert!(matches!(e, Err(CoreError::ShapeMismatch { .. })), "{e:?}");
+    let huge = StoreSpec { slots: usize::MAX / 2, ..shape.spec(DType::F32) };
+    let e = engine.create_store(&huge).map(|_| ());
+    assert!(matches!(e, Err(CoreError::SizeOverflow { .. })), "{e:?}");
+    Ok(())
+}
+
+/// A store that grows keeps what it holds, and what is new is zero.
+///
+/// # Errors
+/// What the engine refuses.
+///
+/// # Panics
+/// When a byte is lost.
+pub fn grows_without_losing_anything<E: Engine>(
+    engine: &E,
+    shape: &EngineShape,
+    dtype: DType,
+) -> Result<(), CoreError> {
+    let Written { mut store, k, .. } = written(engine, shape, dtype)?;
+    let (slots, before) =
+        (shape.slots(), read(engine, &engine.moments(&store, Side::Keys, &shape.slots())?)?);
+    let more = shape.spec(dtype).slots + 5;
+    engine.grow_store(&mut store, more)?;
+    assert_eq!(read(engine, &engine.gather(&store, Side::Keys, &slots, None)?)?.data(), k.data());
+    assert_eq!(read(engine, &engine.moments(&store, Side::Keys, &slots)?)?, before);
+    let last = [SlotId(more as u32 - 1)];
+    let fresh = read(engine, &engine.gather(&store, Side::Values, &last, None)?)?;
+    assert!(fresh.to_f32_vec().iter().all(|&x| x == 0.0));
+    Ok(())
+}
