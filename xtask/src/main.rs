@@ -38,7 +38,7 @@ impl Task {
                 Step::ALL.into_iter().filter(|step| !(skip_tests && step.is_tests())).collect()
             }
             // Whoever asks for the tests means all of them, and neither runner does both kinds.
-            Self::Step(Step::Test) => vec![Step::Test, Step::Doctest],
+            Self::Step(Step::Test(tests)) if tests.are_default() => vec![Step::Test(tests), Step::Doctest],
             Self::Step(step) => vec![step],
         }
     }
@@ -74,6 +74,7 @@ fn workspace_root(shell: &Shell) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::step::Tests;
 
     fn steps(args: &[&str]) -> Vec<Step> {
         Cli::try_parse_from([&["cargo xtask"], args].concat()).unwrap().task.steps()
@@ -92,7 +93,9 @@ mod tests {
 
     #[test]
     fn test_includes_the_doctests() {
-        assert_eq!(steps(&["test"]), [Step::Test, Step::Doctest]);
+        assert_eq!(steps(&["test"]), [Step::Test(Tests::default()), Step::Doctest]);
+        // An engine on a device has tests of its own, and no doctests.
+        assert_eq!(steps(&["test", "--runtime", "cuda"]).len(), 1);
         assert_eq!(steps(&["doctest"]), [Step::Doctest]);
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use clap::Subcommand;
+use clap::{Args, Subcommand, ValueEnum};
 use xshell::{Shell, cmd};
 
 use crate::tidy;
@@ -18,13 +18,54 @@ pub(crate) enum Step {
     /// Clippy on every target, warnings denied
     Lint,
     /// The tests: with nextest where it is installed, then the doctests
-    Test,
+    Test(Tests),
     /// The doctests alone
     Doctest,
     /// The documentation, warnings denied
     Doc,
     /// Licences, advisories and sources of the dependencies, where cargo-deny is installed
     Deny,
+}
+
+/// Which tests.
+#[derive(Args, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tests {
+    /// Where engines run: `host` is every test of a default build, the others the engine's own tests on that runtime. One that is not
+    /// there is skipped, and says why, unless `TETHER_REQUIRE` names it
+    #[arg(long, value_enum, default_value_t)]
+    runtime: Runtime,
+}
+
+impl Tests {
+    /// Whether these are the tests of a default build, to which the doctests belong.
+    pub(crate) fn are_default(self) -> bool {
+        self.runtime == Runtime::Host
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Runtime {
+    #[default]
+    Host,
+    Wgpu,
+    Vulkan,
+    Metal,
+    Cuda,
+    Rocm,
+}
+
+impl Runtime {
+    /// The feature of the crates that has the same name.
+    fn feature(self) -> Option<&'static str> {
+        match self {
+            Self::Host => None,
+            Self::Wgpu => Some("wgpu"),
+            Self::Vulkan => Some("vulkan"),
+            Self::Metal => Some("metal"),
+            Self::Cuda => Some("cuda"),
+            Self::Rocm => Some("rocm"),
+        }
+    }
 }
 
 enum Outcome {
@@ -34,12 +75,19 @@ enum Outcome {
 
 impl Step {
     /// From cheap to dear.
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Fmt, Self::Tidy, Self::Lint, Self::Test, Self::Doctest, Self::Doc, Self::Deny];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Fmt,
+        Self::Tidy,
+        Self::Lint,
+        Self::Test(Tests { runtime: Runtime::Host }),
+        Self::Doctest,
+        Self::Doc,
+        Self::Deny,
+    ];
 
     /// Whether the README's test command has already done this.
     pub(crate) fn is_tests(self) -> bool {
-        matches!(self, Self::Test | Self::Doctest)
+        matches!(self, Self::Test(_) | Self::Doctest)
     }
 
     /// Runs the check and says how long it took.
@@ -66,7 +114,7 @@ impl Step {
             Self::Fmt => "fmt",
             Self::Tidy => "tidy",
             Self::Lint => "lint",
-            Self::Test => "test",
+            Self::Test(_) => "test",
             Self::Doctest => "doctest",
             Self::Doc => "doc",
             Self::Deny => "deny",
@@ -78,9 +126,10 @@ impl Step {
             Self::Fmt => cmd!(shell, "cargo fmt --all --check"),
             Self::Tidy => return tidy::check(shell).map(|()| Outcome::Passed),
             Self::Lint => cmd!(shell, "cargo clippy --workspace --all-targets -- -D warnings"),
-            Self::Test if is_installed(shell, "nextest") => cmd!(shell, "cargo nextest run --workspace"),
+            Self::Test(tests) if !tests.are_default() => return on_device(shell, tests.runtime),
+            Self::Test(_) if is_installed(shell, "nextest") => cmd!(shell, "cargo nextest run --workspace"),
             // Not `--all-targets`: that would run the benches as well.
-            Self::Test => cmd!(shell, "cargo test --workspace --tests"),
+            Self::Test(_) => cmd!(shell, "cargo test --workspace --tests"),
             Self::Doctest => cmd!(shell, "cargo test --workspace --doc"),
             Self::Doc => cmd!(shell, "cargo doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings"),
             Self::Deny if is_installed(shell, "deny") => cmd!(shell, "cargo deny check"),
@@ -93,6 +142,21 @@ impl Step {
         command.run()?;
         Ok(Outcome::Passed)
     }
+}
+
+/// The tests that engines pass, on one runtime. Cargo's own runner, because it prints what tests skip.
+fn on_device(shell: &Shell, runtime: Runtime) -> Result<Outcome> {
+    let Some(feature) = runtime.feature() else {
+        return Ok(Outcome::Skipped("the host's tests are the default ones"));
+    };
+    for (package, test) in [("tether-kernels", "engine"), ("tethercache", "golden_sims")] {
+        cmd!(
+            shell,
+            "cargo test -p {package} --features {feature} --test {test} -- --nocapture --test-threads=1"
+        )
+        .run()?;
+    }
+    Ok(Outcome::Passed)
 }
 
 fn is_installed(shell: &Shell, plugin: &str) -> bool {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// KV caches for models that run for a long time.
 ///
@@ -47,6 +47,10 @@ pub(crate) struct VideoArgs {
     /// Override a field of every recipe chosen, such as layout.recent=4.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
+    /// Where the cache lives and attention runs; the model stays on the host. Others than host need a build with the feature of the
+    /// same name, such as cargo run --release --features cuda -- video --device cuda.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) device: Device,
     /// Folder for the GIF, the contact sheet, the plot and the reports.
     #[arg(long, default_value = "out/video", value_name = "DIR")]
     pub(crate) out: PathBuf,
@@ -59,6 +63,24 @@ pub(crate) struct VideoArgs {
     /// Videos made at a time [default: one per processor].
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<usize>,
+}
+
+/// An engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Device {
+    /// Plain Rust.
+    #[default]
+    Host,
+    /// NVIDIA.
+    Cuda,
+    /// AMD.
+    Rocm,
+    /// SPIR-V on Vulkan.
+    Vulkan,
+    /// MSL on macOS.
+    Metal,
+    /// WGSL on what wgpu finds.
+    Wgpu,
 }
 
 #[derive(Args, Debug)]

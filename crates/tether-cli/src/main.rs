@@ -4,6 +4,7 @@ mod artefacts;
 mod budget;
 mod cli;
 mod commands;
+mod device;
 mod exit;
 mod trace;
 

@@ -99,6 +99,10 @@ fn requests_that_make_no_sense_are_refused() {
     refused(&["--steps", "0"], "steps");
     refused(&["--jobs", "0"], "jobs");
     refused(&["--budget", "3000000000"], "at most 100000");
+    if !cfg!(feature = "rocm") {
+        refused(&["--device", "rocm"], "--features rocm");
+    }
+    refused(&["--device", "abacus"], "possible values");
     refused(&["--recipe", "fifo,fifo"], "twice");
     refused(&["--recipe", "fifo,full", "--set", "name=x"], "twice");
     refused(&["--recipe", "full", "--set", "layout.archive=true"], "archive");

@@ -24,5 +24,5 @@ pub use observer::ForwardObserver;
 pub use palette::SpriteColour;
 pub use sampler::{Schedule, sample_chunk};
 pub use scene::{Blob, Camera, Scene, Sprite, SpriteShape, Stripe};
-pub use session::{SessionError, SessionTiming, VideoSession};
+pub use session::{CachedPass, SessionError, SessionTiming, VideoSession};
 pub use tinyvideo::{TinyVideo, TinyVideoConfig, Workspace};

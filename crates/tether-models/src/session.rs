@@ -2,7 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use tether_core::{DType, Geometry, Host, HostTensor, RopeKind};
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+use tether_core::Readback;
+use tether_core::{DType, Engine, Geometry, Host, HostTensor, RopeKind};
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+use tethercache::kernels::{Cube, cubecl::Runtime};
 use tethercache::{CacheBytes, KvCache, Pass, PassKind, Recipe};
 
 use crate::{
@@ -27,38 +31,38 @@ pub struct SessionTiming {
     pub attention: Duration,
     /// Staging, scoring, choosing, editing.
     pub cache: Duration,
+    /// Tensors on their way to a device.
+    pub transfer: Duration,
 }
 
-/// TinyVideo, its cache and where they are in the video.
+/// TinyVideo, its cache on engine `E` and where they are in the video. The model itself runs on the host.
 #[derive(Debug)]
-pub struct VideoSession<'m> {
+pub struct VideoSession<'m, E: Engine> {
     model: &'m TinyVideo,
     workspace: Workspace,
     schedule: Schedule,
-    cache: KvCache<Host>,
+    cache: KvCache<E>,
     chunk: u64,
     peak: CacheBytes,
     timing: SessionTiming,
 }
 
 /// The cache as the model's attention, for one pass.
-struct CachedPass<'c> {
-    cache: &'c mut KvCache<Host>,
+#[derive(Debug)]
+pub struct CachedPass<'c, E: Engine> {
+    cache: &'c mut KvCache<E>,
     pass: Pass,
     timing: &'c mut SessionTiming,
 }
 
-impl ChunkAttention for CachedPass<'_> {
-    type Error = tethercache::Error;
-
-    fn attend(
+impl<E: Engine> CachedPass<'_, E> {
+    /// Stages K and V, commits on the clean pass, and attends.
+    fn run(
         &mut self,
         layer: usize,
-        q: &HostTensor,
-        k: &HostTensor,
-        v: &HostTensor,
-        out: &mut HostTensor,
-    ) -> Result<(), Self::Error> {
+        (q, k, v): (&E::Tensor, &E::Tensor, &E::Tensor),
+        out: &mut E::Tensor,
+    ) -> Result<(), tethercache::Error> {
         let started = Instant::now();
         self.cache.stage(layer, self.pass, k, v)?;
         if self.pass.kind == PassKind::Clean {
@@ -72,7 +76,53 @@ impl ChunkAttention for CachedPass<'_> {
     }
 }
 
-impl<'m> VideoSession<'m> {
+/// On the host the model's tensors are the cache's: nothing is copied.
+impl ChunkAttention for CachedPass<'_, Host> {
+    type Error = tethercache::Error;
+
+    fn attend(
+        &mut self,
+        layer: usize,
+        q: &HostTensor,
+        k: &HostTensor,
+        v: &HostTensor,
+        out: &mut HostTensor,
+    ) -> Result<(), Self::Error> {
+        self.run(layer, (q, k, v), out)
+    }
+}
+
+/// The model is on the host and the cache is not, so each layer's tensors travel.
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+impl<R: Runtime> ChunkAttention for CachedPass<'_, Cube<R>> {
+    type Error = tethercache::Error;
+
+    fn attend(
+        &mut self,
+        layer: usize,
+        q: &HostTensor,
+        k: &HostTensor,
+        v: &HostTensor,
+        out: &mut HostTensor,
+    ) -> Result<(), Self::Error> {
+        let started = Instant::now();
+        let engine = self.cache.engine();
+        let tensors = (engine.upload(q)?, engine.upload(k)?, engine.upload(v)?);
+        let mut result = engine.upload(out)?;
+        self.timing.transfer += started.elapsed();
+        self.run(layer, (&tensors.0, &tensors.1, &tensors.2), &mut result)?;
+        // Kernels are queued, so waiting for the result is waiting for the attention.
+        let started = Instant::now();
+        *out = self.cache.engine().read(&[&result])?.wait()?.remove(0);
+        self.timing.attention += started.elapsed();
+        Ok(())
+    }
+}
+
+impl<'m, E: Engine> VideoSession<'m, E>
+where
+    for<'c> CachedPass<'c, E>: ChunkAttention<Error = tethercache::Error>,
+{
     /// The cache geometry of `model`.
     pub fn geometry(model: &TinyVideo) -> Geometry {
         let c = model.config();
@@ -99,7 +149,7 @@ impl<'m> VideoSession<'m> {
         model: &'m TinyVideo,
         recipe: Recipe,
         schedule: Schedule,
-        engine: Host,
+        engine: E,
     ) -> Result<Self, tethercache::Error> {
         let cache = KvCache::new(engine, Self::geometry(model), recipe)?;
         Ok(Self {
@@ -114,7 +164,7 @@ impl<'m> VideoSession<'m> {
     }
 
     /// The cache.
-    pub fn cache(&self) -> &KvCache<Host> {
+    pub fn cache(&self) -> &KvCache<E> {
         &self.cache
     }
 
@@ -154,14 +204,15 @@ impl<'m> VideoSession<'m> {
         })
     }
 
-    /// Runs `step`, and counts as the model's what neither attention nor the cache took of its time.
+    /// Runs `step`, and counts as the model's what neither attention nor the cache nor transfers took of its time.
     fn timed<T>(
         &mut self,
         step: impl FnOnce(&mut Self) -> Result<T, SessionError>,
     ) -> Result<T, SessionError> {
-        let (started, before) = (Instant::now(), self.timing.cache + self.timing.attention);
+        let elsewhere = |t: &SessionTiming| t.cache + t.attention + t.transfer;
+        let (started, before) = (Instant::now(), elsewhere(&self.timing));
         let result = step(self)?;
-        let elsewhere = self.timing.cache + self.timing.attention - before;
+        let elsewhere = elsewhere(&self.timing) - before;
         self.timing.model += started.elapsed().saturating_sub(elsewhere);
         Ok(result)
     }

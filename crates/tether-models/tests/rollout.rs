@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-use tether_core::Host;
-use tether_models::{Frame, Schedule, TinyVideo, VideoSession};
+use tether_core::{Engine, Host};
+use tether_models::{CachedPass, ChunkAttention, Frame, Schedule, TinyVideo, VideoSession};
 use tether_testing::Golden;
 use tethercache::Recipe;
 
@@ -15,9 +15,12 @@ struct Rollout {
     memory: Vec<Vec<Vec<i64>>>,
 }
 
-fn rollout(golden: &Golden, recipe: Recipe) -> Rollout {
+fn rollout<E: Engine>(engine: E, golden: &Golden, recipe: Recipe) -> Rollout
+where
+    for<'c> CachedPass<'c, E>: ChunkAttention<Error = tethercache::Error>,
+{
     let model = TinyVideo::bundled().unwrap();
-    let mut session = VideoSession::new(&model, recipe, Schedule::default(), Host::new()).unwrap();
+    let mut session = VideoSession::new(&model, recipe, Schedule::default(), engine).unwrap();
     let given = golden.f32("gt");
     let noise = golden.f32("noise");
     let mut rollout = Rollout { frames: given.clone(), memory: Vec::new() };
@@ -55,24 +58,52 @@ fn assert_same_video(name: &str, differences: &[f32]) {
     assert!(worst < 4e-3, "{name}: frames differ by {differences:?}");
 }
 
-#[test]
-fn sliding_windows_make_the_golden_videos() {
+fn sliding_windows<E: Engine>(engine: impl Fn() -> E)
+where
+    for<'c> CachedPass<'c, E>: ChunkAttention<Error = tethercache::Error>,
+{
     let golden = Golden::load("tinyvideo/golden_rollout.safetensors");
     let fifo = Recipe::fifo().with_overrides(&["layout.recent=12"]).unwrap();
-    assert_same_video("fifo12", &differences(&golden, "fifo12", &rollout(&golden, fifo)));
+    assert_same_video("fifo12", &differences(&golden, "fifo12", &rollout(engine(), &golden, fifo)));
     let sink = Recipe::sink_recent().with_overrides(&["layout.sink=3", "layout.recent=9"]).unwrap();
-    assert_same_video("sink12", &differences(&golden, "sink12", &rollout(&golden, sink)));
+    assert_same_video("sink12", &differences(&golden, "sink12", &rollout(engine(), &golden, sink)));
 }
 
-#[test]
-fn recall_and_alignment_make_the_golden_videos_with_the_same_memory() {
+fn recall_and_alignment<E: Engine>(engine: impl Fn() -> E)
+where
+    for<'c> CachedPass<'c, E>: ChunkAttention<Error = tethercache::Error>,
+{
     let golden = Golden::load("tinyvideo/golden_rollout.safetensors");
     let sizes = ["layout.sink=3", "layout.memory=3", "layout.recent=6"];
     for (name, tau) in [("tether12", "edit.tau=0.35"), ("grab12", "edit.tau=0.0")] {
         let recipe = Recipe::tethercache().with_overrides(&sizes).unwrap().with_overrides(&[tau]).unwrap();
-        let rollout = rollout(&golden, recipe);
+        let rollout = rollout(engine(), &golden, recipe);
         let memory: Vec<i64> = rollout.memory.iter().flatten().flatten().copied().collect();
         assert_eq!(memory, golden.integers(&format!("{name}.mem_index")), "{name}: memory indices");
         assert_same_video(name, &differences(&golden, name, &rollout));
+    }
+}
+
+#[test]
+fn sliding_windows_make_the_golden_videos() {
+    sliding_windows(Host::new);
+}
+
+#[test]
+fn recall_and_alignment_make_the_golden_videos_with_the_same_memory() {
+    recall_and_alignment(Host::new);
+}
+
+/// The same videos with the cache on a GPU; a device that is not there is skipped, and says why.
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda_makes_the_golden_videos_with_the_same_memory() {
+    match tethercache::kernels::cuda() {
+        Ok(_) => {
+            sliding_windows(|| tethercache::kernels::cuda().unwrap());
+            recall_and_alignment(|| tethercache::kernels::cuda().unwrap());
+        }
+        Err(why) if std::env::var("TETHER_REQUIRE").is_ok_and(|r| r.contains("cuda")) => panic!("{why}"),
+        Err(why) => eprintln!("skipped: {why}"),
     }
 }

@@ -17,6 +17,9 @@ pub use {
     tether_score as score,
 };
 
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+pub use tether_kernels as kernels;
+
 /// What most users need.
 pub mod prelude {
     pub use crate::{Error, KvCache, Pass, Recipe, Report};

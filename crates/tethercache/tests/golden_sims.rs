@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use tether_testing::{Golden, Op, assert_close, golden_json, tolerance};
+use tethercache::core::Readback;
 use tethercache::layout::RegionSpec;
 use tethercache::prelude::*;
 
@@ -51,14 +52,15 @@ fn settings(json: &serde_json::Value) -> Settings {
     Settings { recipe, geometry, capacity: n("K"), memory: n("M") }
 }
 
-fn replay(name: &str) -> u64 {
+/// Replays a simulation on `engine` and returns how many frames were edited.
+fn replay<E: Engine>(engine: E, name: &str) -> u64 {
     let json = golden_json(&format!("tethercache/{name}.json"));
     let golden = Golden::load(&format!("tethercache/{name}.safetensors"));
     let Settings { recipe, geometry, capacity, memory } = settings(&json);
     let unit = geometry.tokens_per_unit * geometry.kv_heads * geometry.head_dim_k;
     let out_shape = geometry.output_shape();
     let dtype = geometry.dtype;
-    let mut cache = KvCache::new(Host::new(), geometry, recipe).unwrap();
+    let mut cache = KvCache::new(engine, geometry, recipe).unwrap();
     let mut edits = 0;
     // Slots whose frame was edited, until they are written again.
     let mut edited = BTreeSet::new();
@@ -70,7 +72,8 @@ fn replay(name: &str) -> u64 {
             let shape = t.shape()[1..].to_vec();
             t.reshaped(&shape).unwrap()
         };
-        let (q, k, v) = (drop_batch(part("q")), drop_batch(part("k")), drop_batch(part("v")));
+        let up = |side: &str, cache: &KvCache<E>| cache.engine().upload(&drop_batch(part(side))).unwrap();
+        let (q, k, v) = (up("q", &cache), up("k", &cache), up("v", &cache));
         let clean = row["context"].as_bool().unwrap();
         let kind = if clean { Pass::clean(chunk) } else { Pass::denoise(chunk) };
         cache.stage(0, kind, &k, &v).unwrap();
@@ -91,7 +94,8 @@ fn replay(name: &str) -> u64 {
             edited.remove(s);
         });
         let (keys, values) = cache.contiguous_unrotated(0, 0).unwrap();
-        for (side, got) in [("cache_k", keys.to_f32_vec()), ("cache_v", values.to_f32_vec())] {
+        let stored = cache.engine().read(&[&keys, &values]).unwrap().wait().unwrap();
+        for (side, got) in [("cache_k", stored[0].to_f32_vec()), ("cache_v", stored[1].to_f32_vec())] {
             let expected = golden.f32(&format!("{stem}.{side}"));
             assert_eq!(expected.len(), capacity * unit);
             for (place, expected) in expected.chunks_exact(unit).enumerate() {
@@ -107,12 +111,13 @@ fn replay(name: &str) -> u64 {
                 }
             }
         }
-        let mut out = HostTensor::from_f32(&out_shape, vec![f32::NAN; out_shape.iter().product()]).unwrap();
+        let poison = HostTensor::from_f32(&out_shape, vec![f32::NAN; out_shape.iter().product()]).unwrap();
+        let mut out = cache.engine().upload(&poison).unwrap();
         cache.attend(0, &q, &mut out).unwrap();
         let expected = golden.f32(&format!("{stem}.out"));
         assert_close(
             &format!("{name} {stem}: out"),
-            &out.to_f32_vec(),
+            &cache.engine().read(&[&out]).unwrap().wait().unwrap()[0].to_f32_vec(),
             &expected,
             tolerance(Op::Attend, dtype),
         );
@@ -120,17 +125,81 @@ fn replay(name: &str) -> u64 {
     edits
 }
 
-#[test]
-fn main_simulation() {
-    assert!(replay("sim_main") > 5, "the simulation should edit frames");
+fn main_simulation<E: Engine>(engine: E) {
+    assert!(replay(engine, "sim_main") > 5, "the simulation should edit frames");
+}
+
+fn bf16_simulation<E: Engine>(engine: E) {
+    assert!(replay(engine, "sim_bf16") > 3, "the simulation should edit frames");
+}
+
+fn misaligned_simulation<E: Engine>(engine: E) {
+    assert!(replay(engine, "sim_misaligned") > 0, "the simulation should edit frames");
 }
 
 #[test]
-fn bf16_simulation() {
-    assert!(replay("sim_bf16") > 3, "the simulation should edit frames");
+fn the_main_simulation_is_reproduced() {
+    main_simulation(Host::new());
 }
 
 #[test]
-fn misaligned_simulation_reproduces_the_official_labels_and_zero_frames() {
-    assert!(replay("sim_misaligned") > 0, "the simulation should edit frames");
+fn the_bf16_simulation_is_reproduced() {
+    bf16_simulation(Host::new());
+}
+
+#[test]
+fn the_misaligned_simulation_is_reproduced_with_its_labels_and_zero_frames() {
+    misaligned_simulation(Host::new());
+}
+
+/// The same on a GPU. A runtime that is not there is skipped, with the reason, unless `TETHER_REQUIRE` names it.
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+mod on_a_device {
+    use tethercache::kernels::{Cube, ProbeError, cubecl::Runtime};
+
+    use super::*;
+
+    fn simulations<R: Runtime>(name: &str, probe: fn() -> Result<Cube<R>, ProbeError>) {
+        let required = std::env::var("TETHER_REQUIRE").unwrap_or_default();
+        match probe() {
+            Ok(engine) => {
+                let stores_bf16 = engine.supports(DType::BF16);
+                main_simulation(engine);
+                misaligned_simulation(probe().unwrap());
+                if stores_bf16 {
+                    bf16_simulation(probe().unwrap());
+                } else {
+                    eprintln!("skipped: {name} does not store bf16 here");
+                }
+            }
+            Err(why) if required.split(',').any(|r| r.trim() == name) => {
+                panic!("TETHER_REQUIRE names {name}, but {why}")
+            }
+            Err(why) => eprintln!("skipped: {why}"),
+        }
+    }
+
+    #[cfg(feature = "wgpu")]
+    #[test]
+    fn wgpu_reproduces_the_simulations() {
+        // As `TETHER_REQUIRE` names what wgpu compiles to.
+        let name = match (cfg!(feature = "vulkan"), cfg!(feature = "metal")) {
+            (true, _) => "vulkan",
+            (_, true) => "metal",
+            _ => "wgpu",
+        };
+        simulations(name, tethercache::kernels::wgpu);
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn cuda_reproduces_the_simulations() {
+        simulations("cuda", tethercache::kernels::cuda);
+    }
+
+    #[cfg(feature = "rocm")]
+    #[test]
+    fn rocm_reproduces_the_simulations() {
+        simulations("rocm", tethercache::kernels::rocm);
+    }
 }

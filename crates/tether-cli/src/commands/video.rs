@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tether_models::{
-    FRAME_SIZE, Frame, Scene, Schedule, TinyVideo, VideoSession, chunk_noise, frame_metrics, segment_scores,
+    CachedPass, ChunkAttention, FRAME_SIZE, Frame, Scene, Schedule, TinyVideo, VideoSession, chunk_noise,
+    frame_metrics, segment_scores,
 };
-use tethercache::core::Host;
+use tethercache::core::Engine;
 use tethercache::layout::Extent;
 use tethercache::{Recipe, catalogue};
 
@@ -21,6 +22,7 @@ use crate::artefacts::{
 };
 use crate::budget::{CHUNK, fitted};
 use crate::cli::VideoArgs;
+use crate::device;
 use crate::exit::Usage;
 
 /// Real frames at the start: the model continues, it does not begin.
@@ -32,6 +34,7 @@ const SHOWN: usize = 2;
 
 /// Runs the subcommand.
 pub(crate) fn run(args: &VideoArgs) -> Result<()> {
+    device::check(args.device)?;
     check_sizes(args)?;
     let recipes = recipes(args)?;
     let schedule = Schedule::shifted(args.steps, Schedule::SHIFT).map_err(|e| Usage(e.to_string()))?;
@@ -151,7 +154,9 @@ fn roll_out_all(
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(&(scene, recipe)) = work.get(index) else { break };
                     bar.set_message(format!("{}, scene {scene}", recipe.name));
-                    let run = roll_out(args, model, schedule, (scene, &scenes[scene]), recipe, &bar)
+                    let rollout =
+                        Rollout { args, model, schedule, scene: (scene, &scenes[scene]), recipe, bar: &bar };
+                    let run = device::roll_out(args.device, &rollout)
                         .with_context(|| format!("recipe {}, scene {scene}", recipe.name));
                     failed.fetch_or(run.is_err(), Ordering::Relaxed);
                     *results[index].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(run);
@@ -164,15 +169,24 @@ fn roll_out_all(
     results.collect()
 }
 
-fn roll_out(
-    args: &VideoArgs,
-    model: &TinyVideo,
-    schedule: &Schedule,
-    (index, scene): (usize, &Scene),
-    recipe: &Recipe,
-    bar: &ProgressBar,
-) -> Result<Run> {
-    let mut session = VideoSession::new(model, recipe.clone(), schedule.clone(), Host::new())?;
+/// One recipe on one scene.
+#[derive(Clone, Copy)]
+pub(crate) struct Rollout<'a> {
+    args: &'a VideoArgs,
+    model: &'a TinyVideo,
+    schedule: &'a Schedule,
+    scene: (usize, &'a Scene),
+    recipe: &'a Recipe,
+    bar: &'a ProgressBar,
+}
+
+/// Makes the video with its cache on `engine`.
+pub(crate) fn roll_out<E: Engine>(rollout: &Rollout<'_>, engine: E) -> Result<Run>
+where
+    for<'c> CachedPass<'c, E>: ChunkAttention<Error = tethercache::Error>,
+{
+    let &Rollout { args, model, schedule, scene: (index, scene), recipe, bar } = rollout;
+    let mut session = VideoSession::new(model, recipe.clone(), schedule.clone(), engine)?;
     let mut frames: Vec<Frame> = (0..GIVEN).map(|t| scene.render(t as f32)).collect();
     for given in frames.chunks(CHUNK) {
         session.give(given)?;
@@ -222,7 +236,7 @@ fn roll_out(
         timing: Timing {
             chunks: chunks as usize,
             model_ms_per_chunk: per_chunk(timing.model, given.model),
-            cache_ms_per_chunk: per_chunk(timing.cache, given.cache),
+            cache_ms_per_chunk: per_chunk(timing.cache + timing.transfer, given.cache + given.transfer),
             attention_ms_per_chunk: per_chunk(timing.attention, given.attention),
         },
     })

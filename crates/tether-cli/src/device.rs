@@ -1,0 +1,46 @@
+//! From a device's name to its engine, as far as this build has it.
+
+use anyhow::Result;
+use clap::ValueEnum;
+use tethercache::core::Host;
+
+use crate::artefacts::Run;
+use crate::cli::Device;
+use crate::commands::video::{self, Rollout};
+use crate::exit::Usage;
+
+/// Refuses a device that this build has no engine for, before any work is done.
+pub(crate) fn check(device: Device) -> Result<()> {
+    let compiled = match device {
+        Device::Host => true,
+        Device::Cuda => cfg!(feature = "cuda"),
+        Device::Rocm => cfg!(feature = "rocm"),
+        Device::Vulkan => cfg!(feature = "vulkan"),
+        Device::Metal => cfg!(feature = "metal"),
+        // The other two take WGSL's place in a build.
+        Device::Wgpu => cfg!(all(feature = "wgpu", not(feature = "vulkan"), not(feature = "metal"))),
+    };
+    if compiled { Ok(()) } else { Err(absent(device).into()) }
+}
+
+fn absent(device: Device) -> Usage {
+    let name = device.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default();
+    Usage(format!("this build has no {name} engine: build it with --features {name}"))
+}
+
+/// Makes one video with its cache on `device`.
+pub(crate) fn roll_out(device: Device, rollout: &Rollout<'_>) -> Result<Run> {
+    match device {
+        Device::Host => video::roll_out(rollout, Host::new()),
+        #[cfg(feature = "cuda")]
+        Device::Cuda => video::roll_out(rollout, tethercache::kernels::cuda()?),
+        #[cfg(feature = "rocm")]
+        Device::Rocm => video::roll_out(rollout, tethercache::kernels::rocm()?),
+        #[cfg(feature = "wgpu")]
+        Device::Vulkan | Device::Metal | Device::Wgpu => {
+            video::roll_out(rollout, tethercache::kernels::wgpu()?)
+        }
+        #[allow(unreachable_patterns, reason = "which devices are left depends on the features")]
+        other => Err(absent(other).into()),
+    }
+}

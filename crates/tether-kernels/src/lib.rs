@@ -1,0 +1,19 @@
+#![doc = include_str!("../README.md")]
+
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+mod cube;
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+mod kernels;
+mod probe;
+
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+pub use cube::{Cube, CubePhases, CubeReadback, CubeStore, CubeTensor};
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+pub use cubecl;
+pub use probe::ProbeError;
+#[cfg(feature = "cuda")]
+pub use probe::cuda;
+#[cfg(feature = "rocm")]
+pub use probe::rocm;
+#[cfg(feature = "wgpu")]
+pub use probe::wgpu;
