@@ -44,6 +44,11 @@ fn grows_without_losing_anything() {
 }
 
 #[test]
+fn reads_what_was_there_when_asked() {
+    everywhere(engine_cases::reads_what_was_there_when_asked);
+}
+
+#[test]
 fn refuses_what_makes_no_sense() {
     engine_cases::refuses_what_makes_no_sense(&Host::new()).unwrap();
     engine_cases::refuses_what_makes_no_sense(&Host::parallel()).unwrap();

@@ -172,8 +172,8 @@ impl<R: Runtime> Engine for Cube<R> {
         let described = tensors.iter().map(|t| (t.shape.clone(), t.dtype)).collect();
         add(&self.traffic.read_back, tensors.iter().map(|t| t.len() * t.dtype.bytes()).sum());
         let client = self.client.clone();
-        let pending = Box::pin(async move { client.read_async(handles).await });
-        Ok(CubeReadback { pending, described, engine: self.name })
+        let copies = async move { client.read_async(handles).await };
+        Ok(CubeReadback::queue(copies, described, self.name))
     }
 
     fn upload_phases(&self, table: &PhaseTable) -> Result<CubePhases, CoreError> {

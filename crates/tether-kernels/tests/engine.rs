@@ -97,6 +97,11 @@ macro_rules! engine_tests {
             }
 
             #[test]
+            fn reads_what_was_there_when_asked() {
+                on_device(|e| everywhere(&e, engine_cases::reads_what_was_there_when_asked));
+            }
+
+            #[test]
             fn refuses_what_makes_no_sense() {
                 on_device(|e| engine_cases::refuses_what_makes_no_sense(&e).unwrap());
             }

@@ -432,6 +432,44 @@ pub fn refuses_what_makes_no_sense<E: Engine>(engine: &E) -> Result<(), CoreErro
     Ok(())
 }
 
+/// A read returns what was there when it was asked for, whatever is queued before the wait.
+///
+/// # Errors
+/// What the engine refuses.
+///
+/// # Panics
+/// When later work shows in the result.
+pub fn reads_what_was_there_when_asked<E: Engine>(
+    engine: &E,
+    shape: &EngineShape,
+    dtype: DType,
+) -> Result<(), CoreError> {
+    let Written { store, .. } = written(engine, shape, dtype)?;
+    let (heads, slots) = (shape.query_heads(), shape.slots());
+    let positions: Vec<u32> = (0..shape.units as u32).collect();
+    let tables: Vec<AttendTable<'_>> = slots
+        .chunks_exact(shape.units)
+        .map(|slots| AttendTable { slots, positions: &positions, query_position: 0 })
+        .collect();
+    let out_shape = shape.shape(shape.chunk, heads, shape.head_dim_v);
+    let mut out = engine.upload(&HostTensor::zeros(&out_shape, DType::F32)?)?;
+    let queries =
+        [6, 7].map(|seed| random(seed, &shape.shape(shape.chunk, heads, shape.head_dim_k), dtype, 0.0));
+    engine.attend(&store, None, &engine.upload(&queries[0])?, &tables, &mut out)?;
+    let first = engine.read(&[&out])?;
+    engine.attend(&store, None, &engine.upload(&queries[1])?, &tables, &mut out)?;
+    let second = engine.read(&[&out])?.wait()?.remove(0);
+    let first = first.wait()?.remove(0);
+    // One key makes every answer the same.
+    if shape.units * shape.tokens() > 1 {
+        assert_ne!(first, second, "{shape:?} {dtype}: other queries should have other answers");
+    }
+    engine.attend(&store, None, &engine.upload(&queries[0])?, &tables, &mut out)?;
+    let again = engine.read(&[&out])?.wait()?.remove(0);
+    assert_eq!(first, again, "{shape:?} {dtype}: a read should not see what came after it");
+    Ok(())
+}
+
 /// A store that grows keeps what it holds, and what is new is zero.
 ///
 /// # Errors
