@@ -16,6 +16,7 @@ pub use mass::{mean_logits, mean_query};
 pub use matmul::{MatRef, matmul};
 pub use store::HostStore;
 
+use crate::checks::{self, QueryExtents};
 use crate::engine::{AttendTable, Readback, Side, StoreSpec, Summaries, Traffic};
 use crate::{AlignJob, CoreError, DType, Engine, HostTensor, Moments, PhaseTable, SlotId, TensorData};
 
@@ -61,59 +62,6 @@ impl Readback for Ready {
 
 fn add(counter: &AtomicU64, bytes: usize) {
     counter.fetch_add(bytes as u64, Ordering::Relaxed);
-}
-
-fn expect_shape(what: &'static str, tensor: &HostTensor, expected: &[usize]) -> Result<(), CoreError> {
-    // A leading axis of one sequence may be written or left out.
-    let got = tensor.shape();
-    if got == expected || (got.len() == expected.len() + 1 && got[0] == 1 && got[1..] == *expected) {
-        Ok(())
-    } else {
-        Err(CoreError::ShapeMismatch { what, expected: expected.into(), got: got.into() })
-    }
-}
-
-fn expect_count(what: &'static str, expected: usize, got: usize) -> Result<(), CoreError> {
-    if expected == got { Ok(()) } else { Err(CoreError::Count { what, expected, got }) }
-}
-
-/// `(sequences, tokens, heads)` of `[tokens, heads, dim]` or `[sequences, tokens, heads, dim]`.
-fn query_extents(q: &HostTensor, dim: usize, kv_heads: usize) -> Result<(usize, usize, usize), CoreError> {
-    let (sequences, tokens, heads) = match *q.shape() {
-        [tokens, heads, d] if d == dim => (1, tokens, heads),
-        [sequences, tokens, heads, d] if d == dim => (sequences, tokens, heads),
-        ref got => {
-            let expected = [0, kv_heads, dim].into();
-            return Err(CoreError::ShapeMismatch { what: "q", expected, got: got.into() });
-        }
-    };
-    if heads == 0 || !heads.is_multiple_of(kv_heads) {
-        return Err(CoreError::Geometry {
-            field: "query_heads",
-            value: heads,
-            requirement: "must be a multiple of kv_heads",
-        });
-    }
-    Ok((sequences, tokens, heads))
-}
-
-fn check_positions(phases: &PhaseTable, positions: impl IntoIterator<Item = usize>) -> Result<(), CoreError> {
-    match positions.into_iter().find(|&p| p >= phases.positions()) {
-        Some(position) => Err(CoreError::PositionOutOfTable { position, positions: phases.positions() }),
-        None => Ok(()),
-    }
-}
-
-fn check_phases(phases: &PhaseTable, spec: &StoreSpec) -> Result<(), CoreError> {
-    expect_count("tokens of the phase table", spec.tokens_per_unit, phases.tokens())?;
-    if 2 * phases.pairs() > spec.head_dim_k {
-        return Err(CoreError::Count {
-            what: "pairs of a head",
-            expected: spec.head_dim_k / 2,
-            got: phases.pairs(),
-        });
-    }
-    Ok(())
 }
 
 impl Engine for Host {
@@ -186,23 +134,15 @@ impl Engine for Host {
         v: &HostTensor,
         summaries: Summaries,
     ) -> Result<(), CoreError> {
-        store.check_slots(slots)?;
         let spec = store.spec;
-        for (what, tensor, dim) in [("k", k, spec.head_dim_k), ("v", v, spec.head_dim_v)] {
-            store.check_dtype(what, tensor.dtype())?;
-            let tokens = slots.len() * spec.tokens_per_unit;
-            let shape = tensor.shape();
-            if shape.len() == 4 && shape[0] > 1 {
-                let per_sequence = tokens / shape[0];
-                let expected: Box<[usize]> = [shape[0], per_sequence, spec.kv_heads, dim].into();
-                if *shape != *expected || per_sequence * shape[0] != tokens {
-                    return Err(CoreError::ShapeMismatch { what, expected, got: shape.into() });
-                }
-            } else {
-                expect_shape(what, tensor, &[tokens, spec.kv_heads, dim])?;
-            }
-            self.check_finite(what, tensor)?;
-        }
+        checks::slots(spec.slots, slots)?;
+        checks::written(
+            &spec,
+            slots.len(),
+            [("k", k.shape(), k.dtype(), spec.head_dim_k), ("v", v.shape(), v.dtype(), spec.head_dim_v)],
+        )?;
+        self.check_finite("k", k)?;
+        self.check_finite("v", v)?;
         let mut moments = Vec::new();
         if summaries == Summaries::Moments {
             for unit in 0..slots.len() {
@@ -241,9 +181,9 @@ impl Engine for Host {
         candidates: &[Vec<SlotId>],
     ) -> Result<HostTensor, CoreError> {
         let (dim, kv_heads) = (store.spec.head_dim_k, store.spec.kv_heads);
-        let (sequences, tokens, heads) = query_extents(q, dim, kv_heads)?;
-        expect_count("candidate lists", sequences, candidates.len())?;
-        candidates.iter().try_for_each(|slots| store.check_slots(slots))?;
+        let QueryExtents { sequences, tokens, heads } = checks::query(&store.spec, q.shape())?;
+        checks::count("candidate lists", sequences, candidates.len())?;
+        checks::slots(store.spec.slots, candidates.iter().flatten())?;
         let per_sequence = tokens * heads * dim;
         let wide = q.data().widened(0..q.len());
         let mut logits = Vec::with_capacity(candidates.iter().map(Vec::len).sum());
@@ -256,10 +196,7 @@ impl Engine for Host {
     }
 
     fn align(&self, store: &mut HostStore, tau: f32, jobs: &[AlignJob]) -> Result<(), CoreError> {
-        for job in jobs {
-            store.check_slots(&job.slots)?;
-            store.check_slots(&job.trusted)?;
-        }
+        checks::slots(store.spec.slots, jobs.iter().flat_map(|j| j.slots.iter().chain(&j.trusted)))?;
         for unit in align::edited_units(store, tau, jobs)? {
             add(&self.traffic.edited, unit.apply(store));
         }
@@ -275,29 +212,9 @@ impl Engine for Host {
         out: &mut HostTensor,
     ) -> Result<(), CoreError> {
         let spec = &store.spec;
-        let (sequences, tokens, heads) = query_extents(q, spec.head_dim_k, spec.kv_heads)?;
-        expect_count("attention tables", sequences, tables.len())?;
-        for table in tables {
-            store.check_slots(table.slots)?;
-            expect_count("positions of a table", table.slots.len(), table.positions.len())?;
-            if table.slots.is_empty() {
-                return Err(CoreError::Count { what: "slots to attend to", expected: 1, got: 0 });
-            }
-        }
-        if let Some(phases) = phases {
-            check_phases(phases, spec)?;
-            let query_units = tokens.div_ceil(spec.tokens_per_unit);
-            for table in tables {
-                let last_query = (table.query_position as usize + query_units).saturating_sub(1);
-                check_positions(phases, table.positions.iter().map(|&p| p as usize).chain([last_query]))?;
-            }
-        }
-        let mut expected = crate::Shape::from_slice(q.shape());
-        *expected.last_mut().expect("query_extents should have seen three axes") = spec.head_dim_v;
-        if out.shape() != expected.as_slice() {
-            let expected = expected.as_slice().into();
-            return Err(CoreError::ShapeMismatch { what: "out", expected, got: out.shape().into() });
-        }
+        let into = (out.shape(), out.dtype());
+        let QueryExtents { sequences, tokens, heads } =
+            checks::attention(spec, q.shape(), tables, phases.map(PhaseTable::extents), into)?;
         let got = out.dtype();
         let Some(result) = out.as_f32_mut() else {
             return Err(CoreError::DTypeMismatch { what: "out", expected: DType::F32, got });
@@ -348,11 +265,10 @@ impl Engine for Host {
         slots: &[SlotId],
         rotation: Option<(&PhaseTable, &[u32])>,
     ) -> Result<HostTensor, CoreError> {
-        store.check_slots(slots)?;
+        checks::slots(store.spec.slots, slots)?;
         if let Some((phases, positions)) = rotation {
-            check_phases(phases, &store.spec)?;
-            expect_count("positions", slots.len(), positions.len())?;
-            check_positions(phases, positions.iter().map(|&p| p as usize))?;
+            checks::count("positions", slots.len(), positions.len())?;
+            checks::phases(&store.spec, phases.extents(), positions.iter().map(|&p| p as usize))?;
         }
         let (tokens, dim) = (store.spec.tokens_per_unit, store.head_dim(side));
         let shape = [slots.len() * tokens, store.spec.kv_heads, dim];
@@ -384,7 +300,7 @@ impl Engine for Host {
     }
 
     fn moments(&self, store: &HostStore, side: Side, slots: &[SlotId]) -> Result<HostTensor, CoreError> {
-        store.check_slots(slots)?;
+        checks::slots(store.spec.slots, slots)?;
         let mut out = Vec::with_capacity(slots.len() * 2 * store.channels(side));
         for &slot in slots {
             let moments = store.moments(side, slot);

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod alignment;
+pub mod checks;
 mod dtype;
 mod engine;
 mod error;

@@ -1,5 +1,6 @@
 //! Phase tables: the cosines and sines by which queries and keys are rotated when they are read.
 
+use crate::checks::PhaseExtents;
 use crate::{CoreError, Pairing};
 
 /// Cosines and sines of a rotary embedding over units of `tokens` tokens, at unit positions `0..positions`.
@@ -57,6 +58,11 @@ impl PhaseTable {
     /// Rotated pairs of a head. A head dimension of more than twice this leaves its last channels as they are.
     pub fn pairs(&self) -> usize {
         self.unit_pairs + self.token_pairs
+    }
+
+    /// Its extents, for [`checks`](crate::checks).
+    pub fn extents(&self) -> PhaseExtents {
+        PhaseExtents { positions: self.positions, tokens: self.tokens, pairs: self.pairs() }
     }
 
     /// Pairs that turn with the unit's position.

@@ -1,7 +1,6 @@
 //! The Cube engine: `tether-core`'s `Engine` on any CubeCL runtime. Checks come before launches, because a launch that a device
 //! cannot do may look like one that succeeded.
 
-mod checks;
 mod launch;
 mod readback;
 mod store;
@@ -21,8 +20,8 @@ pub use store::CubeStore;
 pub use tensor::CubeTensor;
 
 use crate::kernels::{align, attend, copy, mass, moments, rotate};
-use checks::{check_slots, expect_count, query_extents};
 use launch::{array, flat, uploaded};
+use tether_core::checks::{self, PhaseExtents, QueryExtents};
 
 /// Runs `$body` with `$F` as the storage type of `$dtype`.
 macro_rules! with_storage {
@@ -83,6 +82,13 @@ pub struct CubePhases {
     unit_pairs: u32,
     token_pairs: u32,
     half: bool,
+}
+
+impl CubePhases {
+    fn extents(&self) -> PhaseExtents {
+        let pairs = (self.unit_pairs + self.token_pairs) as usize;
+        PhaseExtents { positions: self.positions, tokens: self.tokens, pairs }
+    }
 }
 
 fn add(counter: &AtomicU64, bytes: usize) {
@@ -250,20 +256,12 @@ impl<R: Runtime> Engine for Cube<R> {
         summaries: Summaries,
     ) -> Result<(), CoreError> {
         let spec = store.spec;
-        check_slots(spec.slots, slots)?;
-        for (what, tensor, dim) in [("k", k, spec.head_dim_k), ("v", v, spec.head_dim_v)] {
-            if tensor.dtype != spec.dtype {
-                return Err(CoreError::DTypeMismatch { what, expected: spec.dtype, got: tensor.dtype });
-            }
-            let sequences = if let [s, _, _, _] = *tensor.shape() { s.max(1) } else { 1 };
-            let tokens = slots.len() * spec.tokens_per_unit / sequences;
-            let expected = [sequences, tokens, spec.kv_heads, dim];
-            let shape = tensor.shape();
-            let fits = shape == expected || (sequences == 1 && shape == &expected[1..]);
-            if !fits || tokens * sequences != slots.len() * spec.tokens_per_unit {
-                return Err(CoreError::ShapeMismatch { what, expected: expected.into(), got: shape.into() });
-            }
-        }
+        checks::slots(spec.slots, slots)?;
+        checks::written(
+            &spec,
+            slots.len(),
+            [("k", k.shape(), k.dtype, spec.head_dim_k), ("v", v.shape(), v.dtype, spec.head_dim_v)],
+        )?;
         if slots.is_empty() {
             return Ok(());
         }
@@ -306,9 +304,9 @@ impl<R: Runtime> Engine for Cube<R> {
         candidates: &[Vec<SlotId>],
     ) -> Result<CubeTensor, CoreError> {
         let spec = &store.spec;
-        let (sequences, tokens, heads) = query_extents(q, spec.head_dim_k, spec.kv_heads)?;
-        expect_count("candidate lists", sequences, candidates.len())?;
-        check_slots(spec.slots, candidates.iter().flatten())?;
+        let QueryExtents { sequences, tokens, heads } = checks::query(spec, q.shape())?;
+        checks::count("candidate lists", sequences, candidates.len())?;
+        checks::slots(spec.slots, candidates.iter().flatten())?;
         self.require(q.dtype)?;
         let total: usize = candidates.iter().map(Vec::len).sum();
         let handle = self.client.empty(total.max(1) * size_of::<f32>());
@@ -350,7 +348,7 @@ impl<R: Runtime> Engine for Cube<R> {
     }
 
     fn align(&self, store: &mut CubeStore, tau: f32, jobs: &[AlignJob]) -> Result<(), CoreError> {
-        check_slots(store.spec.slots, jobs.iter().flat_map(|j| j.slots.iter().chain(&j.trusted)))?;
+        checks::slots(store.spec.slots, jobs.iter().flat_map(|j| j.slots.iter().chain(&j.trusted)))?;
         let jobs: Vec<&AlignJob> =
             jobs.iter().filter(|j| !j.slots.is_empty() && !j.trusted.is_empty()).collect();
         if jobs.is_empty() {
@@ -425,33 +423,11 @@ impl<R: Runtime> Engine for Cube<R> {
         out: &mut CubeTensor,
     ) -> Result<(), CoreError> {
         let spec = &store.spec;
-        let (sequences, tokens, heads) = query_extents(q, spec.head_dim_k, spec.kv_heads)?;
-        expect_count("attention tables", sequences, tables.len())?;
-        for table in tables {
-            check_slots(spec.slots, table.slots)?;
-            expect_count("positions of a table", table.slots.len(), table.positions.len())?;
-            if table.slots.is_empty() {
-                return Err(CoreError::Count { what: "slots to attend to", expected: 1, got: 0 });
-            }
-            if let Some(phases) = phases {
-                let last_query = table.query_position as usize + tokens.div_ceil(spec.tokens_per_unit) - 1;
-                self.check_phases(
-                    phases,
-                    spec,
-                    table.positions.iter().map(|&p| p as usize).chain([last_query]),
-                )?;
-            }
-        }
-        let mut expected = q.shape.clone();
-        if let Some(last) = expected.last_mut() {
-            *last = spec.head_dim_v;
-        }
-        if out.shape != expected {
-            let (expected, got) = (expected.as_slice().into(), out.shape().into());
-            return Err(CoreError::ShapeMismatch { what: "out", expected, got });
-        }
-        if out.dtype != DType::F32 {
-            return Err(CoreError::DTypeMismatch { what: "out", expected: DType::F32, got: out.dtype });
+        let into = (out.shape(), out.dtype);
+        let QueryExtents { sequences, tokens, heads } =
+            checks::attention(spec, q.shape(), tables, phases.map(CubePhases::extents), into)?;
+        if let Some(phases) = phases {
+            self.require_whole_heads(phases, spec)?;
         }
         self.require(q.dtype)?;
         let widest = spec.head_dim_k + spec.head_dim_v;
@@ -496,10 +472,11 @@ impl<R: Runtime> Engine for Cube<R> {
         slots: &[SlotId],
         rotation: Option<(&CubePhases, &[u32])>,
     ) -> Result<CubeTensor, CoreError> {
-        check_slots(store.spec.slots, slots)?;
+        checks::slots(store.spec.slots, slots)?;
         if let Some((phases, positions)) = rotation {
-            expect_count("positions", slots.len(), positions.len())?;
-            self.check_phases(phases, &store.spec, positions.iter().map(|&p| p as usize))?;
+            checks::count("positions", slots.len(), positions.len())?;
+            checks::phases(&store.spec, phases.extents(), positions.iter().map(|&p| p as usize))?;
+            self.require_whole_heads(phases, &store.spec)?;
         }
         let out = match side {
             Side::Keys => self.gather_keys(store, slots, rotation)?,
@@ -510,7 +487,7 @@ impl<R: Runtime> Engine for Cube<R> {
     }
 
     fn moments(&self, store: &CubeStore, side: Side, slots: &[SlotId]) -> Result<CubeTensor, CoreError> {
-        check_slots(store.spec.slots, slots)?;
+        checks::slots(store.spec.slots, slots)?;
         let buffers = store.side(side);
         let shape = [slots.len(), 2, buffers.channels];
         let len: usize = shape.iter().product();
@@ -531,22 +508,12 @@ impl<R: Runtime> Engine for Cube<R> {
 }
 
 impl<R: Runtime> Cube<R> {
-    fn check_phases(
-        &self,
-        phases: &CubePhases,
-        spec: &StoreSpec,
-        positions: impl IntoIterator<Item = usize>,
-    ) -> Result<(), CoreError> {
-        expect_count("tokens of the phase table", spec.tokens_per_unit, phases.tokens)?;
-        let pairs = (phases.unit_pairs + phases.token_pairs) as usize;
-        expect_count("pairs of a head", spec.head_dim_k / 2, pairs)?;
-        if !spec.head_dim_k.is_multiple_of(2) {
-            return Err(CoreError::Unsupported { engine: self.name, feature: "rotated heads of odd size" });
+    /// Kernels rotate all of a head or none of it.
+    fn require_whole_heads(&self, phases: &CubePhases, spec: &StoreSpec) -> Result<(), CoreError> {
+        if 2 * phases.extents().pairs == spec.head_dim_k {
+            return Ok(());
         }
-        match positions.into_iter().find(|&p| p >= phases.positions) {
-            Some(position) => Err(CoreError::PositionOutOfTable { position, positions: phases.positions }),
-            None => Ok(()),
-        }
+        Err(CoreError::Unsupported { engine: self.name, feature: "heads that are rotated in part" })
     }
 
     fn gather_plain(&self, store: &CubeStore, side: Side, slots: &[SlotId]) -> CubeTensor {

@@ -168,11 +168,11 @@ fn run(case: &Case) -> u64 {
     case.chunks
 }
 
-/// 500 cases of 2 to 39 chunks, each with up to three noisy passes and a clean one: more than 10 000 chunk steps.
+/// 580 cases of 2 to 39 chunks, each with up to two noisy passes and a clean one: nearly 12 000 chunk steps.
 #[test]
 fn agrees_with_a_cache_that_copies_frames() {
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases: 520,
+        cases: 580,
         source_file: Some(file!()),
         ..ProptestConfig::default()
     });

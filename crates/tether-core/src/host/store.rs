@@ -157,25 +157,10 @@ impl HostStore {
         self.side_mut(side).moments[slot.index() * 2 * channels..][..2 * channels].split_at_mut(channels)
     }
 
-    pub(super) fn check_slots(&self, slots: &[SlotId]) -> Result<(), CoreError> {
-        match slots.iter().find(|s| s.index() >= self.spec.slots) {
-            Some(&slot) => Err(CoreError::NoSuchSlot { slot, slots: self.spec.slots }),
-            None => Ok(()),
-        }
-    }
-
     pub(super) fn head_dim(&self, side: Side) -> usize {
         match side {
             Side::Keys => self.spec.head_dim_k,
             Side::Values => self.spec.head_dim_v,
-        }
-    }
-
-    pub(super) fn check_dtype(&self, what: &'static str, got: DType) -> Result<(), CoreError> {
-        if got == self.spec.dtype {
-            Ok(())
-        } else {
-            Err(CoreError::DTypeMismatch { what, expected: self.spec.dtype, got })
         }
     }
 }

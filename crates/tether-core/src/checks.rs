@@ -1,0 +1,150 @@
+//! What every engine checks before it does anything, on shapes alone.
+
+use crate::{AttendTable, CoreError, DType, Shape, SlotId, StoreSpec};
+
+/// Extents of a query tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueryExtents {
+    /// Sequences.
+    pub sequences: usize,
+    /// Tokens of a sequence.
+    pub tokens: usize,
+    /// Query heads, a multiple of the store's key heads.
+    pub heads: usize,
+}
+
+/// Extents of a phase table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PhaseExtents {
+    /// Unit positions.
+    pub positions: usize,
+    /// Tokens of a unit.
+    pub tokens: usize,
+    /// Rotated pairs of a head.
+    pub pairs: usize,
+}
+
+/// Every slot lies in a store of `slots` slots.
+///
+/// # Errors
+/// [`CoreError::NoSuchSlot`] names the first that does not.
+pub fn slots<'s>(slots: usize, named: impl IntoIterator<Item = &'s SlotId>) -> Result<(), CoreError> {
+    match named.into_iter().find(|s| s.index() >= slots) {
+        Some(&slot) => Err(CoreError::NoSuchSlot { slot, slots }),
+        None => Ok(()),
+    }
+}
+
+/// Two counts agree.
+///
+/// # Errors
+/// [`CoreError::Count`].
+pub fn count(what: &'static str, expected: usize, got: usize) -> Result<(), CoreError> {
+    if expected == got { Ok(()) } else { Err(CoreError::Count { what, expected, got }) }
+}
+
+/// K and V, each as `(name, shape, dtype, head_dim)`, are whole units for `units` slots: `[tokens, kv_heads, head_dim]`, or with a
+/// leading axis of sequences.
+///
+/// # Errors
+/// [`CoreError::DTypeMismatch`], [`CoreError::ShapeMismatch`].
+pub fn written(
+    spec: &StoreSpec,
+    units: usize,
+    tensors: [(&'static str, &[usize], DType, usize); 2],
+) -> Result<(), CoreError> {
+    for (what, shape, dtype, head_dim) in tensors {
+        if dtype != spec.dtype {
+            return Err(CoreError::DTypeMismatch { what, expected: spec.dtype, got: dtype });
+        }
+        let sequences = if let [sequences, _, _, _] = *shape { sequences.max(1) } else { 1 };
+        let tokens = units * spec.tokens_per_unit;
+        let expected = [sequences, tokens / sequences, spec.kv_heads, head_dim];
+        let fits = shape == expected || (sequences == 1 && shape == &expected[1..]);
+        if !fits || !tokens.is_multiple_of(sequences) {
+            let expected = if sequences == 1 { expected[1..].into() } else { expected.into() };
+            return Err(CoreError::ShapeMismatch { what, expected, got: shape.into() });
+        }
+    }
+    Ok(())
+}
+
+/// `[tokens, heads, head_dim_k]` or `[sequences, tokens, heads, head_dim_k]`.
+///
+/// # Errors
+/// [`CoreError::ShapeMismatch`], [`CoreError::Geometry`] for heads that do not group evenly over the store's.
+pub fn query(spec: &StoreSpec, shape: &[usize]) -> Result<QueryExtents, CoreError> {
+    let (sequences, tokens, heads) = match *shape {
+        [tokens, heads, dim] if dim == spec.head_dim_k => (1, tokens, heads),
+        [sequences, tokens, heads, dim] if dim == spec.head_dim_k => (sequences, tokens, heads),
+        _ => {
+            let expected = [0, spec.kv_heads, spec.head_dim_k].into();
+            return Err(CoreError::ShapeMismatch { what: "q", expected, got: shape.into() });
+        }
+    };
+    if heads == 0 || !heads.is_multiple_of(spec.kv_heads) {
+        let requirement = "must be a multiple of kv_heads";
+        return Err(CoreError::Geometry { field: "query_heads", value: heads, requirement });
+    }
+    Ok(QueryExtents { sequences, tokens, heads })
+}
+
+/// A phase table suits the store, and `positions` lie in it.
+///
+/// # Errors
+/// [`CoreError::Count`], [`CoreError::PositionOutOfTable`].
+pub fn phases(
+    spec: &StoreSpec,
+    table: PhaseExtents,
+    positions: impl IntoIterator<Item = usize>,
+) -> Result<(), CoreError> {
+    count("tokens of the phase table", spec.tokens_per_unit, table.tokens)?;
+    if 2 * table.pairs > spec.head_dim_k {
+        return count("pairs of a head", spec.head_dim_k / 2, table.pairs);
+    }
+    match positions.into_iter().find(|&p| p >= table.positions) {
+        Some(position) => Err(CoreError::PositionOutOfTable { position, positions: table.positions }),
+        None => Ok(()),
+    }
+}
+
+/// The arguments of an attention: queries of shape `q` over `tables`, into an `out` of that shape and dtype.
+///
+/// # Errors
+/// Those of the other checks; [`CoreError::Count`] for a table without slots, [`CoreError::DTypeMismatch`] for an `out` that is not
+/// `f32`.
+pub fn attention(
+    spec: &StoreSpec,
+    q: &[usize],
+    tables: &[AttendTable<'_>],
+    table_phases: Option<PhaseExtents>,
+    (out, out_dtype): (&[usize], DType),
+) -> Result<QueryExtents, CoreError> {
+    let extents = query(spec, q)?;
+    count("attention tables", extents.sequences, tables.len())?;
+    for table in tables {
+        slots(spec.slots, table.slots)?;
+        count("positions of a table", table.slots.len(), table.positions.len())?;
+        if table.slots.is_empty() {
+            return Err(CoreError::Count { what: "slots to attend to", expected: 1, got: 0 });
+        }
+        if let Some(extents_of_phases) = table_phases {
+            let query_units = extents.tokens.div_ceil(spec.tokens_per_unit);
+            let last_query = (table.query_position as usize + query_units).saturating_sub(1);
+            let positions = table.positions.iter().map(|&p| p as usize).chain([last_query]);
+            phases(spec, extents_of_phases, positions)?;
+        }
+    }
+    let mut expected = Shape::from_slice(q);
+    if let Some(last) = expected.last_mut() {
+        *last = spec.head_dim_v;
+    }
+    if out != expected.as_slice() {
+        let expected = expected.as_slice().into();
+        return Err(CoreError::ShapeMismatch { what: "out", expected, got: out.into() });
+    }
+    if out_dtype != DType::F32 {
+        return Err(CoreError::DTypeMismatch { what: "out", expected: DType::F32, got: out_dtype });
+    }
+    Ok(extents)
+}
