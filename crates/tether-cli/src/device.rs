@@ -6,8 +6,8 @@ use tethercache::core::Host;
 
 use crate::artefacts::Run;
 use crate::cli::Device;
-use crate::commands::video::{self, Rollout};
 use crate::exit::Usage;
+use crate::rollout::{self, Rollout};
 
 /// Refuses a device that this build has no engine for, before any work is done.
 pub(crate) fn check(device: Device) -> Result<()> {
@@ -29,16 +29,16 @@ fn absent(device: Device) -> Usage {
 }
 
 /// Makes one video with its cache on `device`.
-pub(crate) fn roll_out(device: Device, rollout: &Rollout<'_>) -> Result<Run> {
+pub(crate) fn roll_out(device: Device, video: &Rollout<'_>) -> Result<Run> {
     match device {
-        Device::Host => video::roll_out(rollout, Host::new()),
+        Device::Host => rollout::roll_out(video, Host::new()),
         #[cfg(feature = "cuda")]
-        Device::Cuda => video::roll_out(rollout, tethercache::kernels::cuda()?),
+        Device::Cuda => rollout::roll_out(video, tethercache::kernels::cuda()?),
         #[cfg(feature = "rocm")]
-        Device::Rocm => video::roll_out(rollout, tethercache::kernels::rocm()?),
+        Device::Rocm => rollout::roll_out(video, tethercache::kernels::rocm()?),
         #[cfg(feature = "wgpu")]
         Device::Vulkan | Device::Metal | Device::Wgpu => {
-            video::roll_out(rollout, tethercache::kernels::wgpu()?)
+            rollout::roll_out(video, tethercache::kernels::wgpu()?)
         }
         #[allow(unreachable_patterns, reason = "which devices are left depends on the features")]
         other => Err(absent(other).into()),

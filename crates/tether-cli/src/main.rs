@@ -6,6 +6,7 @@ mod cli;
 mod commands;
 mod device;
 mod exit;
+mod rollout;
 mod trace;
 
 use std::process::ExitCode;

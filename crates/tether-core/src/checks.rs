@@ -1,6 +1,6 @@
 //! What every engine checks before it does anything, on shapes alone.
 
-use crate::{AttendTable, CoreError, DType, Shape, SlotId, StoreSpec};
+use crate::{AttendTable, CoreError, DType, PhaseExtents, Shape, SlotId, StoreSpec};
 
 /// Extents of a query tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,17 +11,6 @@ pub struct QueryExtents {
     pub tokens: usize,
     /// Query heads, a multiple of the store's key heads.
     pub heads: usize,
-}
-
-/// Extents of a phase table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PhaseExtents {
-    /// Unit positions.
-    pub positions: usize,
-    /// Tokens of a unit.
-    pub tokens: usize,
-    /// Rotated pairs of a head.
-    pub pairs: usize,
 }
 
 /// Every slot lies in a store of `slots` slots.

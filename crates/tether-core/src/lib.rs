@@ -23,7 +23,7 @@ pub use geometry::Geometry;
 pub use host::Host;
 pub use id::{ChunkIndex, LayerId, SlotId, UnitIndex};
 pub use moments::{Moments, MomentsView};
-pub use phase::PhaseTable;
+pub use phase::{PhaseExtents, PhaseTable};
 pub use plan::{AlignJob, CommitPlan, Edit, Member, MemoryPlan};
 pub use region::Region;
 pub use rope_kind::{Pairing, RopeKind};

@@ -1,7 +1,17 @@
 //! Phase tables: the cosines and sines by which queries and keys are rotated when they are read.
 
-use crate::checks::PhaseExtents;
 use crate::{CoreError, Pairing};
+
+/// Extents of a phase table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PhaseExtents {
+    /// Unit positions.
+    pub positions: usize,
+    /// Tokens of a unit.
+    pub tokens: usize,
+    /// Rotated pairs of a head.
+    pub pairs: usize,
+}
 
 /// Cosines and sines of a rotary embedding over units of `tokens` tokens, at unit positions `0..positions`.
 ///

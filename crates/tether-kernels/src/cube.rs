@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cubecl::prelude::*;
 use half::{bf16, f16};
 use tether_core::{
-    AlignJob, AttendTable, ChannelAlignment, CoreError, DType, Engine, HostTensor, Pairing, PhaseTable, Side,
-    SlotId, StoreSpec, Summaries, Traffic,
+    AlignJob, AttendTable, ChannelAlignment, CoreError, DType, Engine, HostTensor, Pairing, PhaseExtents,
+    PhaseTable, Side, SlotId, StoreSpec, Summaries, Traffic,
 };
 
 pub use readback::CubeReadback;
@@ -21,7 +21,7 @@ pub use tensor::CubeTensor;
 
 use crate::kernels::{align, attend, copy, mass, moments, rotate};
 use launch::{array, flat, uploaded};
-use tether_core::checks::{self, PhaseExtents, QueryExtents};
+use tether_core::checks::{self, QueryExtents};
 
 /// Runs `$body` with `$F` as the storage type of `$dtype`.
 macro_rules! with_storage {

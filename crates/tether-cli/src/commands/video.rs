@@ -7,28 +7,20 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tether_models::{
-    CachedPass, ChunkAttention, FRAME_SIZE, Frame, Scene, Schedule, TinyVideo, VideoSession, chunk_noise,
-    frame_metrics, segment_scores,
-};
-use tethercache::core::Engine;
+use tether_models::{Scene, Schedule, TinyVideo};
 use tethercache::layout::Extent;
 use tethercache::{Recipe, catalogue};
 
 use crate::artefacts::{
-    ArtefactFiles, CacheBytes, Experiment, GifOptions, RecipeSummary, Rgb8Frame, Run, Segment, Series,
-    Timing, default_sheet_frames, summary_table, write_gif, write_plot, write_report_json, write_report_md,
-    write_sheet,
+    ArtefactFiles, Experiment, GifOptions, RecipeSummary, Run, default_sheet_frames, summary_table,
+    write_gif, write_plot, write_report_json, write_report_md, write_sheet,
 };
 use crate::budget::{CHUNK, fitted};
 use crate::cli::VideoArgs;
 use crate::device;
 use crate::exit::Usage;
+use crate::rollout::{GIVEN, Rollout, SEGMENTS, picture};
 
-/// Real frames at the start: the model continues, it does not begin.
-const GIVEN: usize = 9;
-/// Equal parts of what is generated, each scored by itself.
-const SEGMENTS: usize = 4;
 /// Scenes that get an animation and rows of the contact sheet; the statistics use all of them.
 const SHOWN: usize = 2;
 
@@ -167,83 +159,6 @@ fn roll_out_all(
     bar.finish_and_clear();
     let results = results.into_iter().filter_map(|r| r.into_inner().unwrap_or_else(|e| e.into_inner()));
     results.collect()
-}
-
-/// One recipe on one scene.
-#[derive(Clone, Copy)]
-pub(crate) struct Rollout<'a> {
-    args: &'a VideoArgs,
-    model: &'a TinyVideo,
-    schedule: &'a Schedule,
-    scene: (usize, &'a Scene),
-    recipe: &'a Recipe,
-    bar: &'a ProgressBar,
-}
-
-/// Makes the video with its cache on `engine`.
-pub(crate) fn roll_out<E: Engine>(rollout: &Rollout<'_>, engine: E) -> Result<Run>
-where
-    for<'c> CachedPass<'c, E>: ChunkAttention<Error = tethercache::Error>,
-{
-    let &Rollout { args, model, schedule, scene: (index, scene), recipe, bar } = rollout;
-    let mut session = VideoSession::new(model, recipe.clone(), schedule.clone(), engine)?;
-    let mut frames: Vec<Frame> = (0..GIVEN).map(|t| scene.render(t as f32)).collect();
-    for given in frames.chunks(CHUNK) {
-        session.give(given)?;
-        bar.inc(1);
-    }
-    let given = session.timing();
-    let mut noise = vec![0.0; model.config().chunk_values()];
-    for chunk in GIVEN / CHUNK..args.frames / CHUNK {
-        chunk_noise(args.seed, index as u64, chunk as u64, &mut noise);
-        frames.extend(session.generate(&noise)?);
-        bar.inc(1);
-    }
-    let timing = session.timing();
-    let chunks = timing.chunks - given.chunks;
-    let per_chunk = |total: std::time::Duration, before: std::time::Duration| {
-        (total - before).as_secs_f64() * 1e3 / f64::from(chunks.max(1))
-    };
-    let metrics = frame_metrics(scene, &frames)?;
-    let segments = segment_scores(&metrics, GIVEN, SEGMENTS)?;
-    let peak = session.peak();
-    Ok(Run {
-        recipe: recipe.name.clone(),
-        scene: index,
-        frames: frames.iter().map(picture).collect(),
-        segments: segments
-            .iter()
-            .map(|s| Segment {
-                start: s.start,
-                end: s.end,
-                bg_psnr: s.bg_psnr,
-                ident: s.ident,
-                colour: s.colour,
-                sat: s.sat,
-                motion_ratio: s.motion_ratio,
-                quality: s.quality,
-            })
-            .collect(),
-        series: Series {
-            bg_psnr: metrics.bg_psnr,
-            ident: metrics.ident,
-            colour: metrics.colour,
-            sat: metrics.sat,
-            motion: metrics.motion,
-            motion_real: metrics.motion_real,
-        },
-        cache: CacheBytes { peak: peak.resident, window: peak.window, full_history: peak.full_history },
-        timing: Timing {
-            chunks: chunks as usize,
-            model_ms_per_chunk: per_chunk(timing.model, given.model),
-            cache_ms_per_chunk: per_chunk(timing.cache + timing.transfer, given.cache + given.transfer),
-            attention_ms_per_chunk: per_chunk(timing.attention, given.attention),
-        },
-    })
-}
-
-fn picture(frame: &Frame) -> Rgb8Frame {
-    Rgb8Frame { width: FRAME_SIZE, height: FRAME_SIZE, rgb: frame.to_rgb8() }
 }
 
 fn write_artefacts(args: &VideoArgs, experiment: &Experiment) -> Result<()> {
