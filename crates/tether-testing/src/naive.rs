@@ -143,12 +143,12 @@ impl NaiveCache {
         let (mean, m2) = token_moments(tokens, channels);
         let (target_mean, target_m2) = token_moments(trusted, channels);
         let sd = |m2: f64, len: usize| (m2 / (len / channels) as f64).sqrt().max(1e-6);
-        let own = tokens.to_vec();
+        let len = tokens.len();
         for (i, x) in tokens.iter_mut().enumerate() {
             let c = i % channels;
-            let z = (f64::from(own[i]) - mean[c]) / sd(m2[c], own.len());
+            let z = (f64::from(*x) - mean[c]) / sd(m2[c], len);
             let pulled = z * sd(target_m2[c], trusted.len()) + target_mean[c];
-            *x = ((1.0 - tau) * f64::from(own[i]) + tau * pulled) as f32;
+            *x = ((1.0 - tau) * f64::from(*x) + tau * pulled) as f32;
         }
     }
 
