@@ -54,7 +54,7 @@ mod tests {
             published,
             description: None,
             folder: name.to_owned(),
-            library: None,
+            lib_target: None,
             dependencies: dependencies
                 .iter()
                 .map(|&(name, dev)| Dependency { name: name.to_owned(), dev })

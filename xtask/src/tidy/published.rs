@@ -22,7 +22,7 @@ fn check_package(package: &Package, read: impl Fn(&str) -> Option<String>) -> Ve
     if package.description.as_deref().is_none_or(|text| text.trim().is_empty()) {
         problems.push(format!("{}: a published crate has a `description`", package.manifest()));
     }
-    if let Some(library) = &package.library
+    if let Some(library) = &package.lib_target
         && !read(library).is_some_and(|source| source.lines().any(|line| line.trim() == README_DOC))
     {
         problems.push(format!("{library}: a published crate's front page is its README: {README_DOC}"));
@@ -40,7 +40,7 @@ mod tests {
             published: true,
             description: description.map(str::to_owned),
             folder: "crates/a".to_owned(),
-            library: Some("crates/a/src/lib.rs".to_owned()),
+            lib_target: Some("crates/a/src/lib.rs".to_owned()),
             dependencies: Vec::new(),
         }
     }

@@ -20,7 +20,7 @@ pub(crate) struct Package {
     /// Folder, relative to the workspace.
     pub(crate) folder: String,
     /// Root file of its library, relative to the workspace.
-    pub(crate) library: Option<String>,
+    pub(crate) lib_target: Option<String>,
     pub(crate) dependencies: Vec<Dependency>,
 }
 
@@ -67,7 +67,7 @@ impl Package {
 
     fn from_metadata(package: &Value, root: &str) -> Result<Self> {
         let folder = relative(string(package, "manifest_path")?, root).trim_end_matches("Cargo.toml");
-        let library = array(package, "targets")?
+        let lib_target = array(package, "targets")?
             .iter()
             .find(|target| {
                 target["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "lib"))
@@ -80,7 +80,7 @@ impl Package {
             published: package["publish"].as_array().is_none_or(|registries| !registries.is_empty()),
             description: package["description"].as_str().map(str::to_owned),
             folder: folder.trim_end_matches('/').to_owned(),
-            library,
+            lib_target,
             dependencies: array(package, "dependencies")?
                 .iter()
                 .map(|dependency| {
@@ -129,12 +129,12 @@ mod tests {
         assert!(a.published);
         assert_eq!(a.description.as_deref(), Some("First"));
         assert_eq!(a.manifest(), "crates/a/Cargo.toml");
-        assert_eq!(a.library.as_deref(), Some("crates/a/src/lib.rs"));
+        assert_eq!(a.lib_target.as_deref(), Some("crates/a/src/lib.rs"));
         assert_eq!(a.inherited().collect::<Vec<_>>(), ["b", "d"]);
 
         let b = workspace.package("b").unwrap();
         assert!(!b.published);
-        assert_eq!((&b.description, &b.library), (&None, &None));
+        assert_eq!((&b.description, &b.lib_target), (&None, &None));
         assert!(workspace.package("c").is_none());
     }
 
