@@ -9,15 +9,17 @@ use crate::exit::Usage;
 /// Frames of a chunk.
 pub(crate) const CHUNK: usize = 3;
 
+/// True when one of `overrides` (`key=value`) sets `key`.
+pub(crate) fn is_set(overrides: &[String], key: &str) -> bool {
+    overrides.iter().any(|o| o.split_once('=').is_some_and(|(k, _)| k.trim() == key))
+}
+
 /// The recipe `name` with a window of `budget` frames: 3 sink frames where it has a sink, what is left shared between memory and
 /// recent frames where it has a memory (9 and 9 of 21), then `overrides`. A region that is overridden leaves the rest to memory, or to
 /// the recent region where there is none.
 pub(crate) fn fitted(name: &str, budget: usize, overrides: &[String]) -> Result<Recipe> {
     let base = Recipe::named(name)?;
     let chosen = base.with_overrides(overrides)?;
-    let is_set = |key: &str| {
-        overrides.iter().any(|o| o.split_once('=').is_some_and(|(k, _)| k.trim() == format!("layout.{key}")))
-    };
     let has_memory = base.layout.memory > 0;
     let RegionSpec { sink, memory, recent, .. } = chosen.layout;
     let Extent::Units(recent) = recent else {
@@ -25,7 +27,7 @@ pub(crate) fn fitted(name: &str, budget: usize, overrides: &[String]) -> Result<
     };
     let room = budget.checked_sub(sink).ok_or_else(|| too_small(name, budget))?;
     let shared = room / 2 / CHUNK * CHUNK;
-    let (memory, recent) = match (is_set("memory"), is_set("recent")) {
+    let (memory, recent) = match (is_set(overrides, "layout.memory"), is_set(overrides, "layout.recent")) {
         (true, true) => (memory, recent),
         (true, false) => (memory, room.checked_sub(memory).ok_or_else(|| too_small(name, budget))?),
         (false, true) if has_memory => {

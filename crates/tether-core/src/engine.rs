@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use crate::{AlignJob, CoreError, DType, HostTensor, PhaseTable, SlotId};
+use crate::{AlignJob, CoreError, DType, HostTensor, PhaseTable, SlotId, Traffic};
 
 /// Size and type of one layer's store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,35 +48,6 @@ pub struct AttendTable<'a> {
     pub positions: &'a [u32],
     /// Position of the first query unit; the following ones count up.
     pub query_position: u32,
-}
-
-/// Bytes that an engine has moved since it was made, by what for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Traffic {
-    /// K and V written from the caller's tensors.
-    pub written: u64,
-    /// K and V rewritten in place by edits.
-    pub edited: u64,
-    /// K and V copied out by [`Engine::gather`].
-    pub gathered: u64,
-    /// K and V copied because a store had to grow.
-    pub grown: u64,
-    /// Bytes that travelled from the device to the host.
-    pub read_back: u64,
-}
-
-impl Traffic {
-    /// What was moved since `earlier`.
-    #[must_use]
-    pub fn since(&self, earlier: &Self) -> Self {
-        Self {
-            written: self.written - earlier.written,
-            edited: self.edited - earlier.edited,
-            gathered: self.gathered - earlier.gathered,
-            grown: self.grown - earlier.grown,
-            read_back: self.read_back - earlier.read_back,
-        }
-    }
 }
 
 /// Device results on their way to the host.

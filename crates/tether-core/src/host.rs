@@ -7,8 +7,6 @@ mod mass;
 mod matmul;
 mod store;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use rayon::prelude::*;
 
 pub use exp::exp;
@@ -17,8 +15,11 @@ pub use matmul::{MatRef, matmul};
 pub use store::HostStore;
 
 use crate::checks::{self, QueryExtents};
-use crate::engine::{AttendTable, Readback, Side, StoreSpec, Summaries, Traffic};
-use crate::{AlignJob, CoreError, DType, Engine, HostTensor, Moments, PhaseTable, SlotId, TensorData};
+use crate::engine::{AttendTable, Readback, Side, StoreSpec, Summaries};
+use crate::{
+    AlignJob, CoreError, DType, Engine, HostTensor, Moments, PhaseTable, SlotId, TensorData, Traffic,
+    TrafficCounters,
+};
 
 /// Keys, values and attention in host memory.
 ///
@@ -26,16 +27,7 @@ use crate::{AlignJob, CoreError, DType, Engine, HostTensor, Moments, PhaseTable,
 #[derive(Debug, Default)]
 pub struct Host {
     parallel: bool,
-    traffic: Counters,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    written: AtomicU64,
-    edited: AtomicU64,
-    gathered: AtomicU64,
-    grown: AtomicU64,
-    read_back: AtomicU64,
+    traffic: TrafficCounters,
 }
 
 impl Host {
@@ -60,10 +52,6 @@ impl Readback for Ready {
     }
 }
 
-fn add(counter: &AtomicU64, bytes: usize) {
-    counter.fetch_add(bytes as u64, Ordering::Relaxed);
-}
-
 impl Engine for Host {
     type Tensor = HostTensor;
     type Store = HostStore;
@@ -75,14 +63,7 @@ impl Engine for Host {
     }
 
     fn traffic(&self) -> Traffic {
-        let t = &self.traffic;
-        Traffic {
-            written: t.written.load(Ordering::Relaxed),
-            edited: t.edited.load(Ordering::Relaxed),
-            gathered: t.gathered.load(Ordering::Relaxed),
-            grown: t.grown.load(Ordering::Relaxed),
-            read_back: t.read_back.load(Ordering::Relaxed),
-        }
+        self.traffic.snapshot()
     }
 
     fn describe<'t>(&self, tensor: &'t HostTensor) -> (&'t [usize], DType) {
@@ -94,8 +75,8 @@ impl Engine for Host {
     }
 
     fn read(&self, tensors: &[&HostTensor]) -> Result<Ready, CoreError> {
-        let bytes = tensors.iter().map(|t| t.data().as_bytes().len()).sum();
-        add(&self.traffic.read_back, bytes);
+        let bytes: usize = tensors.iter().map(|t| t.data().as_bytes().len()).sum();
+        self.traffic.add(Traffic { read_back: bytes as u64, ..Traffic::default() });
         Ok(Ready(tensors.iter().map(|&t| t.clone()).collect()))
     }
 
@@ -117,7 +98,7 @@ impl Engine for Host {
     fn grow_store(&self, store: &mut HostStore, slots: usize) -> Result<(), CoreError> {
         if slots > store.spec.slots {
             let copied = store.grow(slots)?;
-            self.traffic.grown.fetch_add(copied, Ordering::Relaxed);
+            self.traffic.add(Traffic { grown: copied, ..Traffic::default() });
         }
         Ok(())
     }
@@ -170,7 +151,10 @@ impl Engine for Host {
                 }
             }
         }
-        add(&self.traffic.written, k.data().as_bytes().len() + v.data().as_bytes().len());
+        self.traffic.add(Traffic {
+            written: (k.data().as_bytes().len() + v.data().as_bytes().len()) as u64,
+            ..Traffic::default()
+        });
         Ok(())
     }
 
@@ -198,7 +182,7 @@ impl Engine for Host {
     fn align(&self, store: &mut HostStore, tau: f32, jobs: &[AlignJob]) -> Result<(), CoreError> {
         checks::slots(store.spec.slots, jobs.iter().flat_map(|j| j.slots.iter().chain(&j.trusted)))?;
         for unit in align::edited_units(store, tau, jobs)? {
-            add(&self.traffic.edited, unit.apply(store));
+            self.traffic.add(Traffic { edited: unit.apply(store) as u64, ..Traffic::default() });
         }
         Ok(())
     }
@@ -295,7 +279,7 @@ impl Engine for Host {
                 _ => store.read_unit(side, slot, &mut data, i),
             }
         }
-        add(&self.traffic.gathered, data.as_bytes().len());
+        self.traffic.add(Traffic { gathered: data.as_bytes().len() as u64, ..Traffic::default() });
         HostTensor::new(&shape, data)
     }
 

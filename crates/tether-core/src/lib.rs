@@ -14,10 +14,11 @@ mod plan;
 mod region;
 mod rope_kind;
 mod tensor;
+mod traffic;
 
 pub use alignment::ChannelAlignment;
 pub use dtype::DType;
-pub use engine::{AttendTable, Engine, Readback, Side, StoreSpec, Summaries, Traffic};
+pub use engine::{AttendTable, Engine, Readback, Side, StoreSpec, Summaries};
 pub use error::CoreError;
 pub use geometry::Geometry;
 pub use host::Host;
@@ -28,3 +29,4 @@ pub use plan::{AlignJob, CommitPlan, Edit, Member, MemoryPlan};
 pub use region::Region;
 pub use rope_kind::{Pairing, RopeKind};
 pub use tensor::{HostTensor, Shape, TensorData};
+pub use traffic::{Traffic, TrafficCounters};

@@ -6,13 +6,12 @@ mod readback;
 mod store;
 mod tensor;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use cubecl::prelude::*;
 use half::{bf16, f16};
+use tether_core::checks::{self, QueryExtents};
 use tether_core::{
     AlignJob, AttendTable, ChannelAlignment, CoreError, DType, Engine, HostTensor, Pairing, PhaseExtents,
-    PhaseTable, Side, SlotId, StoreSpec, Summaries, Traffic,
+    PhaseTable, Side, SlotId, StoreSpec, Summaries, Traffic, TrafficCounters,
 };
 
 pub use readback::CubeReadback;
@@ -21,7 +20,6 @@ pub use tensor::CubeTensor;
 
 use crate::kernels::{align, attend, copy, mass, moments, rotate};
 use launch::{array, flat, uploaded};
-use tether_core::checks::{self, QueryExtents};
 
 /// Runs `$body` with `$F` as the storage type of `$dtype`.
 macro_rules! with_storage {
@@ -49,7 +47,7 @@ macro_rules! with_storage {
 pub struct Cube<R: Runtime> {
     client: ComputeClient<R>,
     name: &'static str,
-    traffic: Counters,
+    traffic: TrafficCounters,
 }
 
 impl<R: Runtime> std::fmt::Debug for Cube<R> {
@@ -59,15 +57,6 @@ impl<R: Runtime> std::fmt::Debug for Cube<R> {
             .field("traffic", &self.traffic)
             .finish_non_exhaustive()
     }
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    written: AtomicU64,
-    edited: AtomicU64,
-    gathered: AtomicU64,
-    grown: AtomicU64,
-    read_back: AtomicU64,
 }
 
 /// A phase table on the device.
@@ -91,15 +80,11 @@ impl CubePhases {
     }
 }
 
-fn add(counter: &AtomicU64, bytes: usize) {
-    counter.fetch_add(bytes as u64, Ordering::Relaxed);
-}
-
 impl<R: Runtime> Cube<R> {
     /// An engine on the device behind `client`.
     pub fn new(client: ComputeClient<R>) -> Self {
         let name = R::name(&client);
-        Self { client, name, traffic: Counters::default() }
+        Self { client, name, traffic: TrafficCounters::default() }
     }
 
     /// The device's client, for callers with kernels of their own on the same queue.
@@ -152,14 +137,7 @@ impl<R: Runtime> Engine for Cube<R> {
     }
 
     fn traffic(&self) -> Traffic {
-        let t = &self.traffic;
-        Traffic {
-            written: t.written.load(Ordering::Relaxed),
-            edited: t.edited.load(Ordering::Relaxed),
-            gathered: t.gathered.load(Ordering::Relaxed),
-            grown: t.grown.load(Ordering::Relaxed),
-            read_back: t.read_back.load(Ordering::Relaxed),
-        }
+        self.traffic.snapshot()
     }
 
     fn describe<'t>(&self, tensor: &'t CubeTensor) -> (&'t [usize], DType) {
@@ -176,7 +154,10 @@ impl<R: Runtime> Engine for Cube<R> {
     fn read(&self, tensors: &[&CubeTensor]) -> Result<CubeReadback, CoreError> {
         let handles = tensors.iter().map(|t| t.handle.clone()).collect();
         let described = tensors.iter().map(|t| (t.shape.clone(), t.dtype)).collect();
-        add(&self.traffic.read_back, tensors.iter().map(|t| t.len() * t.dtype.bytes()).sum());
+        self.traffic.add(Traffic {
+            read_back: tensors.iter().map(|t| (t.len() * t.dtype.bytes()) as u64).sum(),
+            ..Traffic::default()
+        });
         let client = self.client.clone();
         let copies = async move { client.read_async(handles).await };
         Ok(CubeReadback::queue(copies, described, self.name))
@@ -235,7 +216,10 @@ impl<R: Runtime> Engine for Cube<R> {
             let (count, dim) = flat(len);
             let (from, to) = (array(&from.moments, len), array(&to.moments, new_len));
             copy::copy_prefix::launch::<f32, R>(&self.client, count, dim, from, to);
-            add(&self.traffic.grown, store.data_len(side) * store.spec.dtype.bytes());
+            self.traffic.add(Traffic {
+                grown: (store.data_len(side) * store.spec.dtype.bytes()) as u64,
+                ..Traffic::default()
+            });
         }
         *store = grown;
         Ok(())
@@ -287,7 +271,7 @@ impl<R: Runtime> Engine for Cube<R> {
                     spec.tokens_per_unit as u32, buffers.channels as u32,
                 ));
             }
-            add(&self.traffic.written, len * spec.dtype.bytes());
+            self.traffic.add(Traffic { written: (len * spec.dtype.bytes()) as u64, ..Traffic::default() });
         }
         Ok(())
     }
@@ -409,7 +393,8 @@ impl<R: Runtime> Engine for Cube<R> {
                 channels as u32,
                 tau,
             );
-            add(&self.traffic.edited, len * store.spec.dtype.bytes());
+            self.traffic
+                .add(Traffic { edited: (len * store.spec.dtype.bytes()) as u64, ..Traffic::default() });
         }
         Ok(())
     }
@@ -482,7 +467,7 @@ impl<R: Runtime> Engine for Cube<R> {
             Side::Keys => self.gather_keys(store, slots, rotation)?,
             Side::Values => self.gather_plain(store, side, slots),
         };
-        add(&self.traffic.gathered, out.len() * out.dtype.bytes());
+        self.traffic.add(Traffic { gathered: (out.len() * out.dtype.bytes()) as u64, ..Traffic::default() });
         Ok(out)
     }
 

@@ -6,9 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use tether_core::{CoreError, DType, Engine};
+use tether_kernels::Cube;
 use tether_kernels::cubecl::{self, Runtime};
-use tether_kernels::{Cube, ProbeError};
 use tether_testing::engine_cases::{self, EngineShape};
+use tether_testing::or_skip;
 
 /// What wgpu compiles to in this binary, as `TETHER_REQUIRE` names it.
 #[cfg(feature = "wgpu")]
@@ -19,21 +20,6 @@ const WGPU: &str = if cfg!(feature = "vulkan") {
 } else {
     "wgpu"
 };
-
-/// The engine, or `None` after saying why there is none.
-fn engine<R: Runtime>(name: &str, probed: Result<Cube<R>, ProbeError>) -> Option<Cube<R>> {
-    let required = std::env::var("TETHER_REQUIRE").unwrap_or_default();
-    match probed {
-        Ok(engine) => Some(engine),
-        Err(why) if required.split(',').any(|r| r.trim() == name) => {
-            panic!("TETHER_REQUIRE names {name}, but {why}")
-        }
-        Err(why) => {
-            eprintln!("skipped: {why}");
-            None
-        }
-    }
-}
 
 fn everywhere<R: Runtime>(
     engine: &Cube<R>,
@@ -61,7 +47,7 @@ macro_rules! engine_tests {
             use super::*;
 
             fn on_device(case: impl FnOnce(Cube<$type>)) {
-                if let Some(engine) = engine($name, tether_kernels::$runtime()) {
+                if let Some(engine) = or_skip($name, tether_kernels::$runtime()) {
                     case(engine);
                 }
             }

@@ -98,12 +98,8 @@ fn recall_and_alignment_make_the_golden_videos_with_the_same_memory() {
 #[cfg(feature = "cuda")]
 #[test]
 fn cuda_makes_the_golden_videos_with_the_same_memory() {
-    match tethercache::kernels::cuda() {
-        Ok(_) => {
-            sliding_windows(|| tethercache::kernels::cuda().unwrap());
-            recall_and_alignment(|| tethercache::kernels::cuda().unwrap());
-        }
-        Err(why) if std::env::var("TETHER_REQUIRE").is_ok_and(|r| r.contains("cuda")) => panic!("{why}"),
-        Err(why) => eprintln!("skipped: {why}"),
+    if tether_testing::or_skip("cuda", tethercache::kernels::cuda()).is_some() {
+        sliding_windows(|| tethercache::kernels::cuda().unwrap());
+        recall_and_alignment(|| tethercache::kernels::cuda().unwrap());
     }
 }

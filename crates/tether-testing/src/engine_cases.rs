@@ -131,6 +131,15 @@ fn units(tensor: &HostTensor, shape: &EngineShape) -> Vec<Vec<f32>> {
     all.chunks_exact(all.len() / (shape.sequences * shape.units)).map(<[f32]>::to_vec).collect()
 }
 
+/// Mean and sum of squared deviations of each unit, as engines return them.
+fn moment_rows(units: &[Vec<f32>], channels: usize) -> Vec<f32> {
+    let rows = units.iter().flat_map(|unit| {
+        let (mean, m2) = token_moments(unit, channels);
+        mean.into_iter().chain(m2)
+    });
+    rows.map(|x| x as f32).collect()
+}
+
 fn phases(shape: &EngineShape, positions: usize) -> PhaseTable {
     let pairs = shape.head_dim_k / 2;
     let third = pairs / 3;
@@ -174,13 +183,7 @@ pub fn writes_units_and_their_moments<E: Engine>(
         );
         let channels = shape.kv_heads * dim;
         let got = read(engine, &engine.moments(&store, side, &slots)?)?.to_f32_vec();
-        let expected: Vec<f32> = units(tensor, shape)
-            .iter()
-            .flat_map(|unit| {
-                let (mean, m2) = token_moments(unit, channels);
-                mean.into_iter().chain(m2).map(|x| x as f32).collect::<Vec<_>>()
-            })
-            .collect();
+        let expected = moment_rows(&units(tensor, shape), channels);
         let what = format!("{shape:?} {dtype}: moments of {side:?}");
         assert_close(&what, &got, &expected, tolerance(Op::Moments, DType::F32));
     }
@@ -274,13 +277,7 @@ pub fn aligns_units_in_place<E: Engine>(
             }
         }
         let moments = read(engine, &engine.moments(&store, side, &slots[..2])?)?.to_f32_vec();
-        let expected: Vec<f32> = expected[..2]
-            .iter()
-            .flat_map(|unit| {
-                let (mean, m2) = token_moments(unit, channels);
-                mean.into_iter().chain(m2).map(|x| x as f32).collect::<Vec<_>>()
-            })
-            .collect();
+        let expected = moment_rows(&expected[..2], channels);
         assert_close(
             &format!("{shape:?} {dtype}: moments after"),
             &moments,

@@ -4,9 +4,11 @@ pub mod engine_cases;
 mod golden;
 mod naive;
 mod oracle;
+mod runtime;
 mod tolerance;
 
 pub use golden::{Golden, golden_json, golden_path};
 pub use naive::{NaiveCache, NaiveSettings, NaiveStep};
 pub use oracle::{dense_attention, literal_mean_logits, rotate_3d, token_moments};
+pub use runtime::or_skip;
 pub use tolerance::{Op, Tolerance, assert_close, tolerance};

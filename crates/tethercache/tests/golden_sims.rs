@@ -155,27 +155,20 @@ fn the_misaligned_simulation_is_reproduced_with_its_labels_and_zero_frames() {
 /// The same on a GPU. A runtime that is not there is skipped, with the reason, unless `TETHER_REQUIRE` names it.
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 mod on_a_device {
+    use tether_testing::or_skip;
     use tethercache::kernels::{Cube, ProbeError, cubecl::Runtime};
 
     use super::*;
 
     fn simulations<R: Runtime>(name: &str, probe: fn() -> Result<Cube<R>, ProbeError>) {
-        let required = std::env::var("TETHER_REQUIRE").unwrap_or_default();
-        match probe() {
-            Ok(engine) => {
-                let stores_bf16 = engine.supports(DType::BF16);
-                main_simulation(engine);
-                misaligned_simulation(probe().unwrap());
-                if stores_bf16 {
-                    bf16_simulation(probe().unwrap());
-                } else {
-                    eprintln!("skipped: {name} does not store bf16 here");
-                }
-            }
-            Err(why) if required.split(',').any(|r| r.trim() == name) => {
-                panic!("TETHER_REQUIRE names {name}, but {why}")
-            }
-            Err(why) => eprintln!("skipped: {why}"),
+        let Some(engine) = or_skip(name, probe()) else { return };
+        let stores_bf16 = engine.supports(DType::BF16);
+        main_simulation(engine);
+        misaligned_simulation(probe().unwrap());
+        if stores_bf16 {
+            bf16_simulation(probe().unwrap());
+        } else {
+            eprintln!("skipped: {name} does not store bf16 here");
         }
     }
 

@@ -11,6 +11,7 @@ use tethercache::core::{DType, Host, HostTensor};
 use tethercache::layout::Extent;
 use tethercache::{Compat, KvCache, Pass, Recipe, ScorePart};
 
+use crate::budget::is_set;
 use crate::cli::ReplayArgs;
 use crate::exit::Usage;
 use crate::trace::{Settings, Trace};
@@ -91,8 +92,7 @@ fn recipe_for(args: &ReplayArgs, settings: &Settings) -> Result<Recipe> {
         strengths.push(format!("edit.tau={:?}", settings.tau));
     }
     let mut recipe = recipe.with_overrides(&strengths)?.with_overrides(&args.overrides)?;
-    let chosen = args.overrides.iter().any(|o| o.split_once('=').is_some_and(|(k, _)| k.trim() == "compat"));
-    if !chosen && !capacity.is_multiple_of(settings.chunk()) {
+    if !is_set(&args.overrides, "compat") && !capacity.is_multiple_of(settings.chunk()) {
         eprintln!(
             "warning: the trace's window of {capacity} frames is not a multiple of its chunk of {}: replayed with \
              compat = \"official\", labels and zero frames included (--set compat=per-sample refuses it)",

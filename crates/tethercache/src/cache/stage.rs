@@ -70,12 +70,14 @@ impl<E: Engine> KvCache<E> {
             layer.open = Some(open);
             return Ok(StageReport::default());
         }
-        // Before anything grows, so that a refused tensor leaves no larger store behind.
-        self.engine.check_finite("k", k)?;
-        self.engine.check_finite("v", v)?;
         // Worked out on a copy, so that a refused write leaves the tables alone.
         let mut tables = self.layers[index].tables.clone();
         let evicted = self.planner.begin_chunk(&mut tables)?;
+        if tables.pool.capacity() > self.layers[index].tables.pool.capacity() {
+            // Before the store grows, so that a refused tensor leaves no larger one behind; a write looks again.
+            self.engine.check_finite("k", k)?;
+            self.engine.check_finite("v", v)?;
+        }
         let longest = tables.windows().iter().map(|w| w.slots().len()).max().unwrap_or(0);
         self.cover_positions(longest)?;
         let layer = &mut self.layers[index];
