@@ -14,6 +14,7 @@ mod plan;
 mod region;
 mod rope_kind;
 mod tensor;
+mod tokens;
 mod traffic;
 
 pub use alignment::ChannelAlignment;
@@ -29,4 +30,8 @@ pub use plan::{AlignJob, CommitPlan, Edit, Member, MemoryPlan};
 pub use region::Region;
 pub use rope_kind::{Pairing, RopeKind};
 pub use tensor::{HostTensor, Shape, TensorData};
+pub use tokens::{
+    BlockTables, DecodeProblem, EMPTY_LSE, MAX_AXES, PageProblem, Pool, Rotation, RotationExtents,
+    RowProblem, TokenEngine, TokenLayout, TokenShape, TopKProblem, WindowProblem, WindowSpec,
+};
 pub use traffic::{Traffic, TrafficCounters};

@@ -1,0 +1,17 @@
+//! Operations on single tokens, heads and pages: what language-model caches need beside the unit operations of [`crate::Engine`].
+
+mod decode;
+mod engine;
+mod gather;
+mod rotation;
+mod shape;
+mod top_k;
+mod window;
+
+pub use decode::{BlockTables, DecodeProblem, EMPTY_LSE};
+pub use engine::TokenEngine;
+pub use gather::{PageProblem, RowProblem};
+pub use rotation::{MAX_AXES, Rotation, RotationExtents};
+pub use shape::{TokenLayout, TokenShape};
+pub use top_k::TopKProblem;
+pub use window::{Pool, WindowProblem, WindowSpec};

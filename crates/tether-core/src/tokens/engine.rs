@@ -1,0 +1,118 @@
+//! The `TokenEngine` trait.
+
+use std::fmt::Debug;
+
+use super::{BlockTables, Rotation, TokenLayout, WindowSpec};
+use crate::{CoreError, Engine};
+
+/// Operations on single tokens, heads and pages.
+///
+/// As in [`Engine`], a method checks its arguments, queues its work and returns; one that returns an error has queued nothing.
+/// Indices that an engine made itself are trusted; those that came from [`TokenEngine::upload_indices`] are checked against what they
+/// index by their bound.
+pub trait TokenEngine: Engine {
+    /// Row, page or token numbers on the device.
+    type Indices: Debug;
+    /// An uploaded [`Rotation`].
+    type Rotation: Debug;
+    /// Uploaded [`BlockTables`].
+    type Tables: Debug;
+
+    /// Copies indices of shape `shape` to the device.
+    ///
+    /// # Errors
+    /// [`CoreError::TensorLength`], [`CoreError::Device`].
+    fn upload_indices(&self, shape: &[usize], indices: &[u32]) -> Result<Self::Indices, CoreError>;
+
+    /// Copies indices to the host, and waits for them.
+    ///
+    /// # Errors
+    /// [`CoreError::Device`].
+    fn read_indices(&self, indices: &Self::Indices) -> Result<Vec<u32>, CoreError>;
+
+    /// Copies a rotation to the device.
+    ///
+    /// # Errors
+    /// Those of [`Rotation::extents`], [`CoreError::Device`].
+    fn upload_rotation(&self, rotation: &Rotation<'_>) -> Result<Self::Rotation, CoreError>;
+
+    /// Copies block tables to the device.
+    ///
+    /// # Errors
+    /// Those of [`BlockTables::check`], [`CoreError::Device`].
+    fn upload_tables(&self, tables: &BlockTables<'_>) -> Result<Self::Tables, CoreError>;
+
+    /// Rotates `x` in place. Channels outside the rotation are not touched.
+    ///
+    /// # Errors
+    /// [`CoreError::ShapeMismatch`] and those of [`super::RotationExtents::fit`].
+    fn rotate(
+        &self,
+        x: &mut Self::Tensor,
+        layout: TokenLayout,
+        rotation: &Self::Rotation,
+    ) -> Result<(), CoreError>;
+
+    /// A rotated copy of `x`, which stays as it is.
+    ///
+    /// # Errors
+    /// As [`TokenEngine::rotate`].
+    fn rotated(
+        &self,
+        x: &Self::Tensor,
+        layout: TokenLayout,
+        rotation: &Self::Rotation,
+    ) -> Result<Self::Tensor, CoreError>;
+
+    /// Attention that each token before the window gets from the window's queries, `f32` `[kv_heads, tokens - window]`: the mean over the
+    /// group's query heads and the window's queries of the softmax over all tokens that a query sees, then smoothed. `q` is
+    /// `[query_heads, window, head_dim]`, `k` `[kv_heads, tokens, head_dim]`, both rotated, of one dtype.
+    ///
+    /// # Errors
+    /// Those of [`super::WindowProblem::new`], [`CoreError::DTypeMismatch`].
+    fn window_scores(
+        &self,
+        q: &Self::Tensor,
+        k: &Self::Tensor,
+        spec: &WindowSpec,
+    ) -> Result<Self::Tensor, CoreError>;
+
+    /// The `k` largest of each row of `scores` (`f32` `[rows, columns]`), as `[rows, k]` column numbers in ascending order. Of equal scores the
+    /// lower column wins; -0 equals 0; NaN is lower than every number.
+    ///
+    /// # Errors
+    /// Those of [`super::TopKProblem::new`]. An engine that sees NaN without waiting returns [`CoreError::NonFinite`].
+    fn top_k(&self, scores: &Self::Tensor, k: usize) -> Result<Self::Indices, CoreError>;
+
+    /// Rows `indices[head, i]` of each head, next to each other: `[kept, heads, head_dim]` or `[heads, kept, head_dim]`, as `x` is laid out.
+    ///
+    /// # Errors
+    /// Those of [`super::RowProblem::new`], [`CoreError::Count`] for an index outside `x`.
+    fn gather_rows(
+        &self,
+        x: &Self::Tensor,
+        layout: TokenLayout,
+        indices: &Self::Indices,
+    ) -> Result<Self::Tensor, CoreError>;
+
+    /// Pages `indices[i]` of a pool `[pages, ..]`, next to each other: `[kept, ..]`.
+    ///
+    /// # Errors
+    /// Those of [`super::PageProblem::new`], [`CoreError::Count`] for an index outside the pool.
+    fn gather_pages(&self, pool: &Self::Tensor, indices: &Self::Indices) -> Result<Self::Tensor, CoreError>;
+
+    /// Attention of one query token per sequence, `q` `[sequences, query_heads, head_dim_k]`, over paged keys and values, scaled by `scale`.
+    /// Returns the output `[sequences, query_heads, head_dim_v]` in `q`'s dtype and the log-sum-exp (natural logarithm, of the scaled
+    /// logits) `f32` `[sequences, query_heads]`, with which partial results merge. A list without tokens gives 0 and [`super::EMPTY_LSE`].
+    ///
+    /// # Errors
+    /// Those of [`super::DecodeProblem::new`], [`CoreError::DTypeMismatch`].
+    fn decode(
+        &self,
+        q: &Self::Tensor,
+        k: &Self::Tensor,
+        v: &Self::Tensor,
+        tables: &Self::Tables,
+        scale: f32,
+    ) -> Result<(Self::Tensor, Self::Tensor), CoreError>;
+}
