@@ -1,8 +1,8 @@
 //! Quantised numbers in host memory.
 
-use tether_core::Shape;
+use tether_core::{CoreError, Shape, checks};
 
-use crate::Format;
+use crate::{CodeProblem, Format, Grouping};
 
 /// Codes with their scales.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,4 +17,20 @@ pub struct HostCodes {
     pub scales: Vec<f32>,
     /// The zeros, of the same shape; empty for [`crate::Grouping::Token`].
     pub zeros: Vec<f32>,
+}
+
+impl HostCodes {
+    /// The parts fit each other.
+    ///
+    /// # Errors
+    /// Those of [`CodeProblem::new`]; [`CoreError::Count`] names the part that is too long or too short.
+    pub fn check(&self) -> Result<CodeProblem, CoreError> {
+        let problem = CodeProblem::new(&self.shape, self.format)?;
+        let scales = problem.scale_shape().iter().product();
+        let zeros = if self.format.grouping == Grouping::Token { 0 } else { scales };
+        checks::count("bytes of codes", problem.code_bytes(), self.codes.len())?;
+        checks::count("scales", scales, self.scales.len())?;
+        checks::count("zeros", zeros, self.zeros.len())?;
+        Ok(problem)
+    }
 }

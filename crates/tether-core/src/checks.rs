@@ -32,6 +32,15 @@ pub fn count(what: &'static str, expected: usize, got: usize) -> Result<(), Core
     if expected == got { Ok(()) } else { Err(CoreError::Count { what, expected, got }) }
 }
 
+/// Number of elements of `shape`, at most `limit`.
+///
+/// # Errors
+/// [`CoreError::SizeOverflow`].
+pub fn index_space(what: &'static str, shape: &[usize], limit: usize) -> Result<usize, CoreError> {
+    let len = shape.iter().try_fold(1usize, |n, &extent| n.checked_mul(extent));
+    len.filter(|&len| len <= limit).ok_or_else(|| CoreError::SizeOverflow { what, factors: shape.into() })
+}
+
 /// K and V, each as `(name, shape, dtype, head_dim)`, are whole units for `units` slots: `[tokens, kv_heads, head_dim]`, or with a
 /// leading axis of sequences.
 ///

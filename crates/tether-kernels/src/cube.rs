@@ -1,45 +1,28 @@
 //! The Cube engine: `tether-core`'s `Engine` on any CubeCL runtime. Checks come before launches, because a launch that a device
 //! cannot do may look like one that succeeded.
 
-mod launch;
+mod codec;
+pub(crate) mod launch;
 mod readback;
 mod store;
 mod tensor;
+mod tokens;
 
 use cubecl::prelude::*;
-use half::{bf16, f16};
 use tether_core::checks::{self, QueryExtents};
 use tether_core::{
     AlignJob, AttendTable, ChannelAlignment, CoreError, DType, Engine, HostTensor, Pairing, PhaseExtents,
     PhaseTable, Side, SlotId, StoreSpec, Summaries, Traffic, TrafficCounters,
 };
 
+pub use codec::CubeCodes;
 pub use readback::CubeReadback;
 pub use store::CubeStore;
 pub use tensor::CubeTensor;
+pub use tokens::{CubeIndices, CubeRotation, CubeTables};
 
 use crate::kernels::{align, attend, copy, mass, moments, rotate};
-use launch::{array, flat, uploaded};
-
-/// Runs `$body` with `$F` as the storage type of `$dtype`.
-macro_rules! with_storage {
-    ($dtype:expr, $F:ident => $body:expr) => {
-        match $dtype {
-            DType::F32 => {
-                type $F = f32;
-                $body
-            }
-            DType::F16 => {
-                type $F = f16;
-                $body
-            }
-            DType::BF16 => {
-                type $F = bf16;
-                $body
-            }
-        }
-    };
-}
+use launch::{array, flat, uploaded, with_storage};
 
 /// Keys, values and attention on a device of runtime `R`.
 ///

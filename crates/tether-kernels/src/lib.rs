@@ -4,10 +4,14 @@
 mod cube;
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 mod kernels;
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+mod ops;
 mod probe;
 
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
-pub use cube::{Cube, CubePhases, CubeReadback, CubeStore, CubeTensor};
+pub use cube::{
+    Cube, CubeCodes, CubeIndices, CubePhases, CubeReadback, CubeRotation, CubeStore, CubeTables, CubeTensor,
+};
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 pub use cubecl;
 pub use probe::ProbeError;

@@ -3,11 +3,32 @@
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 
+/// Runs `$body` with `$F` as the storage type of `$dtype`.
+macro_rules! with_storage {
+    ($dtype:expr, $F:ident => $body:expr) => {
+        match $dtype {
+            tether_core::DType::F32 => {
+                type $F = f32;
+                $body
+            }
+            tether_core::DType::F16 => {
+                type $F = half::f16;
+                $body
+            }
+            tether_core::DType::BF16 => {
+                type $F = half::bf16;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_storage;
+
 /// Threads of a cube in kernels that do one element a thread.
-pub(super) const THREADS: u32 = 256;
+pub(crate) const THREADS: u32 = 256;
 
 /// A whole buffer of `len` elements as a kernel argument.
-pub(super) fn array<R: Runtime>(handle: &Handle, len: usize) -> ArrayArg<R> {
+pub(crate) fn array<R: Runtime>(handle: &Handle, len: usize) -> ArrayArg<R> {
     #[allow(unsafe_code, reason = "CubeCL cannot know a buffer's element count")]
     // SAFETY: every buffer of this crate is made with at least `len` elements of the kernel's type: stores by `StoreSpec`, tensors by
     // their shape, tables by the slice they were uploaded from. Launches are bounds-checked by `len` besides.
@@ -17,7 +38,7 @@ pub(super) fn array<R: Runtime>(handle: &Handle, len: usize) -> ArrayArg<R> {
 }
 
 /// Cubes for `len` elements, one a thread. Spread over two axes, because one axis may hold 65535 cubes only.
-pub(super) fn flat(len: usize) -> (CubeCount, CubeDim) {
+pub(crate) fn flat(len: usize) -> (CubeCount, CubeDim) {
     let cubes = len.div_ceil(THREADS as usize).max(1);
     let x = cubes.min(32_768);
     let y = cubes.div_ceil(x);
@@ -25,7 +46,7 @@ pub(super) fn flat(len: usize) -> (CubeCount, CubeDim) {
 }
 
 /// A small table on the device. Never empty, which some devices refuse; the length says how much counts.
-pub(super) fn uploaded<R: Runtime>(client: &ComputeClient<R>, table: &[u32]) -> (Handle, usize) {
+pub(crate) fn uploaded<R: Runtime>(client: &ComputeClient<R>, table: &[u32]) -> (Handle, usize) {
     let handle = client.create_from_slice(u32::as_bytes(if table.is_empty() { &[0] } else { table }));
     (handle, table.len().max(1))
 }

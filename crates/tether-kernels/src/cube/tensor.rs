@@ -6,9 +6,9 @@ use tether_core::{DType, Shape};
 /// Row-major elements in device memory.
 #[derive(Clone, Debug)]
 pub struct CubeTensor {
-    pub(super) handle: Handle,
-    pub(super) shape: Shape,
-    pub(super) dtype: DType,
+    pub(crate) handle: Handle,
+    pub(crate) shape: Shape,
+    pub(crate) dtype: DType,
 }
 
 impl CubeTensor {
@@ -32,7 +32,7 @@ impl CubeTensor {
         self.dtype
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.shape.iter().product()
     }
 }

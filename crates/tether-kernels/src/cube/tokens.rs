@@ -1,0 +1,260 @@
+//! Token operations on the device.
+
+use cubecl::prelude::*;
+use cubecl::server::Handle;
+use tether_core::{
+    BlockTables, CoreError, DType, DecodeProblem, PageProblem, Rotation, RotationExtents, RowProblem, Shape,
+    TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec, checks,
+};
+
+use super::{Cube, CubeTensor};
+use crate::ops;
+
+/// Row, page or token numbers on the device.
+#[derive(Clone, Debug)]
+pub struct CubeIndices {
+    pub(crate) handle: Handle,
+    pub(crate) shape: Shape,
+    /// One more than the largest.
+    pub(crate) bound: usize,
+}
+
+impl CubeIndices {
+    /// Extents, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The device memory, `u32`.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// A rotation on the device: frequencies in turns per position as 64-bit fixed point, axes and deltas.
+#[derive(Clone, Debug)]
+pub struct CubeRotation {
+    pub(crate) extents: RotationExtents,
+    /// `u32` `[pairs, 3]`: high and low word of the frequency, axis.
+    pub(crate) pairs: Handle,
+    /// `i32` `[axes, entries]`, as `u32`.
+    pub(crate) deltas: Handle,
+    pub(crate) scale: f32,
+}
+
+/// Block tables on the device.
+#[derive(Clone, Debug)]
+pub struct CubeTables {
+    pub(crate) page_size: usize,
+    pub(crate) groups: usize,
+    pub(crate) sequences: usize,
+    pub(crate) longest: usize,
+    pub(crate) page_bound: usize,
+    pub(crate) indptr: Handle,
+    pub(crate) indptr_len: usize,
+    pub(crate) pages: Handle,
+    pub(crate) pages_len: usize,
+    pub(crate) lengths: Handle,
+    pub(crate) lengths_len: usize,
+}
+
+impl<R: Runtime> Cube<R> {
+    fn words(&self, words: &[u32]) -> Handle {
+        self.client.create_from_slice(u32::as_bytes(if words.is_empty() { &[0] } else { words }))
+    }
+
+    pub(super) fn tensor(&self, shape: &[usize], dtype: DType) -> Result<CubeTensor, CoreError> {
+        let len = checks::index_space("tensor elements", shape, u32::MAX as usize)?;
+        let handle = self.client.empty(len.max(1) * dtype.bytes());
+        Ok(CubeTensor { handle, shape: shape.into(), dtype })
+    }
+
+    pub(super) fn decode_problem(
+        &self,
+        q: &CubeTensor,
+        k: &[usize],
+        v: &[usize],
+        tables: &CubeTables,
+    ) -> Result<DecodeProblem, CoreError> {
+        let extents = (tables.page_size, tables.groups, tables.sequences);
+        DecodeProblem::new(&q.shape, k, v, extents, tables.page_bound)
+    }
+}
+
+impl<R: Runtime> TokenEngine for Cube<R> {
+    type Indices = CubeIndices;
+    type Rotation = CubeRotation;
+    type Tables = CubeTables;
+
+    fn upload_indices(&self, shape: &[usize], indices: &[u32]) -> Result<CubeIndices, CoreError> {
+        let expected = shape.iter().product();
+        if expected != indices.len() {
+            return Err(CoreError::TensorLength { shape: shape.into(), expected, got: indices.len() });
+        }
+        let bound = indices.iter().max().map_or(0, |&i| i as usize + 1);
+        Ok(CubeIndices { handle: self.words(indices), shape: shape.into(), bound })
+    }
+
+    fn read_indices(&self, indices: &CubeIndices) -> Result<Vec<u32>, CoreError> {
+        let device = |message| CoreError::Device { engine: self.name, message };
+        let bytes =
+            self.client.read_one(indices.handle.clone()).map_err(|error| device(format!("{error:?}")))?;
+        let bytes = bytes.get(..indices.len() * size_of::<u32>());
+        let bytes = bytes.ok_or_else(|| device("fewer indices came back than there are".into()))?;
+        self.traffic.add(Traffic { read_back: bytes.len() as u64, ..Traffic::default() });
+        Ok(u32::from_bytes(bytes).to_vec())
+    }
+
+    fn upload_rotation(&self, rotation: &Rotation<'_>) -> Result<CubeRotation, CoreError> {
+        let extents = rotation.extents()?;
+        let pairs: Vec<u32> = (rotation.frequencies.iter().enumerate())
+            .flat_map(|(pair, &frequency)| {
+                let (high, low) = ops::rotate::fixed_point_turns(frequency);
+                [high, low, rotation.axes.get(pair).copied().unwrap_or(0).into()]
+            })
+            .collect();
+        let deltas: Vec<u32> =
+            rotation.deltas.iter().flat_map(|axis| axis.iter().map(|d| d.cast_unsigned())).collect();
+        Ok(CubeRotation {
+            extents,
+            pairs: self.words(&pairs),
+            deltas: self.words(&deltas),
+            scale: rotation.scale,
+        })
+    }
+
+    fn upload_tables(&self, tables: &BlockTables<'_>) -> Result<CubeTables, CoreError> {
+        tables.check()?;
+        Ok(CubeTables {
+            page_size: tables.page_size,
+            groups: tables.groups,
+            sequences: tables.sequences(),
+            longest: tables.longest(),
+            page_bound: tables.page_bound(),
+            indptr: self.words(tables.indptr),
+            indptr_len: tables.indptr.len(),
+            pages: self.words(tables.pages),
+            pages_len: tables.pages.len().max(1),
+            lengths: self.words(tables.lengths),
+            lengths_len: tables.lengths.len().max(1),
+        })
+    }
+
+    fn rotate(
+        &self,
+        x: &mut CubeTensor,
+        layout: TokenLayout,
+        rotation: &CubeRotation,
+    ) -> Result<(), CoreError> {
+        self.require(x.dtype)?;
+        let shape = TokenShape::of("x", &x.shape, layout)?;
+        rotation.extents.fit(&shape)?;
+        ops::rotate::launch(&self.client, &shape, rotation, x, x);
+        Ok(())
+    }
+
+    fn rotated(
+        &self,
+        x: &CubeTensor,
+        layout: TokenLayout,
+        rotation: &CubeRotation,
+    ) -> Result<CubeTensor, CoreError> {
+        self.require(x.dtype)?;
+        let shape = TokenShape::of("x", &x.shape, layout)?;
+        rotation.extents.fit(&shape)?;
+        let out = self.tensor(&x.shape, x.dtype)?;
+        ops::rotate::launch(&self.client, &shape, rotation, x, &out);
+        Ok(out)
+    }
+
+    fn window_scores(
+        &self,
+        q: &CubeTensor,
+        k: &CubeTensor,
+        spec: &WindowSpec,
+    ) -> Result<CubeTensor, CoreError> {
+        let problem = WindowProblem::new(&q.shape, &k.shape, spec)?;
+        if q.dtype != k.dtype {
+            return Err(CoreError::DTypeMismatch { what: "q", expected: k.dtype, got: q.dtype });
+        }
+        self.require(k.dtype)?;
+        let out = self.tensor(&[problem.kv_heads, problem.prefix()], DType::F32)?;
+        if problem.prefix() > 0 {
+            ops::window::launch(&self.client, self.name, &problem, spec, q, k, &out)?;
+        }
+        Ok(out)
+    }
+
+    fn top_k(&self, scores: &CubeTensor, k: usize) -> Result<CubeIndices, CoreError> {
+        let problem = TopKProblem::new(&scores.shape, scores.dtype, k)?;
+        let handle = self.client.empty((problem.rows * k).max(1) * size_of::<u32>());
+        let shape: Shape = [problem.rows, k].as_slice().into();
+        let out = CubeIndices { handle, shape, bound: problem.columns };
+        if out.len() > 0 {
+            ops::top_k::launch(&self.client, self.name, &problem, scores, &out)?;
+        }
+        Ok(out)
+    }
+
+    fn gather_rows(
+        &self,
+        x: &CubeTensor,
+        layout: TokenLayout,
+        indices: &CubeIndices,
+    ) -> Result<CubeTensor, CoreError> {
+        let problem = RowProblem::new(&x.shape, layout, &indices.shape)?;
+        if problem.kept > 0 && indices.bound > problem.from.tokens {
+            return Err(CoreError::Count {
+                what: "tokens",
+                expected: indices.bound,
+                got: problem.from.tokens,
+            });
+        }
+        self.require(x.dtype)?;
+        let out = self.tensor(&problem.to().dims(), x.dtype)?;
+        if out.len() > 0 {
+            ops::gather::launch_rows(&self.client, &problem, x, indices, &out);
+        }
+        self.traffic.add(Traffic { gathered: (out.len() * out.dtype.bytes()) as u64, ..Traffic::default() });
+        Ok(out)
+    }
+
+    fn gather_pages(&self, pool: &CubeTensor, indices: &CubeIndices) -> Result<CubeTensor, CoreError> {
+        let problem = PageProblem::new(&pool.shape, &indices.shape)?;
+        if problem.kept > 0 && indices.bound > problem.pages {
+            return Err(CoreError::Count { what: "pages", expected: indices.bound, got: problem.pages });
+        }
+        self.require(pool.dtype)?;
+        let mut shape = pool.shape.clone();
+        shape[0] = problem.kept;
+        let out = self.tensor(&shape, pool.dtype)?;
+        if out.len() > 0 {
+            ops::gather::launch_pages(&self.client, &problem, pool, indices, &out);
+        }
+        self.traffic.add(Traffic { gathered: (out.len() * out.dtype.bytes()) as u64, ..Traffic::default() });
+        Ok(out)
+    }
+
+    fn decode(
+        &self,
+        q: &CubeTensor,
+        k: &CubeTensor,
+        v: &CubeTensor,
+        tables: &CubeTables,
+        scale: f32,
+    ) -> Result<(CubeTensor, CubeTensor), CoreError> {
+        let problem = self.decode_problem(q, &k.shape, &v.shape, tables)?;
+        DecodeProblem::same_dtype(q.dtype, k.dtype, v.dtype)?;
+        self.require(q.dtype)?;
+        let out = self.tensor(&[problem.sequences, problem.query_heads(), problem.head_dim_v], q.dtype)?;
+        let lse = self.tensor(&[problem.sequences, problem.query_heads()], DType::F32)?;
+        if out.len() > 0 {
+            ops::decode::launch(&self.client, self.name, &problem, tables, scale, q, k, v, &out, &lse)?;
+        }
+        Ok((out, lse))
+    }
+}

@@ -1,0 +1,8 @@
+//! One file per operation: a checked problem becomes a blueprint, chosen on the host for what the device can do, and a launch.
+
+pub(crate) mod decode;
+pub(crate) mod gather;
+pub(crate) mod quantise;
+pub(crate) mod rotate;
+pub(crate) mod top_k;
+pub(crate) mod window;
