@@ -64,9 +64,9 @@ pub trait TokenEngine: Engine {
         rotation: &Self::Rotation,
     ) -> Result<Self::Tensor, CoreError>;
 
-    /// Attention that each token before the window gets from the window's queries, `f32` `[kv_heads, tokens - window]`: the mean over the
-    /// group's query heads and the window's queries of the softmax over all tokens that a query sees, then smoothed. `q` is
-    /// `[query_heads, window, head_dim]`, `k` `[kv_heads, tokens, head_dim]`, both rotated, of one dtype.
+    /// Attention that each token before the window gets from the window's queries, `f32` `[kv_heads, tokens - window]`: the softmax of each
+    /// query over all tokens that it sees, its mean over the window's queries, smoothed per query head, then the mean over the group's query
+    /// heads. `q` is `[query_heads, window, head_dim]`, `k` `[kv_heads, tokens, head_dim]`, both rotated, of one dtype.
     ///
     /// # Errors
     /// Those of [`super::WindowProblem::new`], [`CoreError::DTypeMismatch`].
