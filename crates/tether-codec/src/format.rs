@@ -78,7 +78,7 @@ impl CodeProblem {
     /// From the shape `[.., heads, head_dim]` of what is quantised.
     ///
     /// # Errors
-    /// [`CoreError::ShapeMismatch`] for fewer than two extents, [`CoreError::Geometry`] for a head that does not fill whole 32-bit words or a
+    /// [`CoreError::ShapeMismatch`] for fewer than two extents, [`CoreError::Geometry`] for a head of channels that are not a multiple of 8 or a
     /// group of no tokens.
     pub fn new(shape: &[usize], format: Format) -> Result<Self, CoreError> {
         let &[ref tokens @ .., heads, head_dim] = shape else {
@@ -88,11 +88,8 @@ impl CodeProblem {
                 got: shape.into(),
             });
         };
-        let (whole, requirement) = match format.bits {
-            Bits::Four => (8, "must be a multiple of 8 for 4-bit codes"),
-            Bits::Eight => (4, "must be a multiple of 4 for 8-bit codes"),
-        };
-        if !head_dim.is_multiple_of(whole) {
+        if !head_dim.is_multiple_of(8) {
+            let requirement = "must be a multiple of 8";
             return Err(CoreError::Geometry { field: "head_dim", value: head_dim, requirement });
         }
         if format.grouping == Grouping::Channel(0) {

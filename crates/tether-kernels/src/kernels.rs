@@ -1,9 +1,12 @@
 //! The kernels, one concept a file. They are generic over the storage type and compute in `f32`; launching them, checks and buffers are
-//! `cube`'s business.
+//! the business of `cube` and `ops`.
 
 pub(crate) mod align;
 pub(crate) mod attend;
 pub(crate) mod copy;
+pub(crate) mod gather;
 pub(crate) mod mass;
 pub(crate) mod moments;
+pub(crate) mod quantise;
 pub(crate) mod rotate;
+pub(crate) mod tokens;

@@ -74,7 +74,7 @@ impl<R: Runtime> CodecEngine for Cube<R> {
         self.require(x.dtype)?;
         let codes = self.empty_codes(x.shape.clone(), problem);
         if x.len() > 0 {
-            ops::quantise::launch(&self.client, self.name, x, &codes)?;
+            ops::quantise::launch(&self.client, x, &codes)?;
         }
         Ok(codes)
     }
@@ -83,7 +83,7 @@ impl<R: Runtime> CodecEngine for Cube<R> {
         self.require(dtype)?;
         let out = self.tensor(&codes.shape, dtype)?;
         if out.len() > 0 {
-            ops::quantise::launch_inverse(&self.client, self.name, codes, &out)?;
+            ops::quantise::launch_inverse(&self.client, codes, &out);
         }
         Ok(out)
     }

@@ -50,3 +50,25 @@ pub(crate) fn uploaded<R: Runtime>(client: &ComputeClient<R>, table: &[u32]) -> 
     let handle = client.create_from_slice(u32::as_bytes(if table.is_empty() { &[0] } else { table }));
     (handle, table.len().max(1))
 }
+
+/// Elements of a vector access: as many as the device moves at once, and as divide every one of `divisors`.
+pub(crate) fn vector_size<R: Runtime>(
+    client: &ComputeClient<R>,
+    element_bytes: usize,
+    divisors: &[usize],
+) -> usize {
+    let fits = |&size: &usize| divisors.iter().all(|d| d.is_multiple_of(size));
+    // CUDA names sizes beyond its widest access.
+    client
+        .io_optimized_vector_sizes(element_bytes)
+        .filter(|size| size * element_bytes <= 16)
+        .find(fits)
+        .unwrap_or(1)
+}
+
+/// Threads of a plane, where a cube's threads are laid out in whole planes and planes can exchange values.
+pub(crate) fn planes<R: Runtime>(client: &ComputeClient<R>) -> Option<u32> {
+    let properties = client.properties();
+    let exchanges = properties.features.plane.contains(cubecl::ir::features::Plane::Ops);
+    (exchanges && properties.hardware.plane_size_min >= 1).then_some(properties.hardware.plane_size_min)
+}

@@ -153,7 +153,7 @@ impl<R: Runtime> TokenEngine for Cube<R> {
         self.require(x.dtype)?;
         let shape = TokenShape::of("x", &x.shape, layout)?;
         rotation.extents.fit(&shape)?;
-        ops::rotate::launch(&self.client, &shape, rotation, x, x);
+        ops::rotate::launch(&self.client, &shape, rotation, x, None);
         Ok(())
     }
 
@@ -167,7 +167,7 @@ impl<R: Runtime> TokenEngine for Cube<R> {
         let shape = TokenShape::of("x", &x.shape, layout)?;
         rotation.extents.fit(&shape)?;
         let out = self.tensor(&x.shape, x.dtype)?;
-        ops::rotate::launch(&self.client, &shape, rotation, x, &out);
+        ops::rotate::launch(&self.client, &shape, rotation, x, Some(&out));
         Ok(out)
     }
 

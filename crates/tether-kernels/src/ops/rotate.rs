@@ -1,24 +1,136 @@
-//! Rotations of tokens by positions.
+//! Rotations of tokens by positions, in place or into a copy.
 
 use cubecl::prelude::*;
-use tether_core::TokenShape;
+use tether_core::{Pairing, RotationExtents, TokenLayout, TokenShape};
 
+use crate::cube::launch::{array, flat, vector_size, with_storage};
+use crate::kernels::tokens;
 use crate::{CubeRotation, CubeTensor};
 
 /// Turns per position, modulo one, as 64-bit fixed point (high word, low word), so that a position times a frequency wraps exactly.
 pub(crate) fn fixed_point_turns(radians: f64) -> (u32, u32) {
     let turns = (radians / std::f64::consts::TAU).rem_euclid(1.0);
-    // Two steps, because 64 bits are more than an f64 can be scaled to at once without losing its low bits to rounding.
+    // Two steps: an f64 has 53 bits, so that its low ones survive only when the high word is taken off first.
     let high = (turns * 2f64.powi(32)).floor();
     let low = ((turns * 2f64.powi(32) - high) * 2f64.powi(32)).floor();
     (high as u32, low as u32)
 }
 
+/// How a rotation is spread over threads. Items and strides count vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Blueprint {
+    vector: usize,
+    /// Items of a token's head that a thread each takes, and those of them that may turn.
+    items: usize,
+    pair_items: usize,
+    first_item: usize,
+    /// From a vector to its partner: half-split pairs; `N = 1` of interleaved ones.
+    partner: usize,
+    heads_per_thread: usize,
+}
+
+impl Blueprint {
+    fn new<R: Runtime>(
+        client: &ComputeClient<R>,
+        shape: &TokenShape,
+        rotation: &RotationExtents,
+        bytes: usize,
+        whole: bool,
+    ) -> Self {
+        let half = rotation.pairing == Pairing::Half;
+        let (dim, rotary, first) = (shape.head_dim, rotation.rotary_dim, rotation.first_pair);
+        let first = if whole { 0 } else { first };
+        let vector = if half {
+            vector_size(client, bytes, &[dim, rotary / 2, first])
+        } else {
+            vector_size(client, bytes, &[dim, 2 * first])
+        };
+        let heads_per_thread = [4, 3, 2].into_iter().find(|n| shape.heads.is_multiple_of(*n)).unwrap_or(1);
+        // In vectors, of pairs where an item holds pairs, of channels where a vector does.
+        let pairs_in_item = if half || vector == 1 { vector } else { vector / 2 };
+        let pair_items = if whole {
+            if half || vector == 1 { rotary / 2 / vector } else { dim / vector }
+        } else {
+            rotation.pairs.div_ceil(pairs_in_item)
+        };
+        let tail = if whole && (half || vector == 1) { (dim - rotary) / vector } else { 0 };
+        let partner = if half { rotary / 2 / vector } else { 1 };
+        Self {
+            vector,
+            items: pair_items + tail,
+            pair_items,
+            first_item: first / pairs_in_item,
+            partner,
+            heads_per_thread,
+        }
+    }
+}
+
+/// Rotates `from` into `to`, which may be the same tensor; then only what turns is read.
 pub(crate) fn launch<R: Runtime>(
-    _client: &ComputeClient<R>,
-    _shape: &TokenShape,
-    _rotation: &CubeRotation,
-    _from: &CubeTensor,
-    _to: &CubeTensor,
+    client: &ComputeClient<R>,
+    shape: &TokenShape,
+    rotation: &CubeRotation,
+    from: &CubeTensor,
+    to: Option<&CubeTensor>,
 ) {
+    let extents = &rotation.extents;
+    let print = Blueprint::new(client, shape, extents, from.dtype.bytes(), to.is_some());
+    let vectors = from.len() / print.vector;
+    let head_blocks = shape.heads / print.heads_per_thread;
+    let threads = shape.tokens * head_blocks * print.items;
+    if threads == 0 {
+        return;
+    }
+    let (count, dim) = flat(threads);
+    with_storage!(from.dtype, F => {
+        #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
+        // SAFETY: the kernel stops at `tokens` tokens and `head_blocks` blocks; items and partners lie in a head by the blueprint, pairs and
+        // entries in their tables by `RotationExtents::fit`.
+        unsafe {
+            tokens::rotate_tokens::launch_unchecked::<F, R>(
+                client, count, dim, print.vector,
+                array(&from.handle, vectors),
+                array(&rotation.pairs, (3 * extents.pairs).max(1)),
+                array(&rotation.deltas, (extents.axes * extents.entries).max(1)),
+                to.map_or(ArrayArg::Alias { input_pos: 0, length: [vectors] }, |to| array(&to.handle, vectors)),
+                shape.tokens as u32,
+                print.items as u32,
+                print.pair_items as u32,
+                head_blocks as u32,
+                extents.entries as u32,
+                extents.tokens_per_delta as u32,
+                (shape.token_stride() / print.vector) as u32,
+                (shape.head_stride() / print.vector) as u32,
+                print.first_item as u32,
+                extents.first_pair as u32,
+                extents.pairs as u32,
+                print.partner as u32,
+                (extents.rotary_dim / print.vector) as u32,
+                rotation.scale,
+                extents.pairing == Pairing::Half,
+                print.heads_per_thread,
+                shape.layout == TokenLayout::Nhd,
+            );
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_wrap_exactly() {
+        let (high, low) = fixed_point_turns(std::f64::consts::FRAC_PI_2);
+        assert_eq!((high, low), (1 << 30, 0));
+        let (high, low) = fixed_point_turns(-std::f64::consts::FRAC_PI_2);
+        assert_eq!((high, low), (3 << 30, 0));
+        // 131072 positions of one radian, against the same in f64.
+        let (high, low) = fixed_point_turns(1.0);
+        let turns = (u128::from(high) << 32 | u128::from(low)) * 131_072;
+        let got = (turns as u64) as f64 / 2f64.powi(64);
+        let expected = (131_072.0 / std::f64::consts::TAU).rem_euclid(1.0);
+        assert!((got - expected).abs() < 1e-10, "{got} {expected}");
+    }
 }
