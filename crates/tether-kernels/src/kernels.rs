@@ -4,6 +4,7 @@
 pub(crate) mod align;
 pub(crate) mod attend;
 pub(crate) mod copy;
+pub(crate) mod decode;
 pub(crate) mod gather;
 pub(crate) mod mass;
 pub(crate) mod moments;

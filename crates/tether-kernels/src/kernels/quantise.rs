@@ -264,13 +264,12 @@ pub(crate) fn dequantise<F: Float, N: Size>(
                     let shift = comptime!(8 * within + 4 * part as u32);
                     if comptime!(per_token) {
                         let scale = scales[row as usize];
-                        let mut code = 0i32;
-                        if comptime!(bits == 4) {
-                            code = i32::cast_from((packed >> shift) & 15u32) - 8i32;
+                        let code = if comptime!(bits == 4) {
+                            i32::cast_from((packed >> shift) & 15u32) - 8i32
                         } else {
                             let byte = (packed >> shift) & 255u32;
-                            code = i32::cast_from(byte) - select(byte > 127u32, 256i32, 0i32);
-                        }
+                            i32::cast_from(byte) - select(byte > 127u32, 256i32, 0i32)
+                        };
                         values[i] = f32::cast_from(code) * scale;
                     } else {
                         let mask = comptime!(if bits == 4 { 15u32 } else { 255u32 });

@@ -1,38 +1,305 @@
-//! Paged decode attention.
+//! Paged decode attention: on matrix units where the device has CUDA's 16 x 8 x 16 product, else on shared memory.
 
+use cubecl::ir::features::MmaConfig;
 use cubecl::prelude::*;
-use tether_core::{CoreError, DecodeProblem};
+use cubecl::server::Handle;
+use tether_codec::Bits;
+use tether_core::{CoreError, DType, DecodeProblem};
 
+use crate::cube::launch::{array, flat, with_storage};
+use crate::kernels::decode;
 use crate::{CubeCodes, CubeTables, CubeTensor};
+
+/// Which kernel, and how the work is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Blueprint {
+    matrix: bool,
+    warps: u32,
+    /// Query rows of a cube, and cubes that share a key head's.
+    rows: u32,
+    row_blocks: u32,
+    /// Parts of a list, merged by a second launch when there are several.
+    parts: u32,
+}
+
+/// Tokens that pass while a cube starts, finishes and is merged: what a further part costs.
+const PART_COST: usize = 96;
+
+impl Blueprint {
+    fn new<R: Runtime>(
+        client: &ComputeClient<R>,
+        engine: &'static str,
+        problem: &DecodeProblem,
+        dtype: DType,
+        longest: usize,
+    ) -> Result<Self, CoreError> {
+        let unsupported = |feature| CoreError::Unsupported { engine, feature };
+        let hardware = &client.properties().hardware;
+        let rows = problem.group.min(decode::ROWS) as u32;
+        let row_blocks = problem.group.div_ceil(decode::ROWS) as u32;
+        let (dk, dv) = (problem.head_dim_k, problem.head_dim_v);
+        let matrix = dtype != DType::F32
+            && has_matrix_units(client, dtype)
+            && dk.is_multiple_of(16)
+            && dv.is_multiple_of(16);
+        let merge_bytes = |warps: u32| warps as usize * rows as usize * (dv + 2) * size_of::<f32>();
+        let warps = [4u32, 2, 1].into_iter().find(|&w| merge_bytes(w) <= 40 << 10).unwrap_or(1);
+        if !matrix {
+            let rows = rows as usize;
+            let shared = rows * dk + decode::TILE as usize * (dk + dv + rows) + 3 * rows;
+            if shared * size_of::<f32>() > hardware.max_shared_memory_size {
+                return Err(unsupported("heads of this size"));
+            }
+        }
+        if problem.sequences > 65_535 || problem.kv_heads * row_blocks as usize > 65_535 {
+            return Err(unsupported("more than 65535 sequences or heads"));
+        }
+        // What runs at once: registers allow three cubes of the matrix kernel on a multiprocessor.
+        let multiprocessors = hardware.num_streaming_multiprocessors.unwrap_or(32) as usize;
+        let at_once = multiprocessors * if matrix { 3 } else { 8 };
+        let lists = problem.sequences * problem.kv_heads * row_blocks as usize;
+        Ok(Self { matrix, warps, rows, row_blocks, parts: parts(lists, longest, at_once) })
+    }
+}
+
+/// Parts that a list is cut into, so that the last wave of cubes is full and none is too short.
+fn parts(lists: usize, longest: usize, at_once: usize) -> u32 {
+    let most = longest.div_ceil(128).clamp(1, 128);
+    let cost = |parts: usize| (lists * parts).div_ceil(at_once) * (longest.div_ceil(parts) + PART_COST);
+    (1..=most).min_by_key(|&parts| cost(parts)).unwrap_or(1) as u32
+}
+
+fn has_matrix_units<R: Runtime>(client: &ComputeClient<R>, dtype: DType) -> bool {
+    let features = &client.properties().features;
+    let ab = match dtype {
+        DType::F32 => f32::as_type_native_unchecked().storage_type(),
+        DType::F16 => half::f16::as_type_native_unchecked().storage_type(),
+        DType::BF16 => half::bf16::as_type_native_unchecked().storage_type(),
+    };
+    let cd_type = f32::as_type_native_unchecked().storage_type();
+    let wanted = MmaConfig { a_type: ab, b_type: ab, cd_type, m: 16, n: 8, k: 16 };
+    features.matmul.mma.contains(&wanted) && client.properties().hardware.plane_size_min == 32
+}
+
+/// Words of a load: the most that divide a row's words over the threads that share it.
+fn load_words(row_words: usize, threads: usize) -> usize {
+    [4, 2, 1].into_iter().find(|n| (row_words / threads).is_multiple_of(*n)).unwrap_or(1)
+}
+
+/// Keys and values as they are stored.
+enum Stored<'a> {
+    Numbers { k: &'a CubeTensor, v: &'a CubeTensor },
+    Codes { k: &'a CubeCodes, v: &'a CubeCodes },
+}
+
+impl Stored<'_> {
+    fn bits(&self) -> u32 {
+        match self {
+            Self::Numbers { .. } => 16,
+            Self::Codes { k, .. } => match k.problem.format.bits {
+                Bits::Four => 4,
+                Bits::Eight => 8,
+            },
+        }
+    }
+}
 
 #[allow(clippy::too_many_arguments, reason = "a launch")]
 pub(crate) fn launch<R: Runtime>(
-    _client: &ComputeClient<R>,
+    client: &ComputeClient<R>,
     engine: &'static str,
-    _problem: &DecodeProblem,
-    _tables: &CubeTables,
-    _scale: f32,
-    _q: &CubeTensor,
-    _k: &CubeTensor,
-    _v: &CubeTensor,
-    _out: &CubeTensor,
-    _lse: &CubeTensor,
+    problem: &DecodeProblem,
+    tables: &CubeTables,
+    scale: f32,
+    q: &CubeTensor,
+    k: &CubeTensor,
+    v: &CubeTensor,
+    out: &CubeTensor,
+    lse: &CubeTensor,
 ) -> Result<(), CoreError> {
-    Err(CoreError::Unsupported { engine, feature: "decode" })
+    run(client, engine, problem, tables, scale, q, &Stored::Numbers { k, v }, out, lse)
 }
 
 #[allow(clippy::too_many_arguments, reason = "a launch")]
 pub(crate) fn launch_codes<R: Runtime>(
-    _client: &ComputeClient<R>,
+    client: &ComputeClient<R>,
     engine: &'static str,
-    _problem: &DecodeProblem,
-    _tables: &CubeTables,
-    _scale: f32,
-    _q: &CubeTensor,
-    _k: &CubeCodes,
-    _v: &CubeCodes,
-    _out: &CubeTensor,
-    _lse: &CubeTensor,
+    problem: &DecodeProblem,
+    tables: &CubeTables,
+    scale: f32,
+    q: &CubeTensor,
+    k: &CubeCodes,
+    v: &CubeCodes,
+    out: &CubeTensor,
+    lse: &CubeTensor,
 ) -> Result<(), CoreError> {
-    Err(CoreError::Unsupported { engine, feature: "decode" })
+    run(client, engine, problem, tables, scale, q, &Stored::Codes { k, v }, out, lse)
+}
+
+#[allow(clippy::too_many_arguments, reason = "a launch")]
+fn run<R: Runtime>(
+    client: &ComputeClient<R>,
+    engine: &'static str,
+    problem: &DecodeProblem,
+    tables: &CubeTables,
+    scale: f32,
+    q: &CubeTensor,
+    stored: &Stored<'_>,
+    out: &CubeTensor,
+    lse: &CubeTensor,
+) -> Result<(), CoreError> {
+    let print = Blueprint::new(client, engine, problem, q.dtype, tables.longest)?;
+    let rows = problem.sequences * problem.query_heads();
+    if print.parts == 1 {
+        with_storage!(q.dtype, F => {
+            parts_of::<F, F, R>(client, problem, tables, scale, q, stored, &print, (&out.handle, &lse.handle));
+        });
+        return Ok(());
+    }
+    let parts = rows * print.parts as usize;
+    let part_out = client.empty(parts * problem.head_dim_v * size_of::<f32>());
+    let part_lse = client.empty(parts * size_of::<f32>());
+    let (count, dim) = flat(out.len());
+    with_storage!(q.dtype, F => {
+        parts_of::<F, f32, R>(client, problem, tables, scale, q, stored, &print, (&part_out, &part_lse));
+        #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
+        // SAFETY: the kernel stops at `rows` rows, of which all buffers have as many.
+        unsafe {
+            decode::combine_parts::launch_unchecked::<F, R>(
+                client, count, dim,
+                array(&part_out, parts * problem.head_dim_v), array(&part_lse, parts),
+                array(&out.handle, out.len()), array(&lse.handle, lse.len()),
+                rows as u32, print.parts, problem.head_dim_v as u32,
+            );
+        }
+    });
+    Ok(())
+}
+
+#[allow(clippy::too_many_arguments, reason = "a launch")]
+fn parts_of<F: Float + CubeElement, O: Float + CubeElement, R: Runtime>(
+    client: &ComputeClient<R>,
+    problem: &DecodeProblem,
+    tables: &CubeTables,
+    scale: f32,
+    q: &CubeTensor,
+    stored: &Stored<'_>,
+    print: &Blueprint,
+    (out, lse): (&Handle, &Handle),
+) {
+    let (dk, dv) = (problem.head_dim_k, problem.head_dim_v);
+    let rows = problem.sequences * problem.query_heads() * print.parts as usize;
+    let count =
+        CubeCount::Static(print.parts, problem.kv_heads as u32 * print.row_blocks, problem.sequences as u32);
+    let pool_rows = problem.pool_pages * problem.page_size * problem.page_heads;
+    let bits = stored.bits();
+    let indptr = || array::<R>(&tables.indptr, tables.indptr_len);
+    let pages = || array::<R>(&tables.pages, tables.pages_len);
+    let lengths = || array::<R>(&tables.lengths, tables.lengths_len);
+    let (page_heads, page_size) = (problem.page_heads as u32, problem.page_size as u32);
+    let group = problem.group as u32;
+    #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
+    // SAFETY: the kernels read tokens below each list's length, whose pages lie in the pool (checked by the tables' bound), and write rows
+    // below `rows`.
+    unsafe {
+        if print.matrix {
+            let (words_k, words_v) = (dk * bits as usize / 32, dv * bits as usize / 32);
+            let (nk, nv) = (load_words(words_k, 4), load_words(words_v, 8));
+            let (k, v, k_scales, v_scales, scales) = match stored {
+                Stored::Numbers { k, v } => (&k.handle, &v.handle, &k.handle, &v.handle, 1),
+                Stored::Codes { k, v } => (&k.codes, &v.codes, &k.scales, &v.scales, pool_rows),
+            };
+            decode::decode_matrix::launch_unchecked::<F, O, R>(
+                client,
+                count,
+                CubeDim::new_2d(32, print.warps),
+                nk,
+                nv,
+                array(&q.handle, q.len()),
+                array(k, pool_rows * words_k / nk),
+                array(v, pool_rows * words_v / nv),
+                array(k_scales, scales),
+                array(v_scales, scales),
+                indptr(),
+                pages(),
+                lengths(),
+                array(out, rows * dv),
+                array(lse, rows),
+                scale,
+                page_heads,
+                page_size,
+                group,
+                print.row_blocks,
+                dk as u32,
+                dv as u32,
+                bits,
+                print.warps,
+                problem.page_size.is_multiple_of(16),
+                print.rows,
+            );
+            return;
+        }
+        let dim = CubeDim::new_1d(decode::THREADS);
+        match stored {
+            Stored::Numbers { k, v } => decode::decode_plain::launch_unchecked::<F, O, R>(
+                client,
+                count,
+                dim,
+                array(&q.handle, q.len()),
+                array(&k.handle, k.len()),
+                array(&v.handle, v.len()),
+                indptr(),
+                pages(),
+                lengths(),
+                array(out, rows * dv),
+                array(lse, rows),
+                scale,
+                page_heads,
+                page_size,
+                group,
+                print.row_blocks,
+                dk as u32,
+                dv as u32,
+                print.rows,
+            ),
+            Stored::Codes { k, v } => decode::decode_plain_codes::launch_unchecked::<F, O, R>(
+                client,
+                count,
+                dim,
+                array(&q.handle, q.len()),
+                array(&k.codes, k.words()),
+                array(&v.codes, v.words()),
+                array(&k.scales, k.scale_len()),
+                array(&v.scales, v.scale_len()),
+                indptr(),
+                pages(),
+                lengths(),
+                array(out, rows * dv),
+                array(lse, rows),
+                scale,
+                page_heads,
+                page_size,
+                group,
+                print.row_blocks,
+                dk as u32,
+                dv as u32,
+                bits,
+                print.rows,
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_wave_is_full() {
+        // 512 lists on 396 places: one part each would leave the second wave two thirds empty.
+        assert!(parts(512, 32_768, 396) > 1);
+        assert_eq!(parts(1, 100, 396), 1);
+        // Short lists are not cut to dust.
+        assert!(parts(8, 4096, 396) <= 32);
+    }
 }

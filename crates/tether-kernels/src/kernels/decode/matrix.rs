@@ -1,0 +1,341 @@
+//! Decode attention on matrix units: CUDA's 16 x 8 x 16 product, whose register layout the loads are made for.
+
+use cubecl::cmma::MmaDefinition;
+use cubecl::prelude::*;
+
+use super::fragments::{key_channel, key_pairs, value_channel, value_pairs};
+
+/// Tokens of a step: the contraction length of the second product.
+const STEP: u32 = 16;
+
+/// One query token over the paged tokens of a list. A cube has `warps` warps that take steps of 16 tokens in turn and are merged at its end; cube
+/// x is the part of the list, cube y the key head (times blocks of query rows), cube z the sequence.
+///
+/// `bits` is 16 for keys and values of type `F`, else they are codes with a scale for each token and head. Loads are `NK` and `NV` words.
+#[cube(launch_unchecked)]
+pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
+    q: &Array<F>,
+    k: &Array<Vector<u32, NK>>,
+    v: &Array<Vector<u32, NV>>,
+    k_scales: &Array<f32>,
+    v_scales: &Array<f32>,
+    indptr: &Array<u32>,
+    pages: &Array<u32>,
+    lengths: &Array<u32>,
+    out: &mut Array<O>,
+    lse: &mut Array<f32>,
+    scale: f32,
+    page_heads: u32,
+    page_size: u32,
+    group: u32,
+    row_blocks: u32,
+    #[comptime] dim_k: u32,
+    #[comptime] dim_v: u32,
+    #[comptime] bits: u32,
+    #[comptime] warps: u32,
+    #[comptime] whole_pages: bool,
+    #[comptime] rows: u32,
+) {
+    let def = MmaDefinition::<F, F, f32>::new(16usize, 8usize, 16usize);
+    let size!(N2) = 2usize;
+    let lane = UNIT_POS_X;
+    let warp = UNIT_POS_Y;
+    let quad = lane % 4;
+    let octet = lane / 4;
+
+    let kv_head = CUBE_POS_Y / row_blocks;
+    let first_row = CUBE_POS_Y % row_blocks * 16;
+    let sequence = CUBE_POS_Z;
+    let query_heads = CUBE_COUNT_Y / row_blocks * group;
+    let list = kv_head / page_heads * CUBE_COUNT_Z + sequence;
+    let head = kv_head % page_heads;
+    let length = lengths[list as usize];
+    let first_page = indptr[list as usize];
+
+    let steps = length.div_ceil(STEP);
+    let steps_of_part = steps.div_ceil(CUBE_COUNT_X);
+    let begin = CUBE_POS_X * steps_of_part;
+    let mut end = begin + steps_of_part;
+    if end > steps {
+        end = steps;
+    }
+
+    // Loads of a token's row: keys over four threads, values over eight.
+    let key_loads = comptime!((dim_k * bits / 32) as usize / 4 / NK::value());
+    let value_loads = comptime!((dim_v * bits / 32) as usize / 8 / NV::value());
+    let key_row = comptime!(dim_k * bits / 32 / NK::value() as u32);
+    let value_row = comptime!(dim_v * bits / 32 / NV::value() as u32);
+    let load_pairs = comptime!(NK::value() * (32 / bits) as usize / 2);
+    let load_elements = comptime!(NV::value() * (32 / bits) as usize);
+    let wide = comptime!(rows > 8);
+
+    // Queries, in the order in which keys will come. Rows past the group are zero.
+    let mut queries = Sequence::<Array<Vector<F, N2>>>::new();
+    #[unroll]
+    for load in 0..key_loads {
+        #[unroll]
+        for step in 0..comptime!(load_pairs / 2) {
+            let mut a = Array::<Vector<F, N2>>::new(4usize);
+            #[unroll]
+            for register in 0..4usize {
+                let mut pair = Vector::<F, N2>::empty();
+                let row = first_row + octet + comptime!(register as u32 % 2 * 8);
+                let index = comptime!((2 * step + register / 2) as u32);
+                #[unroll]
+                for element in 0..2usize {
+                    let channel = key_channel(
+                        quad,
+                        comptime!(load as u32),
+                        index,
+                        comptime!(element as u32),
+                        comptime!(NK::value() as u32),
+                        bits,
+                        dim_k,
+                    );
+                    pair[element] = F::from_int(0);
+                    if row < group {
+                        let at = (sequence * query_heads + kv_head * group + row) * dim_k + channel;
+                        pair[element] = q[at as usize];
+                    }
+                }
+                a[register] = pair;
+            }
+            queries.push(a);
+        }
+    }
+
+    let mut sums = Sequence::<Array<Vector<f32, N2>>>::new();
+    #[unroll]
+    for _ in 0..comptime!(value_loads * load_elements) {
+        let mut c = Array::<Vector<f32, N2>>::new(2usize);
+        c[0] = Vector::new(0.0f32);
+        c[1] = Vector::new(0.0f32);
+        sums.push(c);
+    }
+    let mut highest = Array::<f32>::new(2usize);
+    let mut weights = Array::<f32>::new(2usize);
+    #[unroll]
+    for half in 0..2usize {
+        highest[half] = f32::new(-1e30);
+        weights[half] = 0.0f32;
+    }
+
+    let mut step = begin + warp;
+    while step < end {
+        let token = step * STEP;
+        // Rows of this thread's tokens in the pool: keys of tokens `octet` and `octet + 8`, values of four.
+        let mut key_rows = Array::<u32>::new(2usize);
+        let mut value_rows = Array::<u32>::new(4usize);
+        if comptime!(whole_pages) {
+            let page = pages[(first_page + token / page_size) as usize];
+            let base = page * page_size + token % page_size;
+            #[unroll]
+            for i in 0..2usize {
+                let wanted = octet + comptime!(8 * i as u32);
+                let within = select(token + wanted < length, wanted, length - 1u32 - token);
+                key_rows[i] = (base + within) * page_heads + head;
+            }
+            #[unroll]
+            for i in 0..4usize {
+                let wanted = 2 * quad + comptime!(i as u32 % 2 + i as u32 / 2 * 8);
+                let within = select(token + wanted < length, wanted, length - 1u32 - token);
+                value_rows[i] = (base + within) * page_heads + head;
+            }
+        } else {
+            #[unroll]
+            for i in 0..2usize {
+                let wanted = token + octet + comptime!(8 * i as u32);
+                let wanted = select(wanted < length, wanted, length - 1u32);
+                let page = pages[(first_page + wanted / page_size) as usize];
+                key_rows[i] = (page * page_size + wanted % page_size) * page_heads + head;
+            }
+            #[unroll]
+            for i in 0..4usize {
+                let wanted = token + 2 * quad + comptime!(i as u32 % 2 + i as u32 / 2 * 8);
+                let wanted = select(wanted < length, wanted, length - 1u32);
+                let page = pages[(first_page + wanted / page_size) as usize];
+                value_rows[i] = (page * page_size + wanted % page_size) * page_heads + head;
+            }
+        }
+        let mut key_words = Array::<Vector<u32, NK>>::new(comptime!(2 * key_loads));
+        #[unroll]
+        for i in 0..2usize {
+            #[unroll]
+            for load in 0..key_loads {
+                let at = key_rows[i] * key_row + comptime!(load as u32 * 4) + quad;
+                key_words[i * key_loads + load] = k[at as usize];
+            }
+        }
+        let mut value_words = Array::<Vector<u32, NV>>::new(comptime!(4 * value_loads));
+        #[unroll]
+        for i in 0..4usize {
+            #[unroll]
+            for load in 0..value_loads {
+                let at = value_rows[i] * value_row + comptime!(load as u32 * 8) + octet;
+                value_words[i * value_loads + load] = v[at as usize];
+            }
+        }
+
+        // Logits of 8 tokens at a time: columns `2 quad, 2 quad + 1` of rows `octet, octet + 8`.
+        let mut logits = Array::<f32>::new(8usize);
+        #[unroll]
+        for block in 0..2usize {
+            let mut c = Array::<Vector<f32, N2>>::new(2usize);
+            c[0] = Vector::new(0.0f32);
+            c[1] = Vector::new(0.0f32);
+            #[unroll]
+            for load in 0..key_loads {
+                let pairs = key_pairs::<F, NK, N2>(&key_words[block * key_loads + load], bits);
+                #[unroll]
+                for s in 0..comptime!(load_pairs / 2) {
+                    let mut b = Array::<Vector<F, N2>>::new(2usize);
+                    b[0] = pairs[2 * s];
+                    b[1] = pairs[2 * s + 1];
+                    def.execute_inplace(queries.index(comptime!(load * (load_pairs / 2) + s)), &b, &mut c);
+                }
+            }
+            #[unroll]
+            for i in 0..4usize {
+                let column = token + 2 * quad + comptime!((8 * block + i % 2) as u32);
+                let mut factor = scale;
+                if comptime!(bits < 16) {
+                    factor *= k_scales[value_rows[comptime!(2 * block + i % 2)] as usize];
+                }
+                let logit = c[i / 2][i % 2] * factor;
+                logits[comptime!(i / 2 * 4 + block * 2 + i % 2)] =
+                    select(column < length, logit, f32::new(-1e30));
+            }
+        }
+
+        // Softmax so far, per row; the four threads of a row agree on its maximum.
+        let mut a = Array::<Vector<F, N2>>::new(4usize);
+        a[1] = Vector::new(F::from_int(0));
+        a[3] = Vector::new(F::from_int(0));
+        #[unroll]
+        for half in 0..comptime!(if wide { 2usize } else { 1usize }) {
+            let at = comptime!(4 * half);
+            let mut peak = highest[half];
+            #[unroll]
+            for i in 0..4usize {
+                peak = peak.max(logits[at + i]);
+            }
+            peak = peak.max(plane_shuffle_xor(peak, 1u32));
+            peak = peak.max(plane_shuffle_xor(peak, 2u32));
+            let keep = (highest[half] - peak).exp();
+            highest[half] = peak;
+            let mut sum = weights[half] * keep;
+            #[unroll]
+            for block in 0..2usize {
+                let mut pair = Vector::<F, N2>::empty();
+                #[unroll]
+                for i in 0..2usize {
+                    let weight = (logits[at + 2 * block + i] - peak).exp();
+                    sum += weight;
+                    if comptime!(bits < 16) {
+                        pair[i] = F::cast_from(weight * v_scales[value_rows[2 * block + i] as usize]);
+                    } else {
+                        pair[i] = F::cast_from(weight);
+                    }
+                }
+                a[comptime!(2 * block + half)] = pair;
+            }
+            weights[half] = sum;
+            #[unroll]
+            for block in 0..comptime!(value_loads * load_elements) {
+                let c = sums.index_mut(block);
+                c[half] = c[half] * Vector::new(keep);
+            }
+        }
+
+        #[unroll]
+        for load in 0..value_loads {
+            let first = value_pairs::<F, NV, N2>(&value_words[load], &value_words[value_loads + load], bits);
+            let second = value_pairs::<F, NV, N2>(
+                &value_words[2 * value_loads + load],
+                &value_words[3 * value_loads + load],
+                bits,
+            );
+            #[unroll]
+            for element in 0..load_elements {
+                let mut b = Array::<Vector<F, N2>>::new(2usize);
+                b[0] = first[element];
+                b[1] = second[element];
+                def.execute_inplace(&a, &b, sums.index_mut(comptime!(load * load_elements + element)));
+            }
+        }
+        step += warps;
+    }
+
+    // Merge the warps.
+    let mut all = SharedMemory::<f32>::new(comptime!((warps * rows * dim_v) as usize));
+    let mut tops = SharedMemory::<f32>::new(comptime!((warps * rows) as usize));
+    let mut totals = SharedMemory::<f32>::new(comptime!((warps * rows) as usize));
+    #[unroll]
+    for half in 0..comptime!(if wide { 2usize } else { 1usize }) {
+        let mut sum = weights[half];
+        sum += plane_shuffle_xor(sum, 1u32);
+        sum += plane_shuffle_xor(sum, 2u32);
+        let row = octet + comptime!(8 * half as u32);
+        if row < rows {
+            let place = warp * rows + row;
+            if quad == 0u32 {
+                tops[place as usize] = highest[half];
+                totals[place as usize] = sum;
+            }
+            #[unroll]
+            for load in 0..value_loads {
+                #[unroll]
+                for element in 0..load_elements {
+                    let c = sums.index(comptime!(load * load_elements + element));
+                    #[unroll]
+                    for i in 0..2usize {
+                        let column = 2 * quad + i as u32;
+                        let channel = value_channel(
+                            column,
+                            comptime!(load as u32),
+                            comptime!(element as u32),
+                            comptime!(NV::value() as u32),
+                            bits,
+                            dim_v,
+                        );
+                        all[(place * dim_v + channel) as usize] = c[half][i];
+                    }
+                }
+            }
+        }
+    }
+    sync_cube();
+    let mut i = warp * 32 + lane;
+    while i < rows * dim_v {
+        let row = i / dim_v;
+        let channel = i % dim_v;
+        if first_row + row < group {
+            let mut top = f32::new(-1e30);
+            #[unroll]
+            for w in 0..comptime!(warps as usize) {
+                top = top.max(tops[(row + comptime!(w as u32 * rows)) as usize]);
+            }
+            let mut total = 0.0f32;
+            let mut sum = 0.0f32;
+            #[unroll]
+            for w in 0..comptime!(warps as usize) {
+                let place = row + comptime!(w as u32 * rows);
+                let weight = (tops[place as usize] - top).exp();
+                total += weight * totals[place as usize];
+                sum += weight * all[(place * dim_v + channel) as usize];
+            }
+            let mut result = 0.0f32;
+            let mut log_sum = f32::new(-1e30);
+            if total > 0.0f32 {
+                result = sum / total;
+                log_sum = top + total.ln();
+            }
+            let at = (sequence * query_heads + kv_head * group + first_row + row) * CUBE_COUNT_X + CUBE_POS_X;
+            out[(at * dim_v + channel) as usize] = O::cast_from(result);
+            if channel == 0u32 {
+                lse[at as usize] = log_sum;
+            }
+        }
+        i += comptime!(warps * 32);
+    }
+}
