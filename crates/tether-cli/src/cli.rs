@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// List the recipes, or show one.
     Recipes(RecipesArgs),
+    /// Time every operation on a GPU, beside the device's own ceilings, and check the results.
+    Bench(BenchArgs),
 }
 
 #[derive(Args, Debug)]
@@ -81,6 +83,20 @@ pub(crate) enum Device {
     Metal,
     /// WGSL on what wgpu finds.
     Wgpu,
+}
+
+#[derive(Args, Debug)]
+#[cfg_attr(not(feature = "bench"), allow(dead_code, reason = "a build without GPUs refuses the command"))]
+pub(crate) struct BenchArgs {
+    /// Which GPU runtime [default: the first that this build has].
+    #[arg(long, value_enum)]
+    pub(crate) device: Option<Device>,
+    /// Groups of operations: rope, gather, quant, snap, frame, decode, qdecode, ar [default: all].
+    #[arg(long, value_delimiter = ',', value_name = "GROUP")]
+    pub(crate) ops: Vec<String>,
+    /// Print a JSON object a line, and ceilings and notes on standard error.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]

@@ -1,5 +1,6 @@
 //! One module per subcommand.
 
+pub(crate) mod bench;
 pub(crate) mod recipes;
 pub(crate) mod replay;
 pub(crate) mod video;

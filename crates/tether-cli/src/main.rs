@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         cli::Command::Video(args) => commands::video::run(&args),
         cli::Command::Replay(args) => commands::replay::run(&args),
         cli::Command::Recipes(args) => commands::recipes::run(&args),
+        cli::Command::Bench(args) => commands::bench::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,6 +3,7 @@
 
 mod codec;
 pub(crate) mod launch;
+mod measure;
 mod readback;
 mod store;
 mod tensor;

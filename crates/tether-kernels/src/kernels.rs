@@ -3,6 +3,7 @@
 
 pub(crate) mod align;
 pub(crate) mod attend;
+pub(crate) mod ceiling;
 pub(crate) mod copy;
 pub(crate) mod decode;
 pub(crate) mod gather;

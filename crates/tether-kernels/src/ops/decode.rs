@@ -69,7 +69,7 @@ fn parts(lists: usize, longest: usize, at_once: usize) -> u32 {
     (1..=most).min_by_key(|&parts| cost(parts)).unwrap_or(1) as u32
 }
 
-fn has_matrix_units<R: Runtime>(client: &ComputeClient<R>, dtype: DType) -> bool {
+pub(crate) fn has_matrix_units<R: Runtime>(client: &ComputeClient<R>, dtype: DType) -> bool {
     let features = &client.properties().features;
     let ab = match dtype {
         DType::F32 => f32::as_type_native_unchecked().storage_type(),

@@ -1,0 +1,74 @@
+//! Device benchmarks: every operation at fixed shapes, beside what the device can do at most, checked as it is timed.
+//!
+//! Shapes are those of the Wan2.1-1.3B video model (12 heads of 128, frames of 1560 tokens) and of 8-billion-parameter language models (32 query
+//! heads, 8 key heads of 128). A record is one operation at one shape.
+#![cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+
+mod bench;
+mod ceilings;
+mod codes;
+mod compact;
+mod decode;
+mod frames;
+mod reference;
+mod rope;
+mod select;
+mod video;
+
+pub use bench::{Bench, Ceilings, Record, Timing};
+
+use tether_core::CoreError;
+use tether_kernels::Cube;
+use tether_kernels::cubecl::Runtime;
+
+/// A group of operations.
+type Group<R> = fn(&mut Bench<'_, R>) -> Result<(), CoreError>;
+
+fn groups<R: Runtime>() -> [(&'static str, Group<R>); 8] {
+    [
+        ("rope", rope::run),
+        ("gather", compact::run),
+        ("quant", codes::run),
+        ("snap", select::run),
+        ("frame", frames::run),
+        ("decode", decode::run),
+        ("qdecode", decode::run_codes),
+        ("ar", video::run),
+    ]
+}
+
+/// Names of the groups, in the order in which they run.
+pub fn group_names() -> Vec<&'static str> {
+    #[cfg(feature = "cuda")]
+    return groups::<tether_kernels::cubecl::cuda::CudaRuntime>().iter().map(|(name, _)| *name).collect();
+    #[cfg(all(not(feature = "cuda"), feature = "wgpu"))]
+    return groups::<tether_kernels::cubecl::wgpu::WgpuRuntime>().iter().map(|(name, _)| *name).collect();
+    #[cfg(all(not(feature = "cuda"), not(feature = "wgpu"), feature = "rocm"))]
+    return groups::<tether_kernels::cubecl::hip::HipRuntime>().iter().map(|(name, _)| *name).collect();
+}
+
+/// Measures the ceilings, then the groups in `only` (all when it is empty). `each` sees a record as soon as it is there.
+///
+/// # Errors
+/// Whatever the device refuses; an operation that it does not support is left out with a note instead.
+pub fn run<R: Runtime>(
+    engine: &Cube<R>,
+    only: &[String],
+    each: &mut dyn FnMut(&Record),
+    note: &mut dyn FnMut(&str),
+) -> Result<Ceilings, CoreError> {
+    let ceilings = ceilings::measure(engine)?;
+    let mut bench = Bench::new(engine, ceilings.clone(), each, note);
+    for (name, group) in groups::<R>() {
+        if !only.is_empty() && !only.iter().any(|o| o == name) {
+            continue;
+        }
+        match group(&mut bench) {
+            Err(CoreError::Unsupported { feature, .. }) => {
+                bench.say(&format!("{name}: skipped, no {feature}"));
+            }
+            other => other?,
+        }
+    }
+    Ok(ceilings)
+}
