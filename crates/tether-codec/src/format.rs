@@ -40,16 +40,16 @@ impl Bits {
 /// Which elements share a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Grouping {
-    /// The channels of a token and head: `x = code * scale`, symmetric, `scale = max |x| / signed_max`. 4-bit codes are stored plus 8, 8-bit ones
-    /// as two's complement.
+    /// The channels of a token and head: `x = code * scale`, symmetric, `scale = max(max |x|, MIN_SCALE_RANGE) / signed_max`. 4-bit codes are
+    /// stored plus 8, 8-bit ones as two's complement.
     Token,
     /// A channel over this many tokens in a row, the last group possibly fewer: `x = code * scale + zero`, `zero = min x`,
-    /// `scale = (max x - min x) / levels`, codes unsigned (KIVI's keys, arXiv:2402.02750).
+    /// `scale = max(max x - min x, MIN_SCALE_RANGE) / levels`, codes unsigned (KIVI's keys, arXiv:2402.02750).
     Channel(usize),
 }
 
-/// A format: bits and what shares a scale. Codes are rounded to the nearest, halves away from zero; a group of equal values has the
-/// smallest scale, [`MIN_SCALE_RANGE`] over the code range, so that it comes back exactly where the format can.
+/// A format: bits and what shares a scale. Codes are rounded to the nearest, halves away from zero. No scale is 0: a range below
+/// [`MIN_SCALE_RANGE`] counts as that, so a channel of equal values comes back exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Format {
     /// Bits of a code.

@@ -3,6 +3,7 @@
 mod codes;
 mod engine;
 mod format;
+mod host;
 
 pub use codes::HostCodes;
 pub use engine::CodecEngine;

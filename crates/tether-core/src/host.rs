@@ -5,7 +5,9 @@ mod attend;
 mod exp;
 mod mass;
 mod matmul;
+mod softmax;
 mod store;
+mod tokens;
 
 use rayon::prelude::*;
 
@@ -13,6 +15,7 @@ pub use exp::exp;
 pub use mass::{mean_logits, mean_query};
 pub use matmul::{MatRef, matmul};
 pub use store::HostStore;
+pub use tokens::{HostIndices, HostRotation, HostTables, PagedQueries, paged_attention};
 
 use crate::checks::{self, QueryExtents};
 use crate::engine::{AttendTable, Readback, Side, StoreSpec, Summaries};
@@ -36,9 +39,14 @@ impl Host {
         Self::default()
     }
 
-    /// An engine that spreads attention heads over rayon's global pool.
+    /// An engine that spreads heads and rows over rayon's global pool.
     pub fn parallel() -> Self {
         Self { parallel: true, ..Self::default() }
+    }
+
+    /// Whether it was made with [`Host::parallel`].
+    pub fn is_parallel(&self) -> bool {
+        self.parallel
     }
 }
 
@@ -271,7 +279,7 @@ impl Engine for Host {
                     store::copy_elements(
                         &mut data,
                         i * unit.len(),
-                        &store::narrowed(store.spec.dtype, &unit),
+                        &TensorData::narrowed(store.spec.dtype, &unit),
                         0,
                         unit.len(),
                     );

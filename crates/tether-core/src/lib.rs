@@ -32,6 +32,6 @@ pub use rope_kind::{Pairing, RopeKind};
 pub use tensor::{HostTensor, Shape, TensorData};
 pub use tokens::{
     BlockTables, DecodeProblem, EMPTY_LSE, MAX_AXES, PageProblem, Pool, Rotation, RotationExtents,
-    RowProblem, TokenEngine, TokenLayout, TokenShape, TopKProblem, WindowProblem, WindowSpec,
+    RowProblem, TokenEngine, TokenLayout, TokenShape, TopKProblem, WindowProblem, WindowSpec, merge_partial,
 };
 pub use traffic::{Traffic, TrafficCounters};

@@ -32,6 +32,15 @@ impl TensorData {
         })
     }
 
+    /// `values` rounded to `dtype`.
+    pub fn narrowed(dtype: DType, values: &[f32]) -> Self {
+        match dtype {
+            DType::F32 => Self::F32(values.to_vec()),
+            DType::F16 => Self::F16(values.iter().map(|&x| f16::from_f32(x)).collect()),
+            DType::BF16 => Self::BF16(values.iter().map(|&x| bf16::from_f32(x)).collect()),
+        }
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         match self {
@@ -98,6 +107,20 @@ impl TensorData {
             }
             Self::F16(v) => v.iter().position(|x| !x.is_finite()),
             Self::BF16(v) => v.iter().position(|x| !x.is_finite()),
+        }
+    }
+
+    /// Copies as many elements as `into` holds, from `start` on, widened.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    #[inline]
+    pub fn widen_into(&self, start: usize, into: &mut [f32]) {
+        let range = start..start + into.len();
+        match self {
+            Self::F32(v) => into.copy_from_slice(&v[range]),
+            Self::F16(v) => into.iter_mut().zip(&v[range]).for_each(|(to, x)| *to = x.to_f32()),
+            Self::BF16(v) => into.iter_mut().zip(&v[range]).for_each(|(to, x)| *to = x.to_f32()),
         }
     }
 

@@ -3,6 +3,7 @@
 mod decode;
 mod engine;
 mod gather;
+mod merge;
 mod rotation;
 mod shape;
 mod top_k;
@@ -11,6 +12,7 @@ mod window;
 pub use decode::{BlockTables, DecodeProblem, EMPTY_LSE};
 pub use engine::TokenEngine;
 pub use gather::{PageProblem, RowProblem};
+pub use merge::merge_partial;
 pub use rotation::{MAX_AXES, Rotation, RotationExtents};
 pub use shape::{TokenLayout, TokenShape};
 pub use top_k::TopKProblem;

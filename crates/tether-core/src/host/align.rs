@@ -1,6 +1,6 @@
 //! Statistics alignment on the host: everything is worked out and checked before the first byte changes.
 
-use super::store::{HostStore, narrowed};
+use super::store::HostStore;
 use crate::engine::Side;
 use crate::{AlignJob, ChannelAlignment, CoreError, Moments, SlotId, TensorData};
 
@@ -59,7 +59,7 @@ fn edited_unit(
     let before = store.moments(side, slot);
     let after = before.mean.iter().zip(before.m2).zip(alignments);
     let (mean, m2) = after.map(|((&mean, &m2), a)| a.moments_after(mean, m2)).unzip();
-    let unit = EditedUnit { side, slot, tokens: narrowed(store.spec.dtype, &tokens), mean, m2 };
+    let unit = EditedUnit { side, slot, tokens: TensorData::narrowed(store.spec.dtype, &tokens), mean, m2 };
     let what = match side {
         Side::Keys => "aligned k",
         Side::Values => "aligned v",

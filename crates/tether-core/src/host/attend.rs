@@ -6,7 +6,7 @@ use super::exp::exp;
 use super::matmul::{MatRef, matmul};
 use super::store::HostStore;
 use crate::engine::{AttendTable, Side};
-use crate::{HostTensor, PhaseTable, TensorData};
+use crate::{HostTensor, PhaseTable};
 
 /// Keys that are scored at a time. A block of scores for a few hundred queries stays in the second-level cache.
 const KEY_BLOCK: usize = 256;
@@ -115,12 +115,7 @@ pub(super) fn attend_group(
 
 fn load_query(queries: Queries<'_>, sequence: usize, token: usize, head: usize, into: &mut [f32]) {
     let start = ((sequence * queries.tokens + token) * queries.heads + head) * into.len();
-    let range = start..start + into.len();
-    match queries.q.data() {
-        TensorData::F32(v) => into.copy_from_slice(&v[range]),
-        TensorData::F16(v) => into.iter_mut().zip(&v[range]).for_each(|(d, x)| *d = x.to_f32()),
-        TensorData::BF16(v) => into.iter_mut().zip(&v[range]).for_each(|(d, x)| *d = x.to_f32()),
-    }
+    queries.q.data().widen_into(start, into);
 }
 
 /// One step of the running softmax: turns scores into weights relative to the new row maximum and rescales what was summed before.

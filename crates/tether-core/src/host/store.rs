@@ -1,10 +1,8 @@
 //! One layer's keys, values and moments in host memory.
 
-use half::{bf16, f16};
-
 use crate::engine::{Side, StoreSpec};
 use crate::tensor::{element_count, try_zeros};
-use crate::{CoreError, DType, MomentsView, SlotId, TensorData};
+use crate::{CoreError, MomentsView, SlotId, TensorData};
 
 /// Copies `len` elements between tensors of one dtype.
 pub(super) fn copy_elements(
@@ -19,15 +17,6 @@ pub(super) fn copy_elements(
         (TensorData::F16(t), TensorData::F16(s)) => t[to..to + len].copy_from_slice(&s[from..from + len]),
         (TensorData::BF16(t), TensorData::BF16(s)) => t[to..to + len].copy_from_slice(&s[from..from + len]),
         _ => unreachable!("dtypes are compared before a copy"),
-    }
-}
-
-/// `values` rounded to `dtype`.
-pub(super) fn narrowed(dtype: DType, values: &[f32]) -> TensorData {
-    match dtype {
-        DType::F32 => TensorData::F32(values.to_vec()),
-        DType::F16 => TensorData::F16(values.iter().map(|&x| f16::from_f32(x)).collect()),
-        DType::BF16 => TensorData::BF16(values.iter().map(|&x| bf16::from_f32(x)).collect()),
     }
 }
 
@@ -137,12 +126,7 @@ impl HostStore {
     pub(super) fn load_head(&self, side: Side, slot: SlotId, token: usize, head: usize, into: &mut [f32]) {
         let dim = into.len();
         let start = slot.index() * self.unit_len(side) + token * self.channels(side) + head * dim;
-        let range = start..start + dim;
-        match &self.side(side).data {
-            TensorData::F32(v) => into.copy_from_slice(&v[range]),
-            TensorData::F16(v) => into.iter_mut().zip(&v[range]).for_each(|(d, x)| *d = x.to_f32()),
-            TensorData::BF16(v) => into.iter_mut().zip(&v[range]).for_each(|(d, x)| *d = x.to_f32()),
-        }
+        self.data(side).widen_into(start, into);
     }
 
     pub(super) fn moments(&self, side: Side, slot: SlotId) -> MomentsView<'_> {

@@ -1,0 +1,61 @@
+//! Codes on the host: the reference that kernels are held to.
+
+mod dequantise;
+mod quantise;
+
+use tether_core::host::{HostTables, PagedQueries, paged_attention};
+use tether_core::{CoreError, DType, Engine, Host, HostTensor, Side, TensorData, TokenEngine};
+
+use crate::{CodecEngine, Format, Grouping, HostCodes};
+
+impl CodecEngine for Host {
+    type Codes = HostCodes;
+
+    fn quantise(&self, x: &HostTensor, format: Format) -> Result<HostCodes, CoreError> {
+        let problem = crate::CodeProblem::new(x.shape(), format)?;
+        self.check_finite("x", x)?;
+        quantise::codes(x, problem)
+    }
+
+    fn dequantise(&self, codes: &HostCodes, dtype: DType) -> Result<HostTensor, CoreError> {
+        let problem = codes.check()?;
+        let mut out = vec![0f32; problem.tokens * problem.heads * problem.head_dim];
+        if problem.head_dim > 0 {
+            let rows = out.chunks_exact_mut(problem.head_dim).enumerate();
+            rows.for_each(|(row, into)| dequantise::row(codes, &problem, row, into));
+        }
+        HostTensor::new(&codes.shape, TensorData::narrowed(dtype, &out))
+    }
+
+    fn upload_codes(&self, codes: &HostCodes) -> Result<HostCodes, CoreError> {
+        codes.check()?;
+        Ok(codes.clone())
+    }
+
+    fn read_codes(&self, codes: &HostCodes) -> Result<HostCodes, CoreError> {
+        Ok(codes.clone())
+    }
+
+    fn decode_codes(
+        &self,
+        q: &HostTensor,
+        k: &HostCodes,
+        v: &HostCodes,
+        tables: &HostTables,
+        scale: f32,
+    ) -> Result<(HostTensor, HostTensor), CoreError> {
+        let problem = tables.problem(q.shape(), &k.shape, &v.shape)?;
+        let (fk, fv) = (k.format, v.format);
+        if fk.grouping != Grouping::Token || fv.grouping != Grouping::Token || fk.bits != fv.bits {
+            let feature = "attention over codes that are not per token, or keys and values of unequal bits";
+            return Err(CoreError::Unsupported { engine: self.name(), feature });
+        }
+        let (keys, values) = (k.check()?, v.check()?);
+        let load = |side: Side, row: usize, into: &mut [f32]| match side {
+            Side::Keys => dequantise::row(k, &keys, row, into),
+            Side::Values => dequantise::row(v, &values, row, into),
+        };
+        let queries = PagedQueries { q, scale, parallel: self.is_parallel() };
+        paged_attention(&problem, tables, &queries, load)
+    }
+}
