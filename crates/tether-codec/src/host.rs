@@ -4,7 +4,7 @@ mod dequantise;
 mod quantise;
 
 use tether_core::host::{HostTables, PagedQueries, paged_attention};
-use tether_core::{CoreError, DType, Engine, Host, HostTensor, Side, TensorData, TokenEngine};
+use tether_core::{CoreError, DType, Engine, Host, HostTensor, Side, TensorData};
 
 use crate::{CodecEngine, Format, Grouping, HostCodes};
 

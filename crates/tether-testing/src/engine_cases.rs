@@ -1,12 +1,12 @@
 //! The same cases for every engine, against `f64` oracles: odd shapes, grouped heads, unequal head sizes, several sequences, slots out
 //! of order. Outputs are poisoned with NaN where the engine takes them.
 
-use half::{bf16, f16};
 use tether_core::{
     AlignJob, AttendTable, CoreError, DType, Engine, HostTensor, Pairing, PhaseTable, Readback, Side, SlotId,
-    StoreSpec, Summaries, TensorData,
+    StoreSpec, Summaries,
 };
 
+use crate::tensors::{random, read};
 use crate::{
     Op, Tolerance, assert_close, dense_attention, literal_mean_logits, rotate_3d, token_moments, tolerance,
 };
@@ -91,21 +91,6 @@ impl EngineShape {
     }
 }
 
-fn random(seed: u64, shape: &[usize], dtype: DType, offset: f32) -> HostTensor {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let values = std::iter::repeat_with(|| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0 + offset
-    })
-    .take(shape.iter().product());
-    let data = match dtype {
-        DType::F32 => TensorData::F32(values.collect()),
-        DType::F16 => TensorData::F16(values.map(f16::from_f32).collect()),
-        DType::BF16 => TensorData::BF16(values.map(bf16::from_f32).collect()),
-    };
-    HostTensor::new(shape, data).expect("shape and data should fit")
-}
-
 /// A store with K and V written to [`EngineShape::slots`], and the same in host memory.
 struct Written<E: Engine> {
     store: E::Store,
@@ -119,10 +104,6 @@ fn written<E: Engine>(engine: &E, shape: &EngineShape, dtype: DType) -> Result<W
     let v = random(2, &shape.shape(shape.units, shape.kv_heads, shape.head_dim_v), dtype, -0.5);
     engine.write(&mut store, &shape.slots(), &engine.upload(&k)?, &engine.upload(&v)?, Summaries::Moments)?;
     Ok(Written { store, k, v })
-}
-
-fn read<E: Engine>(engine: &E, tensor: &E::Tensor) -> Result<HostTensor, CoreError> {
-    Ok(engine.read(&[tensor])?.wait()?.remove(0))
 }
 
 /// Units of `tensor`, widened.

@@ -1,10 +1,13 @@
 //! What TetherCache's tests share: plain `f64` oracles, tolerances in one table, and golden files.
 
+pub mod codec_cases;
 pub mod engine_cases;
 mod golden;
 mod naive;
-mod oracle;
+pub mod oracle;
 mod runtime;
+mod tensors;
+pub mod token_cases;
 mod tolerance;
 
 pub use golden::{Golden, golden_json, golden_path};

@@ -1,5 +1,19 @@
 //! One obvious reference per operation, in `f64`.
 
+mod codes;
+mod decode;
+mod gather;
+mod rotation;
+mod top_k;
+mod window;
+
+pub use codes::{LiteralCodes, literal_codes, literal_dequantised, scale_of, unpacked_codes};
+pub use decode::literal_decode;
+pub use gather::gather_token_rows;
+pub use rotation::{rotate_tokens, rotated_elements};
+pub use top_k::sorted_top_k;
+pub use window::literal_window_scores;
+
 /// Mean logit of each unit in the literal form: every inner product of a query with a key, scaled and averaged.
 ///
 /// `q` is `[tokens, query_heads, dim]`, each unit `[tokens, kv_heads, dim]`.

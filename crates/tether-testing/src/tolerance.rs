@@ -15,6 +15,14 @@ pub enum Op {
     Score,
     /// Rotated keys.
     Rotate,
+    /// Log-sum-exp of attention logits.
+    LogSumExp,
+    /// Attention that tokens get from an observation window: probabilities, often far below one.
+    WindowScore,
+    /// Numbers that codes stand for, by the size of what they are sums of: `|code * scale| + |zero|`.
+    Dequantise,
+    /// Scales of codes.
+    CodeScale,
 }
 
 /// Largest error allowed: `abs + rel * |expected|`.
@@ -37,6 +45,13 @@ pub fn tolerance(op: Op, dtype: DType) -> Tolerance {
         // One step of the last place of a bfloat16 is 2^-8 of the value.
         (Op::Align | Op::Moments | Op::Rotate, DType::BF16) => (1e-3, 8e-3),
         (Op::Score, _) => (1e-5, 0.0),
+        (Op::LogSumExp, _) => (1e-4, 1e-6),
+        (Op::WindowScore, _) => (1e-7, 1e-4),
+        (Op::Dequantise, DType::F32) => (1e-14, 1e-6),
+        // The absolute part is a step of the smallest half floats.
+        (Op::Dequantise, DType::F16) => (1e-7, 1e-3),
+        (Op::Dequantise, DType::BF16) => (1e-14, 8e-3),
+        (Op::CodeScale, _) => (0.0, 1e-6),
     };
     Tolerance { abs, rel }
 }

@@ -1,0 +1,12 @@
+//! The same codec operations for every engine, against `f64` oracles.
+//!
+//! A case takes the storage type where it matters and runs over its own table of shapes; it returns what the engine refuses and panics when a
+//! result is wrong.
+
+mod decode;
+mod quantise;
+
+pub use decode::{attends_over_codes, refuses_codes_it_cannot_attend_to};
+pub use quantise::{
+    carries_codes_unchanged, quantises, quantises_what_it_dequantised, refuses_formats_that_do_not_fit,
+};
