@@ -26,8 +26,7 @@ fn pool_codes(values: &[f32], shape: &[usize], bits: Bits, live: &[bool]) -> Hos
 pub fn attends_over_codes<E: CodecEngine>(engine: &E, dtype: DType) -> Result<(), CoreError> {
     for (i, shape) in DECODE_SHAPES.iter().enumerate() {
         for bits in [Bits::Eight, Bits::Four] {
-            let whole = if bits == Bits::Four { 8 } else { 4 };
-            if !shape.head_dims.0.is_multiple_of(whole) || !shape.head_dims.1.is_multiple_of(whole) {
+            if !shape.head_dims.0.is_multiple_of(8) || !shape.head_dims.1.is_multiple_of(8) {
                 continue;
             }
             let what = format!("{shape:?} {bits:?} {dtype}");

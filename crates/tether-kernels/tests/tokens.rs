@@ -1,0 +1,91 @@
+//! The Cube engine's token and codec operations under the cases that every engine passes.
+
+#![cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+mod support;
+
+use support::{every_dtype, on_each_runtime};
+use tether_testing::{codec_cases, token_cases};
+
+on_each_runtime! {
+    fn rotates_by_positions(engine) {
+        every_dtype(&engine, token_cases::rotates_by_positions);
+    }
+
+    fn undoes_rotations(engine) {
+        every_dtype(&engine, token_cases::undoes_rotations);
+    }
+
+    fn refuses_rotations_that_do_not_fit(engine) {
+        token_cases::refuses_rotations_that_do_not_fit(&engine).unwrap();
+    }
+
+    fn gathers_rows(engine) {
+        every_dtype(&engine, token_cases::gathers_rows);
+    }
+
+    fn gathers_pages(engine) {
+        every_dtype(&engine, token_cases::gathers_pages);
+    }
+
+    fn refuses_rows_and_pages_that_are_not_there(engine) {
+        token_cases::refuses_rows_and_pages_that_are_not_there(&engine).unwrap();
+    }
+
+    fn selects_the_best(engine) {
+        token_cases::selects_the_best(&engine).unwrap();
+    }
+
+    fn compacts_what_it_selects(engine) {
+        every_dtype(&engine, token_cases::compacts_what_it_selects);
+    }
+
+    fn refuses_selections_that_do_not_fit(engine) {
+        token_cases::refuses_selections_that_do_not_fit(&engine).unwrap();
+    }
+
+    fn scores_by_a_window(engine) {
+        every_dtype(&engine, token_cases::scores_by_a_window);
+    }
+
+    fn refuses_windows_that_do_not_fit(engine) {
+        token_cases::refuses_windows_that_do_not_fit(&engine).unwrap();
+    }
+
+    fn attends_over_pages(engine) {
+        every_dtype(&engine, token_cases::attends_over_pages);
+    }
+
+    fn merges_partial_results(engine) {
+        token_cases::merges_partial_results(&engine).unwrap();
+    }
+
+    fn refuses_pages_that_do_not_fit(engine) {
+        token_cases::refuses_pages_that_do_not_fit(&engine).unwrap();
+    }
+
+    fn quantises(engine) {
+        every_dtype(&engine, codec_cases::quantises);
+    }
+
+    fn quantises_what_it_dequantised(engine) {
+        codec_cases::quantises_what_it_dequantised(&engine).unwrap();
+    }
+
+    fn carries_codes_unchanged(engine) {
+        every_dtype(&engine, codec_cases::carries_codes_unchanged);
+    }
+
+    fn refuses_formats_that_do_not_fit(engine) {
+        codec_cases::refuses_formats_that_do_not_fit(&engine).unwrap();
+    }
+
+    fn attends_over_codes(engine) {
+        every_dtype(&engine, codec_cases::attends_over_codes);
+    }
+
+    fn refuses_codes_it_cannot_attend_to(engine) {
+        codec_cases::refuses_codes_it_cannot_attend_to(&engine).unwrap();
+    }
+}
