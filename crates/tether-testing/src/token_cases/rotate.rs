@@ -241,15 +241,19 @@ pub fn undoes_rotations<E: TokenEngine>(engine: &E, dtype: DType) -> Result<(), 
             let there = lists.slices();
             let x = random(12, &[21, 2, 128], dtype, 0.0);
             let mut on_device = engine.upload(&x)?;
-            for deltas in [&there, &back] {
-                let rotation = engine.upload_rotation(&lists.rotation(&case, deltas))?;
-                engine.rotate(&mut on_device, TokenLayout::Nhd, &rotation)?;
-            }
+            let rotation = lists.rotation(&case, &there);
+            engine.rotate(&mut on_device, TokenLayout::Nhd, &engine.upload_rotation(&rotation)?)?;
+            let moved = rotate_tokens(&x.to_f32_vec(), &case.shape(TokenLayout::Nhd), &rotation);
+            let what = format!("{moves:?} {pairing:?} {dtype}");
+            let there = read(engine, &on_device)?.to_f32_vec();
+            assert_close(&what, &there, &moved, tolerance(Op::Rotate, dtype));
+            let rotation = engine.upload_rotation(&lists.rotation(&case, &back))?;
+            engine.rotate(&mut on_device, TokenLayout::Nhd, &rotation)?;
             let got = read(engine, &on_device)?.to_f32_vec();
             let Tolerance { abs, rel } = tolerance(Op::Rotate, dtype);
             // Two roundings to the storage type, of numbers up to twice as large.
             let twice = Tolerance { abs: 2.0 * abs.max(rel), rel: 2.0 * rel };
-            assert_close(&format!("{moves:?} {pairing:?} {dtype}"), &got, &x.to_f32_vec(), twice);
+            assert_close(&format!("{what}, and back"), &got, &x.to_f32_vec(), twice);
         }
     }
     Ok(())
