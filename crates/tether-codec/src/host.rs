@@ -3,6 +3,7 @@
 mod dequantise;
 mod quantise;
 
+use rayon::prelude::*;
 use tether_core::host::{HostTables, PagedQueries, paged_attention};
 use tether_core::{CoreError, DType, Engine, Host, HostTensor, Side, TensorData};
 
@@ -14,15 +15,18 @@ impl CodecEngine for Host {
     fn quantise(&self, x: &HostTensor, format: Format) -> Result<HostCodes, CoreError> {
         let problem = crate::CodeProblem::new(x.shape(), format)?;
         self.check_finite("x", x)?;
-        quantise::codes(x, problem)
+        quantise::codes(x, &problem, self.is_parallel())
     }
 
     fn dequantise(&self, codes: &HostCodes, dtype: DType) -> Result<HostTensor, CoreError> {
         let problem = codes.check()?;
         let mut out = vec![0f32; problem.tokens * problem.heads * problem.head_dim];
-        if problem.head_dim > 0 {
-            let rows = out.chunks_exact_mut(problem.head_dim).enumerate();
-            rows.for_each(|(row, into)| dequantise::row(codes, &problem, row, into));
+        let row = |(row, into): (usize, &mut [f32])| dequantise::row(codes, &problem, row, into);
+        // Whatever has no channels has no rows either.
+        if self.is_parallel() {
+            out.par_chunks_exact_mut(problem.head_dim.max(1)).enumerate().for_each(row);
+        } else {
+            out.chunks_exact_mut(problem.head_dim.max(1)).enumerate().for_each(row);
         }
         HostTensor::new(&codes.shape, TensorData::narrowed(dtype, &out))
     }

@@ -110,7 +110,7 @@ pub fn selects_the_best<E: TokenEngine>(engine: &E) -> Result<(), CoreError> {
             Err(CoreError::NonFinite { what: "scores", index: 54 }) => {}
             Err(other) => panic!("{other}"),
             Ok(got) => {
-                assert_eq!(engine.read_indices(&got)?, sorted_top_k(&scores, 50, k), "NaN, {k} chosen")
+                assert_eq!(engine.read_indices(&got)?, sorted_top_k(&scores, 50, k), "NaN, {k} chosen");
             }
         }
     }
