@@ -3,9 +3,10 @@
 #![cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-mod support;
+#[path = "support/runtimes.rs"]
+mod runtimes;
 
-use support::{every_dtype, on_each_runtime};
+use runtimes::{every_dtype, on_each_runtime};
 use tether_testing::{codec_cases, token_cases};
 
 on_each_runtime! {

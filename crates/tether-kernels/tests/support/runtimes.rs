@@ -49,7 +49,7 @@ macro_rules! on_each_runtime {
         #[cfg(feature = "wgpu")]
         mod wgpu {
             use super::*;
-            on_each_runtime!(@tests (support::WGPU, tether_kernels::wgpu()) $(fn $test($engine) $body)+);
+            on_each_runtime!(@tests (runtimes::WGPU, tether_kernels::wgpu()) $(fn $test($engine) $body)+);
         }
     };
     (@tests $runtime:tt $(fn $test:ident($engine:ident) $body:block)+) => {
