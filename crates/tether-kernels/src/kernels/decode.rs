@@ -8,7 +8,7 @@ mod plain;
 
 pub(crate) use combine::combine_parts;
 pub(crate) use matrix::decode_matrix;
-pub(crate) use plain::{THREADS, TILE, decode_plain, decode_plain_codes};
+pub(crate) use plain::{THREADS, decode_plain, decode_plain_codes};
 
 /// Rows of queries that a cube takes: what a matrix unit takes.
 pub(crate) const ROWS: usize = 16;

@@ -38,6 +38,7 @@ pub(crate) fn quantise_tokens<F: Float, N: Size>(
     #[comptime] bits: u32,
     #[comptime] plane_lanes: u32,
 ) {
+    let vector = N::value();
     let lane = UNIT_POS_X % lanes;
     let row_in_cube = UNIT_POS_X / lanes;
     let rows_of_cube = THREADS / lanes;
@@ -80,7 +81,7 @@ pub(crate) fn quantise_tokens<F: Float, N: Size>(
             scales[row as usize] = scale;
         }
         if comptime!(bits == 4) {
-            let words = comptime!(N::value() / 4);
+            let words = comptime!(vector / 4);
             #[unroll]
             for w in 0..words {
                 let mut word = 0u32;
@@ -93,7 +94,7 @@ pub(crate) fn quantise_tokens<F: Float, N: Size>(
                 codes[(row * lanes + lane) as usize * words + w] = word;
             }
         } else {
-            let words = comptime!(N::value() / 4);
+            let words = comptime!(vector / 4);
             #[unroll]
             for w in 0..words {
                 let mut a = 0u32;
@@ -116,7 +117,8 @@ pub(crate) const CHANNEL_WORDS: u32 = 16;
 /// Threads that share a channel's tokens there.
 pub(crate) const TOKEN_LANES: u32 = 16;
 
-/// Asymmetric codes per channel over `size` tokens. Cube x counts blocks of channel words, cube y groups, cube z heads. A thread takes four channels
+/// Asymmetric codes per channel over `size` tokens. Cubes x and y count groups, and within one blocks of channel words; cube
+/// z counts heads. A thread takes four channels
 /// in a row, and with 4-bit codes the four that lie half a head further.
 #[cube(launch_unchecked)]
 pub(crate) fn quantise_channels<F: Float, N: Size>(
@@ -132,13 +134,17 @@ pub(crate) fn quantise_channels<F: Float, N: Size>(
     #[comptime] bits: u32,
 ) {
     let parts = comptime!(if bits == 4 { 2usize } else { 1usize });
-    let per_part = comptime!(4 / N::value());
+    let vector = N::value();
+    let per_part = comptime!(4 / vector);
     let channels = comptime!(4 * parts);
     let words = if comptime!(bits == 4) { head_dim / 8 } else { head_dim / 4 };
-    let word = CUBE_POS_X * CHANNEL_WORDS + UNIT_POS_X;
-    let inside = word < words;
+    let blocks = words.div_ceil(CHANNEL_WORDS);
+    let cube = CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X;
+    let group = cube / blocks;
+    let word = cube % blocks * CHANNEL_WORDS + UNIT_POS_X;
     let head = CUBE_POS_Z;
-    let begin = CUBE_POS_Y * size;
+    let begin = group * size;
+    let inside = word < words && begin < tokens;
     let mut end = begin + size;
     if end > tokens {
         end = tokens;
@@ -163,7 +169,7 @@ pub(crate) fn quantise_channels<F: Float, N: Size>(
                     let values = Vector::<f32, N>::cast_from(x[at as usize]);
                     #[unroll]
                     for i in 0..N::value() {
-                        let c = comptime!(4 * part + v * N::value() + i);
+                        let c = comptime!(4 * part + v * vector + i);
                         least[c] = smaller(least[c], values[i]);
                         most[c] = larger(most[c], values[i]);
                     }
@@ -199,7 +205,7 @@ pub(crate) fn quantise_channels<F: Float, N: Size>(
             inverse[i] = limit / range;
             if UNIT_POS_Y == 0 {
                 let channel = word * 4 + comptime!(i as u32 % 4) + comptime!(i as u32 / 4) * (head_dim / 2);
-                let at = ((CUBE_POS_Y * heads + head) * head_dim + channel) as usize;
+                let at = ((group * heads + head) * head_dim + channel) as usize;
                 scales[at] = range / limit;
                 zeros[at] = least[i];
             }
@@ -216,9 +222,9 @@ pub(crate) fn quantise_channels<F: Float, N: Size>(
                     let values = Vector::<f32, N>::cast_from(x[at as usize]);
                     #[unroll]
                     for i in 0..N::value() {
-                        let c = comptime!(4 * part + v * N::value() + i);
+                        let c = comptime!(4 * part + v * vector + i);
                         let code = u32::cast_from((values[i] - least[c]) * inverse[c] + 0.5f32);
-                        packed |= code << comptime!((8 * (v * N::value() + i) + 4 * part) as u32);
+                        packed |= code << comptime!((8 * (v * vector + i) + 4 * part) as u32);
                     }
                 }
             }
@@ -243,7 +249,8 @@ pub(crate) fn dequantise<F: Float, N: Size>(
     #[comptime] per_token: bool,
 ) {
     let parts = comptime!(if bits == 4 { 2usize } else { 1usize });
-    let per_part = comptime!(4 / N::value());
+    let vector = N::value();
+    let per_part = comptime!(4 / vector);
     let words = if comptime!(bits == 4) { head_dim / 8 } else { head_dim / 4 };
     let row = ABSOLUTE_POS as u32 / words;
     let word = ABSOLUTE_POS as u32 % words;
@@ -259,7 +266,7 @@ pub(crate) fn dequantise<F: Float, N: Size>(
                 let mut values = Vector::<f32, N>::empty();
                 #[unroll]
                 for i in 0..N::value() {
-                    let within = comptime!((v * N::value() + i) as u32);
+                    let within = comptime!((v * vector + i) as u32);
                     let channel = word * 4 + within + part as u32 * (head_dim / 2);
                     let shift = comptime!(8 * within + 4 * part as u32);
                     if comptime!(per_token) {

@@ -64,6 +64,7 @@ pub(crate) fn rotate_tokens<F: Float, N: Size>(
     #[comptime] heads_per_thread: usize,
     #[comptime] tokens_outermost: bool,
 ) {
+    let vector = N::value();
     let width = N::value() as u32;
     let item = ABSOLUTE_POS as u32 % items;
     let rest = ABSOLUTE_POS as u32 / items;
@@ -78,7 +79,7 @@ pub(crate) fn rotate_tokens<F: Float, N: Size>(
         let head_step = head_blocks * head_stride;
         if item < pair_items {
             let item = item + first_item;
-            if comptime!(half || N::value() == 1) {
+            if comptime!(half || vector == 1) {
                 let spread = comptime!(if half { 1u32 } else { 2u32 });
                 let mut cos = Vector::<f32, N>::empty();
                 let mut sin = Vector::<f32, N>::empty();
@@ -117,7 +118,7 @@ pub(crate) fn rotate_tokens<F: Float, N: Size>(
                     to[(at + h as u32 * head_step + partner) as usize] = out_y;
                 }
             } else {
-                let in_vector = comptime!(N::value() / 2);
+                let in_vector = comptime!(vector / 2);
                 let mut cos = Array::<f32>::new(in_vector);
                 let mut sin = Array::<f32>::new(in_vector);
                 let mut turns = Array::<bool>::new(in_vector);

@@ -18,6 +18,8 @@ struct Blueprint {
     /// Query rows of a cube, and cubes that share a key head's.
     rows: u32,
     row_blocks: u32,
+    /// Tokens of a tile in shared memory, without matrix units.
+    tile: u32,
     /// Parts of a list, merged by a second launch when there are several.
     parts: u32,
 }
@@ -35,22 +37,25 @@ impl Blueprint {
     ) -> Result<Self, CoreError> {
         let unsupported = |feature| CoreError::Unsupported { engine, feature };
         let hardware = &client.properties().hardware;
-        let rows = problem.group.min(decode::ROWS) as u32;
-        let row_blocks = problem.group.div_ceil(decode::ROWS) as u32;
         let (dk, dv) = (problem.head_dim_k, problem.head_dim_v);
         let matrix = dtype != DType::F32
             && has_matrix_units(client, dtype)
             && dk.is_multiple_of(16)
             && dv.is_multiple_of(16);
-        let merge_bytes = |warps: u32| warps as usize * rows as usize * (dv + 2) * size_of::<f32>();
+        let (mut rows, mut tile) = (problem.group.min(decode::ROWS), 16);
+        let merge_bytes = |warps: u32| warps as usize * rows * (dv + 2) * size_of::<f32>();
         let warps = [4u32, 2, 1].into_iter().find(|&w| merge_bytes(w) <= 40 << 10).unwrap_or(1);
         if !matrix {
-            let rows = rows as usize;
-            let shared = rows * dk + decode::TILE as usize * (dk + dv + rows) + 3 * rows;
-            if shared * size_of::<f32>() > hardware.max_shared_memory_size {
-                return Err(unsupported("heads of this size"));
-            }
+            // 32 KiB is what every device has.
+            let shared = hardware.max_shared_memory_size.min(32 << 10);
+            let needed =
+                |rows: usize, tile: usize| (rows * (dk + tile + 3) + tile * (dk + dv)) * size_of::<f32>();
+            let cuts = [(16, 16), (16, 8), (8, 8), (4, 4), (1, 2), (1, 1)];
+            let mut fitting =
+                cuts.into_iter().map(|(r, t)| (rows.min(r), t)).filter(|&(r, t)| needed(r, t) <= shared);
+            (rows, tile) = fitting.next().ok_or_else(|| unsupported("heads of this size"))?;
         }
+        let row_blocks = problem.group.div_ceil(rows) as u32;
         if problem.sequences > 65_535 || problem.kv_heads * row_blocks as usize > 65_535 {
             return Err(unsupported("more than 65535 sequences or heads"));
         }
@@ -58,7 +63,8 @@ impl Blueprint {
         let multiprocessors = hardware.num_streaming_multiprocessors.unwrap_or(32) as usize;
         let at_once = multiprocessors * if matrix { 3 } else { 8 };
         let lists = problem.sequences * problem.kv_heads * row_blocks as usize;
-        Ok(Self { matrix, warps, rows, row_blocks, parts: parts(lists, longest, at_once) })
+        let parts = parts(lists, longest, at_once);
+        Ok(Self { matrix, warps, rows: rows as u32, tile: tile as u32, row_blocks, parts })
     }
 }
 
@@ -233,6 +239,7 @@ fn parts_of<F: Float + CubeElement, O: Float + CubeElement, R: Runtime>(
                 dk as u32,
                 dv as u32,
                 bits,
+                q.dtype == DType::F16,
                 print.warps,
                 problem.page_size.is_multiple_of(16),
                 print.rows,
@@ -261,6 +268,7 @@ fn parts_of<F: Float + CubeElement, O: Float + CubeElement, R: Runtime>(
                 dk as u32,
                 dv as u32,
                 print.rows,
+                print.tile,
             ),
             Stored::Codes { k, v } => decode::decode_plain_codes::launch_unchecked::<F, O, R>(
                 client,
@@ -285,6 +293,7 @@ fn parts_of<F: Float + CubeElement, O: Float + CubeElement, R: Runtime>(
                 dv as u32,
                 bits,
                 print.rows,
+                print.tile,
             ),
         }
     }

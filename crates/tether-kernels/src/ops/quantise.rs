@@ -63,15 +63,17 @@ pub(crate) fn launch<R: Runtime>(
             let vector = vector_size(client, bytes, &[4, head_dim]);
             let words = problem.format.bits.bytes(head_dim) / 4;
             let groups = problem.tokens.div_ceil(size);
-            let count = CubeCount::Static(
-                (words as u32).div_ceil(quantise::CHANNEL_WORDS),
-                groups as u32,
-                problem.heads as u32,
-            );
-            if groups > 65_535 || problem.heads > 65_535 {
+            let cubes = groups * words.div_ceil(quantise::CHANNEL_WORDS as usize);
+            let x_cubes = cubes.min(32_768);
+            if cubes.div_ceil(x_cubes.max(1)) > 65_535 || problem.heads > 65_535 {
                 let factors = [groups, problem.heads].into();
                 return Err(CoreError::SizeOverflow { what: "groups of a launch", factors });
             }
+            let count = CubeCount::Static(
+                x_cubes as u32,
+                cubes.div_ceil(x_cubes.max(1)) as u32,
+                problem.heads as u32,
+            );
             with_storage!(x.dtype, F => {
                 #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
                 // SAFETY: the kernel stops at `tokens` tokens and `words` words of a head, which `x`, the codes, scales and zeros hold.

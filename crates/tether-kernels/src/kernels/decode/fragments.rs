@@ -8,9 +8,11 @@ use cubecl::prelude::*;
 /// Two numbers of type `F` from a pair of small whole numbers in a word's halves, exactly: whole numbers below `2^mantissa` are put under an exponent at
 /// which the last place is 1, and the offset is taken off again.
 #[cube]
-fn from_halves<F: Float, N2: Size>(halves: u32, #[comptime] offset: i64) -> Vector<F, N2> {
-    let size_exponent = comptime!(F::as_type_native_unchecked().storage_type());
-    let half_precision = comptime!(size_exponent == half::f16::as_type_native_unchecked().storage_type());
+fn from_halves<F: Float, N2: Size>(
+    halves: u32,
+    #[comptime] offset: i64,
+    #[comptime] half_precision: bool,
+) -> Vector<F, N2> {
     // 1024 of f16, 128 of bf16.
     let exponent = comptime!(if half_precision { 0x6400_6400u32 } else { 0x4300_4300u32 });
     let base = comptime!(if half_precision { 1024i64 } else { 128i64 });
@@ -39,9 +41,11 @@ fn from_bytes<F: Float, N2: Size>(
 pub(super) fn key_pairs<F: Float, W: Size, N2: Size>(
     words: &Vector<u32, W>,
     #[comptime] bits: u32,
+    #[comptime] half_precision: bool,
 ) -> Array<Vector<F, N2>> {
+    let words_at_once = W::value();
     let per_word = comptime!((32 / bits) as usize / 2);
-    let mut pairs = Array::<Vector<F, N2>>::new(comptime!(W::value() * per_word));
+    let mut pairs = Array::<Vector<F, N2>>::new(comptime!(words_at_once * per_word));
     #[unroll]
     for w in 0..W::value() {
         let word = words[w];
@@ -53,10 +57,10 @@ pub(super) fn key_pairs<F: Float, W: Size, N2: Size>(
             pairs[2 * w + 1] = from_bytes::<F, N2>(turned, turned, 16u32, 24u32);
         } else {
             // Low halves of bytes 0 and 2, then of 1 and 3, then the high halves likewise.
-            pairs[4 * w] = from_halves::<F, N2>(word & 0x000f_000fu32, 8i64);
-            pairs[4 * w + 1] = from_halves::<F, N2>((word >> 8u32) & 0x000f_000fu32, 8i64);
-            pairs[4 * w + 2] = from_halves::<F, N2>((word >> 4u32) & 0x000f_000fu32, 8i64);
-            pairs[4 * w + 3] = from_halves::<F, N2>((word >> 12u32) & 0x000f_000fu32, 8i64);
+            pairs[4 * w] = from_halves::<F, N2>(word & 0x000f_000fu32, 8i64, half_precision);
+            pairs[4 * w + 1] = from_halves::<F, N2>((word >> 8u32) & 0x000f_000fu32, 8i64, half_precision);
+            pairs[4 * w + 2] = from_halves::<F, N2>((word >> 4u32) & 0x000f_000fu32, 8i64, half_precision);
+            pairs[4 * w + 3] = from_halves::<F, N2>((word >> 12u32) & 0x000f_000fu32, 8i64, half_precision);
         }
     }
     pairs
@@ -92,9 +96,11 @@ pub(super) fn value_pairs<F: Float, W: Size, N2: Size>(
     a: &Vector<u32, W>,
     b: &Vector<u32, W>,
     #[comptime] bits: u32,
+    #[comptime] half_precision: bool,
 ) -> Array<Vector<F, N2>> {
+    let words_at_once = W::value();
     let per_word = comptime!((32 / bits) as usize);
-    let mut pairs = Array::<Vector<F, N2>>::new(comptime!(W::value() * per_word));
+    let mut pairs = Array::<Vector<F, N2>>::new(comptime!(words_at_once * per_word));
     #[unroll]
     for w in 0..W::value() {
         let x = a[w];
@@ -114,7 +120,7 @@ pub(super) fn value_pairs<F: Float, W: Size, N2: Size>(
             for i in 0..8u32 {
                 let low = (x >> comptime!(4 * i)) & 15u32;
                 let high = (y >> comptime!(4 * i)) & 15u32;
-                pairs[8 * w + i as usize] = from_halves::<F, N2>(low | (high << 16u32), 8i64);
+                pairs[8 * w + i as usize] = from_halves::<F, N2>(low | (high << 16u32), 8i64, half_precision);
             }
         }
     }

@@ -11,7 +11,7 @@ const STEP: u32 = 16;
 /// One query token over the paged tokens of a list. A cube has `warps` warps that take steps of 16 tokens in turn and are merged at its end; cube
 /// x is the part of the list, cube y the key head (times blocks of query rows), cube z the sequence.
 ///
-/// `bits` is 16 for keys and values of type `F`, else they are codes with a scale for each token and head. Loads are `NK` and `NV` words.
+/// `half_precision` says that `F` is f16 and not bf16. `bits` is 16 for keys and values of type `F`, else they are codes with a scale for each token and head. Loads are `NK` and `NV` words.
 #[cube(launch_unchecked)]
 pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
     q: &Array<F>,
@@ -32,6 +32,7 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
     #[comptime] dim_k: u32,
     #[comptime] dim_v: u32,
     #[comptime] bits: u32,
+    #[comptime] half_precision: bool,
     #[comptime] warps: u32,
     #[comptime] whole_pages: bool,
     #[comptime] rows: u32,
@@ -60,13 +61,16 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
         end = steps;
     }
 
+    // Words of a load.
+    let nk = NK::value();
+    let nv = NV::value();
     // Loads of a token's row: keys over four threads, values over eight.
-    let key_loads = comptime!((dim_k * bits / 32) as usize / 4 / NK::value());
-    let value_loads = comptime!((dim_v * bits / 32) as usize / 8 / NV::value());
-    let key_row = comptime!(dim_k * bits / 32 / NK::value() as u32);
-    let value_row = comptime!(dim_v * bits / 32 / NV::value() as u32);
-    let load_pairs = comptime!(NK::value() * (32 / bits) as usize / 2);
-    let load_elements = comptime!(NV::value() * (32 / bits) as usize);
+    let key_loads = comptime!((dim_k * bits / 32) as usize / 4 / nk);
+    let value_loads = comptime!((dim_v * bits / 32) as usize / 8 / nv);
+    let key_row = comptime!(dim_k * bits / 32 / nk as u32);
+    let value_row = comptime!(dim_v * bits / 32 / nv as u32);
+    let load_pairs = comptime!(nk * (32 / bits) as usize / 2);
+    let load_elements = comptime!(nv * (32 / bits) as usize);
     let wide = comptime!(rows > 8);
 
     // Queries, in the order in which keys will come. Rows past the group are zero.
@@ -88,7 +92,7 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
                         comptime!(load as u32),
                         index,
                         comptime!(element as u32),
-                        comptime!(NK::value() as u32),
+                        comptime!(nk as u32),
                         bits,
                         dim_k,
                     );
@@ -185,7 +189,8 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
             c[1] = Vector::new(0.0f32);
             #[unroll]
             for load in 0..key_loads {
-                let pairs = key_pairs::<F, NK, N2>(&key_words[block * key_loads + load], bits);
+                let pairs =
+                    key_pairs::<F, NK, N2>(&key_words[block * key_loads + load], bits, half_precision);
                 #[unroll]
                 for s in 0..comptime!(load_pairs / 2) {
                     let mut b = Array::<Vector<F, N2>>::new(2usize);
@@ -249,11 +254,17 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
 
         #[unroll]
         for load in 0..value_loads {
-            let first = value_pairs::<F, NV, N2>(&value_words[load], &value_words[value_loads + load], bits);
+            let first = value_pairs::<F, NV, N2>(
+                &value_words[load],
+                &value_words[value_loads + load],
+                bits,
+                half_precision,
+            );
             let second = value_pairs::<F, NV, N2>(
                 &value_words[2 * value_loads + load],
                 &value_words[3 * value_loads + load],
                 bits,
+                half_precision,
             );
             #[unroll]
             for element in 0..load_elements {
@@ -294,7 +305,7 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
                             column,
                             comptime!(load as u32),
                             comptime!(element as u32),
-                            comptime!(NV::value() as u32),
+                            comptime!(nv as u32),
                             bits,
                             dim_v,
                         );

@@ -5,9 +5,6 @@ use cubecl::prelude::*;
 /// Threads of a cube.
 pub(crate) const THREADS: u32 = 128;
 
-/// Tokens of a tile.
-pub(crate) const TILE: u32 = 16;
-
 /// Where a cube stands: its list, its rows and its part of the tokens.
 #[derive(CubeType, Clone, Copy)]
 struct Part {
@@ -21,21 +18,29 @@ struct Part {
 }
 
 #[cube]
-fn part(indptr: &Array<u32>, lengths: &Array<u32>, page_heads: u32, group: u32, row_blocks: u32) -> Part {
+fn part(
+    indptr: &Array<u32>,
+    lengths: &Array<u32>,
+    page_heads: u32,
+    group: u32,
+    row_blocks: u32,
+    #[comptime] rows: u32,
+    #[comptime] tile: u32,
+) -> Part {
     let kv_head = CUBE_POS_Y / row_blocks;
     let list = kv_head / page_heads * CUBE_COUNT_Z + CUBE_POS_Z;
     let length = lengths[list as usize];
-    let tiles = length.div_ceil(TILE);
+    let tiles = length.div_ceil(tile);
     let tiles_of_part = tiles.div_ceil(CUBE_COUNT_X);
-    let begin = CUBE_POS_X * tiles_of_part * TILE;
-    let mut end = begin + tiles_of_part * TILE;
+    let begin = CUBE_POS_X * tiles_of_part * tile;
+    let mut end = begin + tiles_of_part * tile;
     if end > length {
         end = length;
     }
     Part {
         kv_head,
         head: kv_head % page_heads,
-        first_row: CUBE_POS_Y % row_blocks * 16,
+        first_row: CUBE_POS_Y % row_blocks * rows,
         query_heads: CUBE_COUNT_Y / row_blocks * group,
         first_page: indptr[list as usize],
         begin,
@@ -85,12 +90,12 @@ struct Running {
 }
 
 #[cube]
-fn running(#[comptime] rows: u32, #[comptime] dim_v: u32) -> Running {
+fn running(#[comptime] rows: u32, #[comptime] dim_v: u32, #[comptime] tile: u32) -> Running {
     let count = comptime!((rows * dim_v).div_ceil(THREADS) as usize);
     let mut tops = SharedMemory::<f32>::new(comptime!(rows as usize));
     let mut totals = SharedMemory::<f32>::new(comptime!(rows as usize));
     let keep = SharedMemory::<f32>::new(comptime!(rows as usize));
-    let scores = SharedMemory::<f32>::new(comptime!((rows * TILE) as usize));
+    let scores = SharedMemory::<f32>::new(comptime!((rows * tile) as usize));
     let mut sums = Array::<f32>::new(count);
     for i in 0..count {
         sums[i] = 0.0f32;
@@ -113,12 +118,13 @@ fn take_tile(
     #[comptime] dim_k: u32,
     #[comptime] dim_v: u32,
     #[comptime] rows: u32,
+    #[comptime] tile: u32,
 ) {
     sync_cube();
     let mut i = UNIT_POS_X;
-    while i < rows * TILE {
-        let row = i / TILE;
-        let token = i % TILE;
+    while i < rows * tile {
+        let row = i / tile;
+        let token = i % tile;
         let mut dot = f32::new(-1e30);
         if token < count {
             dot = f32::new(0.0);
@@ -134,15 +140,15 @@ fn take_tile(
         let row = UNIT_POS_X;
         let old = state.tops[row as usize];
         let mut top = old;
-        for token in 0..TILE {
-            top = top.max(state.scores[(row * TILE + token) as usize]);
+        for token in 0..tile {
+            top = top.max(state.scores[(row * tile + token) as usize]);
         }
         let keep = (old - top).exp();
         let mut total = state.totals[row as usize] * keep;
-        for token in 0..TILE {
-            let weight = (state.scores[(row * TILE + token) as usize] - top).exp();
+        for token in 0..tile {
+            let weight = (state.scores[(row * tile + token) as usize] - top).exp();
             total += weight;
-            state.scores[(row * TILE + token) as usize] = weight;
+            state.scores[(row * tile + token) as usize] = weight;
         }
         state.tops[row as usize] = top;
         state.totals[row as usize] = total;
@@ -156,7 +162,7 @@ fn take_tile(
             let row = i / dim_v;
             let mut sum = state.sums[e as usize] * state.keep[row as usize];
             for token in 0..count {
-                sum += state.scores[(row * TILE + token) as usize]
+                sum += state.scores[(row * tile + token) as usize]
                     * tile_v[(token * dim_v + i % dim_v) as usize];
             }
             state.sums[e as usize] = sum;
@@ -191,8 +197,9 @@ fn finish<O: Float>(
             }
             let query_row = CUBE_POS_Z * part.query_heads + part.kv_head * group + part.first_row + row;
             let at = query_row * CUBE_COUNT_X + CUBE_POS_X;
-            out[(at * dim_v + i % dim_v) as usize] = O::cast_from(result);
-            if i % dim_v == 0u32 {
+            let channel = i % dim_v;
+            out[(at * dim_v + channel) as usize] = O::cast_from(result);
+            if channel == 0u32 {
                 lse[at as usize] = log_sum;
             }
         }
@@ -218,18 +225,19 @@ pub(crate) fn decode_plain<F: Float, O: Float>(
     #[comptime] dim_k: u32,
     #[comptime] dim_v: u32,
     #[comptime] rows: u32,
+    #[comptime] tile: u32,
 ) {
-    let part = part(indptr, lengths, page_heads, group, row_blocks);
+    let part = part(indptr, lengths, page_heads, group, row_blocks, rows, tile);
     let mut queries = SharedMemory::<f32>::new(comptime!((rows * dim_k) as usize));
-    let mut tile_k = SharedMemory::<f32>::new(comptime!((TILE * dim_k) as usize));
-    let mut tile_v = SharedMemory::<f32>::new(comptime!((TILE * dim_v) as usize));
+    let mut tile_k = SharedMemory::<f32>::new(comptime!((tile * dim_k) as usize));
+    let mut tile_v = SharedMemory::<f32>::new(comptime!((tile * dim_v) as usize));
     load_queries(q, &part, &mut queries, scale, group, dim_k, rows);
-    let mut state = running(rows, dim_v);
+    let mut state = running(rows, dim_v, tile);
     let mut start = part.begin;
     while start < part.end {
         let mut count = part.end - start;
-        if count > TILE {
-            count = TILE.runtime();
+        if count > tile {
+            count = tile.runtime();
         }
         let mut i = UNIT_POS_X;
         while i < count * dim_k {
@@ -243,8 +251,8 @@ pub(crate) fn decode_plain<F: Float, O: Float>(
             tile_v[i as usize] = f32::cast_from(v[(row * dim_v + i % dim_v) as usize]);
             i += THREADS;
         }
-        take_tile(&mut state, &queries, &tile_k, &tile_v, count, dim_k, dim_v, rows);
-        start += TILE;
+        take_tile(&mut state, &queries, &tile_k, &tile_v, count, dim_k, dim_v, rows, tile);
+        start += tile;
     }
     finish(&state, &part, out, lse, group, dim_v, rows);
 }
@@ -288,20 +296,21 @@ pub(crate) fn decode_plain_codes<F: Float, O: Float>(
     #[comptime] dim_v: u32,
     #[comptime] bits: u32,
     #[comptime] rows: u32,
+    #[comptime] tile: u32,
 ) {
-    let part = part(indptr, lengths, page_heads, group, row_blocks);
+    let part = part(indptr, lengths, page_heads, group, row_blocks, rows, tile);
     let mut queries = SharedMemory::<f32>::new(comptime!((rows * dim_k) as usize));
-    let mut tile_k = SharedMemory::<f32>::new(comptime!((TILE * dim_k) as usize));
-    let mut tile_v = SharedMemory::<f32>::new(comptime!((TILE * dim_v) as usize));
+    let mut tile_k = SharedMemory::<f32>::new(comptime!((tile * dim_k) as usize));
+    let mut tile_v = SharedMemory::<f32>::new(comptime!((tile * dim_v) as usize));
     load_queries(q, &part, &mut queries, scale, group, dim_k, rows);
-    let mut state = running(rows, dim_v);
+    let mut state = running(rows, dim_v, tile);
     let words_k = comptime!(dim_k * bits / 32);
     let words_v = comptime!(dim_v * bits / 32);
     let mut start = part.begin;
     while start < part.end {
         let mut count = part.end - start;
-        if count > TILE {
-            count = TILE.runtime();
+        if count > tile {
+            count = tile.runtime();
         }
         let mut i = UNIT_POS_X;
         while i < count * dim_k {
@@ -315,8 +324,8 @@ pub(crate) fn decode_plain_codes<F: Float, O: Float>(
             tile_v[i as usize] = code_at(v, row * words_v, i % dim_v, dim_v, bits) * v_scales[row as usize];
             i += THREADS;
         }
-        take_tile(&mut state, &queries, &tile_k, &tile_v, count, dim_k, dim_v, rows);
-        start += TILE;
+        take_tile(&mut state, &queries, &tile_k, &tile_v, count, dim_k, dim_v, rows, tile);
+        start += tile;
     }
     finish(&state, &part, out, lse, group, dim_v, rows);
 }
