@@ -38,6 +38,7 @@ pub(crate) fn quantise_tokens<F: Float, N: Size>(
     #[comptime] bits: u32,
     #[comptime] plane_lanes: u32,
 ) {
+    let n = N::value();
     let lane = UNIT_POS_X % lanes;
     let row_in_cube = UNIT_POS_X / lanes;
     let rows_of_cube = THREADS / lanes;
@@ -52,7 +53,7 @@ pub(crate) fn quantise_tokens<F: Float, N: Size>(
     }
     let mut largest = 0.0f32;
     #[unroll]
-    for i in 0..N::value() {
+    for i in 0..n {
         largest = larger(largest, larger(low[i].abs(), high[i].abs()));
     }
     if comptime!(plane_lanes > 0) {
@@ -80,7 +81,7 @@ pub(crate) fn quantise_tokens<F: Float, N: Size>(
             scales[row as usize] = scale;
         }
         if comptime!(bits == 4) {
-            let words = comptime!(N::value() / 4);
+            let words = comptime!(n / 4);
             #[unroll]
             for w in 0..words {
                 let mut word = 0u32;
@@ -93,7 +94,7 @@ pub(crate) fn quantise_tokens<F: Float, N: Size>(
                 codes[(row * lanes + lane) as usize * words + w] = word;
             }
         } else {
-            let words = comptime!(N::value() / 4);
+            let words = comptime!(n / 4);
             #[unroll]
             for w in 0..words {
                 let mut a = 0u32;
@@ -131,8 +132,9 @@ pub(crate) fn quantise_channels<F: Float, N: Size>(
     smallest: f32,
     #[comptime] bits: u32,
 ) {
+    let n = N::value();
     let parts = comptime!(if bits == 4 { 2usize } else { 1usize });
-    let per_part = comptime!(4 / N::value());
+    let per_part = comptime!(4 / n);
     let channels = comptime!(4 * parts);
     let words = if comptime!(bits == 4) { head_dim / 8 } else { head_dim / 4 };
     let word = CUBE_POS_X * CHANNEL_WORDS + UNIT_POS_X;
@@ -143,7 +145,7 @@ pub(crate) fn quantise_channels<F: Float, N: Size>(
     if end > tokens {
         end = tokens;
     }
-    let row = head_dim / N::value() as u32;
+    let row = head_dim / n as u32;
     let mut least = Array::<f32>::new(channels);
     let mut most = Array::<f32>::new(channels);
     #[unroll]
@@ -162,8 +164,8 @@ pub(crate) fn quantise_channels<F: Float, N: Size>(
                     let at = place + (word * per_part as u32) + part as u32 * (row / 2) + v as u32;
                     let values = Vector::<f32, N>::cast_from(x[at as usize]);
                     #[unroll]
-                    for i in 0..N::value() {
-                        let c = comptime!(4 * part + v * N::value() + i);
+                    for i in 0..n {
+                        let c = comptime!(4 * part + v * n + i);
                         least[c] = smaller(least[c], values[i]);
                         most[c] = larger(most[c], values[i]);
                     }
@@ -215,10 +217,10 @@ pub(crate) fn quantise_channels<F: Float, N: Size>(
                     let at = place + (word * per_part as u32) + part as u32 * (row / 2) + v as u32;
                     let values = Vector::<f32, N>::cast_from(x[at as usize]);
                     #[unroll]
-                    for i in 0..N::value() {
-                        let c = comptime!(4 * part + v * N::value() + i);
+                    for i in 0..n {
+                        let c = comptime!(4 * part + v * n + i);
                         let code = u32::cast_from((values[i] - least[c]) * inverse[c] + 0.5f32);
-                        packed |= code << comptime!((8 * (v * N::value() + i) + 4 * part) as u32);
+                        packed |= code << comptime!((8 * (v * n + i) + 4 * part) as u32);
                     }
                 }
             }
@@ -242,14 +244,15 @@ pub(crate) fn dequantise<F: Float, N: Size>(
     #[comptime] bits: u32,
     #[comptime] per_token: bool,
 ) {
+    let n = N::value();
     let parts = comptime!(if bits == 4 { 2usize } else { 1usize });
-    let per_part = comptime!(4 / N::value());
+    let per_part = comptime!(4 / n);
     let words = if comptime!(bits == 4) { head_dim / 8 } else { head_dim / 4 };
     let row = ABSOLUTE_POS as u32 / words;
     let word = ABSOLUTE_POS as u32 % words;
     if row < rows {
         let packed = codes[ABSOLUTE_POS];
-        let row_vectors = head_dim / N::value() as u32;
+        let row_vectors = head_dim / n as u32;
         let token = row / heads;
         let head = row % heads;
         #[unroll]
@@ -258,8 +261,8 @@ pub(crate) fn dequantise<F: Float, N: Size>(
             for v in 0..per_part {
                 let mut values = Vector::<f32, N>::empty();
                 #[unroll]
-                for i in 0..N::value() {
-                    let within = comptime!((v * N::value() + i) as u32);
+                for i in 0..n {
+                    let within = comptime!((v * n + i) as u32);
                     let channel = word * 4 + within + part as u32 * (head_dim / 2);
                     let shift = comptime!(8 * within + 4 * part as u32);
                     if comptime!(per_token) {

@@ -64,7 +64,8 @@ pub(crate) fn rotate_tokens<F: Float, N: Size>(
     #[comptime] heads_per_thread: usize,
     #[comptime] tokens_outermost: bool,
 ) {
-    let width = N::value() as u32;
+    let n = N::value();
+    let width = n as u32;
     let item = ABSOLUTE_POS as u32 % items;
     let rest = ABSOLUTE_POS as u32 / items;
     let (token, block) = if comptime!(tokens_outermost) {
@@ -78,13 +79,13 @@ pub(crate) fn rotate_tokens<F: Float, N: Size>(
         let head_step = head_blocks * head_stride;
         if item < pair_items {
             let item = item + first_item;
-            if comptime!(half || N::value() == 1) {
+            if comptime!(half || n == 1) {
                 let spread = comptime!(if half { 1u32 } else { 2u32 });
                 let mut cos = Vector::<f32, N>::empty();
                 let mut sin = Vector::<f32, N>::empty();
-                let mut turns = Array::<bool>::new(N::value());
+                let mut turns = Array::<bool>::new(n);
                 #[unroll]
-                for i in 0..N::value() {
+                for i in 0..n {
                     let pair = item * width + i as u32 - first_pair;
                     turns[i] = pair < pair_count;
                     let pair = select(pair < pair_count, pair, 0u32);
@@ -109,7 +110,7 @@ pub(crate) fn rotate_tokens<F: Float, N: Size>(
                     let mut out_x = Vector::<F, N>::empty();
                     let mut out_y = Vector::<F, N>::empty();
                     #[unroll]
-                    for i in 0..N::value() {
+                    for i in 0..n {
                         out_x[i] = select(turns[i], turned_x[i], a[h][i]);
                         out_y[i] = select(turns[i], turned_y[i], b[h][i]);
                     }
@@ -117,7 +118,7 @@ pub(crate) fn rotate_tokens<F: Float, N: Size>(
                     to[(at + h as u32 * head_step + partner) as usize] = out_y;
                 }
             } else {
-                let in_vector = comptime!(N::value() / 2);
+                let in_vector = comptime!(n / 2);
                 let mut cos = Array::<f32>::new(in_vector);
                 let mut sin = Array::<f32>::new(in_vector);
                 let mut turns = Array::<bool>::new(in_vector);
