@@ -39,10 +39,15 @@ pub(crate) fn array<R: Runtime>(handle: &Handle, len: usize) -> ArrayArg<R> {
 
 /// Cubes for `len` elements, one a thread. Spread over two axes, because one axis may hold 65535 cubes only.
 pub(crate) fn flat(len: usize) -> (CubeCount, CubeDim) {
-    let cubes = len.div_ceil(THREADS as usize).max(1);
+    flat_by(len, THREADS)
+}
+
+/// [`flat`] with cubes of `threads` threads.
+pub(crate) fn flat_by(len: usize, threads: u32) -> (CubeCount, CubeDim) {
+    let cubes = len.div_ceil(threads as usize).max(1);
     let x = cubes.min(32_768);
     let y = cubes.div_ceil(x);
-    (CubeCount::Static(x as u32, y as u32, 1), CubeDim::new_1d(THREADS))
+    (CubeCount::Static(x as u32, y as u32, 1), CubeDim::new_1d(threads))
 }
 
 /// A small table on the device. Never empty, which some devices refuse; the length says how much counts.

@@ -9,7 +9,7 @@ use crate::kernels::ceiling;
 use crate::ops::decode::has_matrix_units;
 
 /// Threads of a cube in [`Cube::read_through`], and stretches that each reads.
-const READ: (usize, usize) = (256, 8);
+const READ: (usize, usize) = (256, 16);
 
 impl<R: Runtime> Cube<R> {
     /// A tensor of uniform noise with mean 0 and variance 1, the same for the same seed. Its bytes may be more than 4 GiB.
@@ -73,7 +73,7 @@ impl<R: Runtime> Cube<R> {
         Ok(())
     }
 
-    /// Reads all of `from` and keeps a checksum of it: the device's read ceiling. `to` is `f32`, at least 1/128 of `from`'s bytes.
+    /// Reads all of `from` and keeps a checksum of it: the device's read ceiling. `to` is `f32`, at least 1/256 of `from`'s bytes.
     ///
     /// # Errors
     /// [`CoreError::Count`] when `to` is too small.

@@ -49,12 +49,10 @@ pub(crate) fn read_words<N: Size>(
     #[unroll]
     for i in 0..per_thread {
         let at = first + i * CUBE_DIM_X;
-        if at < len {
-            let words = from[at as usize];
-            #[unroll]
-            for n in 0..N::value() {
-                sum ^= words[n];
-            }
+        let words = from[select(at < len, at, 0u32) as usize];
+        #[unroll]
+        for n in 0..N::value() {
+            sum ^= words[n];
         }
     }
     to[(cube * CUBE_DIM_X + UNIT_POS_X) as usize] = sum;

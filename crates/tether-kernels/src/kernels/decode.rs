@@ -5,6 +5,7 @@ mod combine;
 mod fragments;
 mod matrix;
 mod plain;
+mod rows;
 
 pub(crate) use combine::combine_parts;
 pub(crate) use matrix::decode_matrix;

@@ -2,7 +2,10 @@
 
 use cubecl::prelude::*;
 
-/// `out` row `i` of head `h` is row `indices[h, i]` of head `h`. A row is `row` vectors. One vector a thread.
+/// Vectors that a thread copies, a cube's width apart, all read before any is written.
+pub(crate) const PER_THREAD: usize = 4;
+
+/// `out` row `i` of head `h` is row `indices[h, i]` of head `h`. A row is `row` vectors.
 #[cube(launch_unchecked)]
 pub(crate) fn gather_rows<W: Numeric, N: Size>(
     x: &Array<Vector<W, N>>,
@@ -14,9 +17,14 @@ pub(crate) fn gather_rows<W: Numeric, N: Size>(
     row: u32,
     #[comptime] heads_outermost: bool,
 ) {
-    let vector = ABSOLUTE_POS as u32 % row;
-    let place = ABSOLUTE_POS as u32 / row;
-    if place < heads * kept {
+    let first = (CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) * CUBE_DIM_X * PER_THREAD as u32 + UNIT_POS_X;
+    let end = heads * kept * row;
+    let mut values = Array::<Vector<W, N>>::new(PER_THREAD);
+    #[unroll]
+    for i in 0..PER_THREAD {
+        let at = first + i as u32 * CUBE_DIM_X;
+        let at = select(at < end, at, 0u32);
+        let place = at / row;
         let from = if comptime!(heads_outermost) {
             let index = indices[place as usize];
             place / kept * tokens + index
@@ -25,11 +33,18 @@ pub(crate) fn gather_rows<W: Numeric, N: Size>(
             let index = indices[(head * kept + place / heads) as usize];
             index * heads + head
         };
-        out[ABSOLUTE_POS] = x[(from * row + vector) as usize];
+        values[i] = x[(from * row + at % row) as usize];
+    }
+    #[unroll]
+    for i in 0..PER_THREAD {
+        let at = first + i as u32 * CUBE_DIM_X;
+        if at < end {
+            out[at as usize] = values[i];
+        }
     }
 }
 
-/// `out` page `i` is page `indices[i]` of `pool`. A page is `page` vectors. One vector a thread.
+/// `out` page `i` is page `indices[i]` of `pool`. A page is `page` vectors.
 #[cube(launch_unchecked)]
 pub(crate) fn gather_pages<W: Numeric, N: Size>(
     pool: &Array<Vector<W, N>>,
@@ -38,9 +53,21 @@ pub(crate) fn gather_pages<W: Numeric, N: Size>(
     kept: u32,
     page: u32,
 ) {
-    let place = ABSOLUTE_POS as u32 / page;
-    if place < kept {
-        let index = indices[place as usize];
-        out[ABSOLUTE_POS] = pool[(index * page + ABSOLUTE_POS as u32 % page) as usize];
+    let first = (CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) * CUBE_DIM_X * PER_THREAD as u32 + UNIT_POS_X;
+    let end = kept * page;
+    let mut values = Array::<Vector<W, N>>::new(PER_THREAD);
+    #[unroll]
+    for i in 0..PER_THREAD {
+        let at = first + i as u32 * CUBE_DIM_X;
+        let at = select(at < end, at, 0u32);
+        let index = indices[(at / page) as usize];
+        values[i] = pool[(index * page + at % page) as usize];
+    }
+    #[unroll]
+    for i in 0..PER_THREAD {
+        let at = first + i as u32 * CUBE_DIM_X;
+        if at < end {
+            out[at as usize] = values[i];
+        }
     }
 }

@@ -81,18 +81,7 @@ pub(crate) fn rotate_tokens<F: Float, N: Size>(
             let item = item + first_item;
             if comptime!(half || vector == 1) {
                 let spread = comptime!(if half { 1u32 } else { 2u32 });
-                let mut cos = Vector::<f32, N>::empty();
-                let mut sin = Vector::<f32, N>::empty();
-                let mut turns = Array::<bool>::new(N::value());
-                #[unroll]
-                for i in 0..N::value() {
-                    let pair = item * width + i as u32 - first_pair;
-                    turns[i] = pair < pair_count;
-                    let pair = select(pair < pair_count, pair, 0u32);
-                    let (c, s) = turn(phase_of(pairs, deltas, pair, entry, entries));
-                    cos[i] = c * scale;
-                    sin[i] = s * scale;
-                }
+                // Loads first: they are under way while sines and cosines are worked out.
                 let at = place + item * spread;
                 let mut a = Array::<Vector<F, N>>::new(heads_per_thread);
                 let mut b = Array::<Vector<F, N>>::new(heads_per_thread);
@@ -100,6 +89,20 @@ pub(crate) fn rotate_tokens<F: Float, N: Size>(
                 for h in 0..heads_per_thread {
                     a[h] = from[(at + h as u32 * head_step) as usize];
                     b[h] = from[(at + h as u32 * head_step + partner) as usize];
+                }
+                let mut cos = Vector::<f32, N>::empty();
+                let mut sin = Vector::<f32, N>::empty();
+                let mut turns = Array::<bool>::new(N::value());
+                #[unroll]
+                for i in 0..N::value() {
+                    let pair = item * width + i as u32 - first_pair;
+                    let inside = pair < pair_count;
+                    let phase = phase_of(pairs, deltas, select(inside, pair, 0u32), entry, entries);
+                    // What does not move keeps its bits.
+                    turns[i] = inside && (phase != 0u32 || scale != 1.0f32);
+                    let (c, s) = turn(phase);
+                    cos[i] = c * scale;
+                    sin[i] = s * scale;
                 }
                 #[unroll]
                 for h in 0..heads_per_thread {
@@ -119,23 +122,25 @@ pub(crate) fn rotate_tokens<F: Float, N: Size>(
                 }
             } else {
                 let in_vector = comptime!(vector / 2);
+                let at = place + item;
+                let mut a = Array::<Vector<F, N>>::new(heads_per_thread);
+                #[unroll]
+                for h in 0..heads_per_thread {
+                    a[h] = from[(at + h as u32 * head_step) as usize];
+                }
                 let mut cos = Array::<f32>::new(in_vector);
                 let mut sin = Array::<f32>::new(in_vector);
                 let mut turns = Array::<bool>::new(in_vector);
                 #[unroll]
                 for i in 0..in_vector {
                     let pair = item * (width / 2) + i as u32 - first_pair;
-                    turns[i] = pair < pair_count;
-                    let pair = select(pair < pair_count, pair, 0u32);
-                    let (c, s) = turn(phase_of(pairs, deltas, pair, entry, entries));
+                    let inside = pair < pair_count;
+                    let phase = phase_of(pairs, deltas, select(inside, pair, 0u32), entry, entries);
+                    // What does not move keeps its bits.
+                    turns[i] = inside && (phase != 0u32 || scale != 1.0f32);
+                    let (c, s) = turn(phase);
                     cos[i] = c * scale;
                     sin[i] = s * scale;
-                }
-                let at = place + item;
-                let mut a = Array::<Vector<F, N>>::new(heads_per_thread);
-                #[unroll]
-                for h in 0..heads_per_thread {
-                    a[h] = from[(at + h as u32 * head_step) as usize];
                 }
                 #[unroll]
                 for h in 0..heads_per_thread {

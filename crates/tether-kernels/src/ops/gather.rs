@@ -39,7 +39,7 @@ pub(crate) fn launch_rows<R: Runtime>(
     macro_rules! launch {
         ($W:ty, $at_once:expr, $words:expr) => {{
             let (at_once, words) = ($at_once, |elements: usize| $words(elements) / $at_once);
-            let (count, dim) = flat(words(out.len()));
+            let (count, dim) = flat(words(out.len()).div_ceil(gather::PER_THREAD));
             #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
             // SAFETY: the kernel stops at `heads * kept` rows, and every index is below `tokens` (checked by its bound).
             unsafe {
@@ -78,7 +78,7 @@ pub(crate) fn launch_pages<R: Runtime>(
     macro_rules! launch {
         ($W:ty, $at_once:expr, $words:expr) => {{
             let (at_once, words) = ($at_once, |elements: usize| $words(elements) / $at_once);
-            let (count, dim) = flat(words(out.len()));
+            let (count, dim) = flat(words(out.len()).div_ceil(gather::PER_THREAD));
             #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
             // SAFETY: the kernel stops at `kept` pages, and every index is below the pool's pages (checked by its bound).
             unsafe {

@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 use tether_core::{Pairing, RotationExtents, TokenLayout, TokenShape};
 
-use crate::cube::launch::{array, flat, vector_size, with_storage};
+use crate::cube::launch::{array, flat_by, vector_size, with_storage};
 use crate::kernels::tokens;
 use crate::{CubeRotation, CubeTensor};
 
@@ -82,7 +82,7 @@ pub(crate) fn launch<R: Runtime>(
     if threads == 0 {
         return;
     }
-    let (count, dim) = flat(threads);
+    let (count, dim) = flat_by(threads, 128);
     with_storage!(from.dtype, F => {
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
         // SAFETY: the kernel stops at `tokens` tokens and `head_blocks` blocks; items and partners lie in a head by the blueprint, pairs and

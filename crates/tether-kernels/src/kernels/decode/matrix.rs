@@ -4,6 +4,7 @@ use cubecl::cmma::MmaDefinition;
 use cubecl::prelude::*;
 
 use super::fragments::{key_channel, key_pairs, value_channel, value_pairs};
+use super::rows::{Pool, load_keys, load_scales, load_values, page_of};
 
 /// Tokens of a step: the contraction length of the second product.
 const STEP: u32 = 16;
@@ -67,8 +68,6 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
     // Loads of a token's row: keys over four threads, values over eight.
     let key_loads = comptime!((dim_k * bits / 32) as usize / 4 / nk);
     let value_loads = comptime!((dim_v * bits / 32) as usize / 8 / nv);
-    let key_row = comptime!(dim_k * bits / 32 / nk as u32);
-    let value_row = comptime!(dim_v * bits / 32 / nv as u32);
     let load_pairs = comptime!(nk * (32 / bits) as usize / 2);
     let load_elements = comptime!(nv * (32 / bits) as usize);
     let wide = comptime!(rows > 8);
@@ -124,61 +123,28 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
         weights[half] = 0.0f32;
     }
 
+    let pool = Pool { first_page, page_size, page_heads, head, length };
+    let mut key_words = Array::<Vector<u32, NK>>::new(comptime!(2 * key_loads));
+    let mut value_words = Array::<Vector<u32, NV>>::new(comptime!(4 * value_loads));
+    let mut key_factors = Array::<f32>::new(4usize);
+    let mut value_factors = Array::<f32>::new(4usize);
     let mut step = begin + warp;
+    // Loads run a step ahead, and the page table two, so that a step waits for neither.
+    let mut next_page = 0u32;
+    if step < end {
+        let page = page_of(&pool, pages, step * STEP);
+        let ahead = select(step + warps < end, step + warps, step);
+        next_page = page_of(&pool, pages, ahead * STEP);
+        load_keys(k, &mut key_words, &pool, pages, page, step * STEP, key_loads, whole_pages);
+        load_values(v, &mut value_words, &pool, pages, page, step * STEP, value_loads, whole_pages);
+        if comptime!(bits < 16) {
+            load_scales(k_scales, &mut key_factors, &pool, pages, page, step * STEP, whole_pages);
+            load_scales(v_scales, &mut value_factors, &pool, pages, page, step * STEP, whole_pages);
+        }
+    }
     while step < end {
         let token = step * STEP;
-        // Rows of this thread's tokens in the pool: keys of tokens `octet` and `octet + 8`, values of four.
-        let mut key_rows = Array::<u32>::new(2usize);
-        let mut value_rows = Array::<u32>::new(4usize);
-        if comptime!(whole_pages) {
-            let page = pages[(first_page + token / page_size) as usize];
-            let base = page * page_size + token % page_size;
-            #[unroll]
-            for i in 0..2usize {
-                let wanted = octet + comptime!(8 * i as u32);
-                let within = select(token + wanted < length, wanted, length - 1u32 - token);
-                key_rows[i] = (base + within) * page_heads + head;
-            }
-            #[unroll]
-            for i in 0..4usize {
-                let wanted = 2 * quad + comptime!(i as u32 % 2 + i as u32 / 2 * 8);
-                let within = select(token + wanted < length, wanted, length - 1u32 - token);
-                value_rows[i] = (base + within) * page_heads + head;
-            }
-        } else {
-            #[unroll]
-            for i in 0..2usize {
-                let wanted = token + octet + comptime!(8 * i as u32);
-                let wanted = select(wanted < length, wanted, length - 1u32);
-                let page = pages[(first_page + wanted / page_size) as usize];
-                key_rows[i] = (page * page_size + wanted % page_size) * page_heads + head;
-            }
-            #[unroll]
-            for i in 0..4usize {
-                let wanted = token + 2 * quad + comptime!(i as u32 % 2 + i as u32 / 2 * 8);
-                let wanted = select(wanted < length, wanted, length - 1u32);
-                let page = pages[(first_page + wanted / page_size) as usize];
-                value_rows[i] = (page * page_size + wanted % page_size) * page_heads + head;
-            }
-        }
-        let mut key_words = Array::<Vector<u32, NK>>::new(comptime!(2 * key_loads));
-        #[unroll]
-        for i in 0..2usize {
-            #[unroll]
-            for load in 0..key_loads {
-                let at = key_rows[i] * key_row + comptime!(load as u32 * 4) + quad;
-                key_words[i * key_loads + load] = k[at as usize];
-            }
-        }
-        let mut value_words = Array::<Vector<u32, NV>>::new(comptime!(4 * value_loads));
-        #[unroll]
-        for i in 0..4usize {
-            #[unroll]
-            for load in 0..value_loads {
-                let at = value_rows[i] * value_row + comptime!(load as u32 * 8) + octet;
-                value_words[i * value_loads + load] = v[at as usize];
-            }
-        }
+        let next = step + warps;
 
         // Logits of 8 tokens at a time: columns `2 quad, 2 quad + 1` of rows `octet, octet + 8`.
         let mut logits = Array::<f32>::new(8usize);
@@ -204,11 +170,18 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
                 let column = token + 2 * quad + comptime!((8 * block + i % 2) as u32);
                 let mut factor = scale;
                 if comptime!(bits < 16) {
-                    factor *= k_scales[value_rows[comptime!(2 * block + i % 2)] as usize];
+                    factor *= key_factors[comptime!(2 * block + i % 2)];
                 }
                 let logit = c[i / 2][i % 2] * factor;
                 logits[comptime!(i / 2 * 4 + block * 2 + i % 2)] =
                     select(column < length, logit, f32::new(-1e30));
+            }
+        }
+
+        if next < end {
+            load_keys(k, &mut key_words, &pool, pages, next_page, next * STEP, key_loads, whole_pages);
+            if comptime!(bits < 16) {
+                load_scales(k_scales, &mut key_factors, &pool, pages, next_page, next * STEP, whole_pages);
             }
         }
 
@@ -237,7 +210,7 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
                     let weight = (logits[at + 2 * block + i] - peak).exp();
                     sum += weight;
                     if comptime!(bits < 16) {
-                        pair[i] = F::cast_from(weight * v_scales[value_rows[2 * block + i] as usize]);
+                        pair[i] = F::cast_from(weight * value_factors[2 * block + i]);
                     } else {
                         pair[i] = F::cast_from(weight);
                     }
@@ -274,7 +247,15 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
                 def.execute_inplace(&a, &b, sums.index_mut(comptime!(load * load_elements + element)));
             }
         }
-        step += warps;
+        if next < end {
+            load_values(v, &mut value_words, &pool, pages, next_page, next * STEP, value_loads, whole_pages);
+            if comptime!(bits < 16) {
+                load_scales(v_scales, &mut value_factors, &pool, pages, next_page, next * STEP, whole_pages);
+            }
+            let ahead = select(next + warps < end, next + warps, next);
+            next_page = page_of(&pool, pages, ahead * STEP);
+        }
+        step = next;
     }
 
     // Merge the warps.
