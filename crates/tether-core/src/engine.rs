@@ -50,6 +50,17 @@ pub struct AttendTable<'a> {
     pub query_position: u32,
 }
 
+/// One store's question to [`Engine::mean_logits_of`].
+#[derive(Debug)]
+pub struct LogitQuery<'a, E: Engine> {
+    /// Where the candidates lie.
+    pub store: &'a E::Store,
+    /// Queries, un-rotated: `[tokens, query_heads, head_dim_k]`, with a leading axis for several sequences.
+    pub q: &'a E::Tensor,
+    /// Candidates of each sequence.
+    pub candidates: &'a [Vec<SlotId>],
+}
+
 /// Device results on their way to the host.
 pub trait Readback: Debug {
     /// Waits for the results.
@@ -64,7 +75,7 @@ pub trait Readback: Debug {
 /// Every method checks its arguments, queues its work and returns; nothing waits for the device but [`Readback::wait`]. A method
 /// that returns an error has queued nothing. Lists of slots are per sequence where a method takes several; tensors are the
 /// engine's own and keep their shape: `[tokens, heads, head_dim]`, with a leading axis for several sequences.
-pub trait Engine: Debug {
+pub trait Engine: Debug + Sized {
     /// A tensor on the device.
     type Tensor: Debug;
     /// One layer's K, V and moments.
@@ -138,20 +149,29 @@ pub trait Engine: Debug {
     fn check_finite(&self, what: &'static str, tensor: &Self::Tensor) -> Result<(), CoreError>;
 
     /// Mean attention logit of each candidate unit, per sequence: the mean over query heads, query tokens and the unit's tokens of
-    /// `q.k / sqrt(head_dim_k)`, from the mean query and the stored mean keys. Un-rotated. The result is `f32`, all sequences'
-    /// candidates in one row.
+    /// `q.k / sqrt(head_dim_k)`, from the mean query and the stored mean keys. Un-rotated. The result is `f32`, the candidates of all
+    /// queries and of all their sequences in one row, so that one read serves many layers.
     ///
     /// # Errors
     /// [`CoreError::ShapeMismatch`], [`CoreError::NoSuchSlot`], [`CoreError::Count`].
+    fn mean_logits_of(&self, queries: &[LogitQuery<'_, Self>]) -> Result<Self::Tensor, CoreError>;
+
+    /// [`Engine::mean_logits_of`] one store.
+    ///
+    /// # Errors
+    /// As [`Engine::mean_logits_of`].
     fn mean_logits(
         &self,
         store: &Self::Store,
         q: &Self::Tensor,
         candidates: &[Vec<SlotId>],
-    ) -> Result<Self::Tensor, CoreError>;
+    ) -> Result<Self::Tensor, CoreError> {
+        self.mean_logits_of(&[LogitQuery { store, q, candidates }])
+    }
 
     /// Aligns the statistics of `jobs` in place, K and V, and updates the moments analytically. All targets are taken before the
-    /// first edit. A job without trusted slots changes nothing.
+    /// first edit: a job sees the slots that it trusts, and its own, as they were before the call. A job without trusted slots changes
+    /// nothing; of several edits of one slot the last one stands.
     ///
     /// # Errors
     /// [`CoreError::NoSuchSlot`]; [`CoreError::NonFinite`] from engines that can see, before anything is written, that an edited number

@@ -18,7 +18,7 @@ pub use store::HostStore;
 pub use tokens::{HostIndices, HostRotation, HostTables, PagedQueries, paged_attention};
 
 use crate::checks::{self, QueryExtents};
-use crate::engine::{AttendTable, Readback, Side, StoreSpec, Summaries};
+use crate::engine::{AttendTable, LogitQuery, Readback, Side, StoreSpec, Summaries};
 use crate::{
     AlignJob, CoreError, DType, Engine, HostTensor, Moments, PhaseTable, SlotId, TensorData, Traffic,
     TrafficCounters,
@@ -166,23 +166,26 @@ impl Engine for Host {
         Ok(())
     }
 
-    fn mean_logits(
-        &self,
-        store: &HostStore,
-        q: &HostTensor,
-        candidates: &[Vec<SlotId>],
-    ) -> Result<HostTensor, CoreError> {
-        let (dim, kv_heads) = (store.spec.head_dim_k, store.spec.kv_heads);
-        let QueryExtents { sequences, tokens, heads } = checks::query(&store.spec, q.shape())?;
-        checks::count("candidate lists", sequences, candidates.len())?;
-        checks::slots(store.spec.slots, candidates.iter().flatten())?;
-        let per_sequence = tokens * heads * dim;
-        let wide = q.data().widened(0..q.len());
-        let mut logits = Vec::with_capacity(candidates.iter().map(Vec::len).sum());
-        for (sequence, slots) in candidates.iter().enumerate() {
-            let query = mean_query(&wide[sequence * per_sequence..][..per_sequence], heads, kv_heads, dim);
-            let means = slots.iter().map(|&slot| store.moments(Side::Keys, slot).mean);
-            logits.extend(mean_logits(&query, heads, dim, means));
+    fn mean_logits_of(&self, queries: &[LogitQuery<'_, Self>]) -> Result<HostTensor, CoreError> {
+        let mut extents = Vec::with_capacity(queries.len());
+        for &LogitQuery { store, q, candidates } in queries {
+            let of_query = checks::query(&store.spec, q.shape())?;
+            checks::count("candidate lists", of_query.sequences, candidates.len())?;
+            checks::slots(store.spec.slots, candidates.iter().flatten())?;
+            extents.push(of_query);
+        }
+        let mut logits = Vec::new();
+        for (&LogitQuery { store, q, candidates }, extents) in queries.iter().zip(extents) {
+            let (dim, kv_heads) = (store.spec.head_dim_k, store.spec.kv_heads);
+            let QueryExtents { tokens, heads, .. } = extents;
+            let per_sequence = tokens * heads * dim;
+            let wide = q.data().widened(0..q.len());
+            for (sequence, slots) in candidates.iter().enumerate() {
+                let query =
+                    mean_query(&wide[sequence * per_sequence..][..per_sequence], heads, kv_heads, dim);
+                let means = slots.iter().map(|&slot| store.moments(Side::Keys, slot).mean);
+                logits.extend(mean_logits(&query, heads, dim, means));
+            }
         }
         HostTensor::from_f32(&[logits.len()], logits)
     }

@@ -19,7 +19,7 @@ mod traffic;
 
 pub use alignment::ChannelAlignment;
 pub use dtype::DType;
-pub use engine::{AttendTable, Engine, Readback, Side, StoreSpec, Summaries};
+pub use engine::{AttendTable, Engine, LogitQuery, Readback, Side, StoreSpec, Summaries};
 pub use error::CoreError;
 pub use geometry::Geometry;
 pub use host::Host;

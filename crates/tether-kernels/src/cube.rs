@@ -1,18 +1,21 @@
 //! The Cube engine: `tether-core`'s `Engine` on any CubeCL runtime. Checks come before launches, because a launch that a device
 //! cannot do may look like one that succeeded.
 
+mod align;
 mod codec;
 pub(crate) mod launch;
+mod mass;
 mod measure;
 mod readback;
 mod store;
 mod tensor;
 mod tokens;
+mod units;
 
 use cubecl::prelude::*;
 use tether_core::checks::{self, QueryExtents};
 use tether_core::{
-    AlignJob, AttendTable, ChannelAlignment, CoreError, DType, Engine, HostTensor, Pairing, PhaseExtents,
+    AlignJob, AttendTable, CoreError, DType, Engine, HostTensor, LogitQuery, Pairing, PhaseExtents,
     PhaseTable, Side, SlotId, StoreSpec, Summaries, Traffic, TrafficCounters,
 };
 
@@ -22,7 +25,7 @@ pub use store::CubeStore;
 pub use tensor::CubeTensor;
 pub use tokens::{CubeIndices, CubeRotation, CubeTables};
 
-use crate::kernels::{align, attend, copy, mass, moments, rotate};
+use crate::kernels::{attend, rotate};
 use launch::{array, flat, uploaded, with_storage};
 
 /// Keys, values and attention on a device of runtime `R`.
@@ -98,13 +101,6 @@ impl<R: Runtime> Cube<R> {
         Err(CoreError::Unsupported { engine: self.name, feature })
     }
 
-    fn zeros(&self, dtype: DType, len: usize) -> cubecl::server::Handle {
-        let handle = self.client.empty(len.max(1) * dtype.bytes());
-        let (count, dim) = flat(len);
-        with_storage!(dtype, F => copy::fill_zero::launch::<F, R>(&self.client, count, dim, array(&handle, len)));
-        handle
-    }
-
     fn slots(&self, slots: impl IntoIterator<Item = SlotId>) -> (cubecl::server::Handle, usize) {
         uploaded(&self.client, &slots.into_iter().map(|s| s.0).collect::<Vec<_>>())
     }
@@ -169,50 +165,19 @@ impl<R: Runtime> Engine for Cube<R> {
     }
 
     fn create_store(&self, spec: &StoreSpec) -> Result<CubeStore, CoreError> {
-        self.require(spec.dtype)?;
-        let side = |head_dim: usize| -> Result<store::SideBuffers, CoreError> {
-            // Kernels index with 32 bits.
-            let factors = [spec.slots, spec.tokens_per_unit, spec.kv_heads, head_dim];
-            let overflow = || CoreError::SizeOverflow { what: "store elements", factors: factors.into() };
-            let len = factors.iter().try_fold(1usize, |n, &f| n.checked_mul(f));
-            let len = len.filter(|&n| u32::try_from(n).is_ok()).ok_or_else(overflow)?;
-            let channels = spec.kv_heads * head_dim;
-            let data = self.zeros(spec.dtype, len);
-            let moments = self.zeros(DType::F32, spec.slots * 2 * channels);
-            Ok(store::SideBuffers { data, moments, channels })
-        };
-        Ok(CubeStore { spec: *spec, keys: side(spec.head_dim_k)?, values: side(spec.head_dim_v)? })
+        self.new_store(spec)
     }
 
     fn grow_store(&self, store: &mut CubeStore, slots: usize) -> Result<(), CoreError> {
-        if slots <= store.spec.slots {
-            return Ok(());
+        if slots > store.spec.slots {
+            *store = self.grown_store(store, slots)?;
         }
-        let grown = self.create_store(&StoreSpec { slots, ..store.spec })?;
-        for side in [Side::Keys, Side::Values] {
-            let (from, to) = (store.side(side), grown.side(side));
-            let (len, new_len) = (store.data_len(side), grown.data_len(side));
-            let (count, dim) = flat(len);
-            with_storage!(store.spec.dtype, F => copy::copy_prefix::launch::<F, R>(
-                &self.client, count, dim, array(&from.data, len), array(&to.data, new_len),
-            ));
-            let (len, new_len) = (store.moments_len(side), grown.moments_len(side));
-            let (count, dim) = flat(len);
-            let (from, to) = (array(&from.moments, len), array(&to.moments, new_len));
-            copy::copy_prefix::launch::<f32, R>(&self.client, count, dim, from, to);
-            self.traffic.add(Traffic {
-                grown: (store.data_len(side) * store.spec.dtype.bytes()) as u64,
-                ..Traffic::default()
-            });
-        }
-        *store = grown;
         Ok(())
     }
 
     fn store_bytes(&self, store: &CubeStore) -> u64 {
-        let side =
-            |s: Side| store.data_len(s) * store.spec.dtype.bytes() + store.moments_len(s) * size_of::<f32>();
-        (side(Side::Keys) + side(Side::Values)) as u64
+        let elements = store.data_len(Side::Keys) + store.data_len(Side::Values);
+        (elements * store.spec.dtype.bytes() + store.moments_len() * size_of::<f32>()) as u64
     }
 
     fn write(
@@ -230,33 +195,15 @@ impl<R: Runtime> Engine for Cube<R> {
             slots.len(),
             [("k", k.shape(), k.dtype, spec.head_dim_k), ("v", v.shape(), v.dtype, spec.head_dim_v)],
         )?;
+        for (what, tensor) in [("k", k), ("v", v)] {
+            checks::index_space(what, tensor.shape(), u32::MAX as usize)?;
+        }
         if slots.is_empty() {
             return Ok(());
         }
-        let (table, table_len) = self.slots(slots.iter().copied());
-        for (side, tensor) in [(Side::Keys, k), (Side::Values, v)] {
-            let (buffers, len) = (store.side(side), tensor.len());
-            let (count, dim) = flat(len);
-            let data = || array(&buffers.data, store.data_len(side));
-            with_storage!(spec.dtype, F => copy::write_units::launch::<F, R>(
-                &self.client, count, dim, array(&tensor.handle, len), array(&table, table_len), data(),
-                store.unit_len(side) as u32,
-            ));
-            if summaries == Summaries::Moments {
-                let count = CubeCount::Static(
-                    (buffers.channels as u32).div_ceil(moments::CHANNELS),
-                    slots.len() as u32,
-                    1,
-                );
-                let dim = CubeDim::new_2d(moments::CHANNELS, moments::LANES);
-                with_storage!(spec.dtype, F => moments::unit_moments::launch::<F, R>(
-                    &self.client, count, dim, data(), array(&table, table_len),
-                    array(&buffers.moments, store.moments_len(side)),
-                    spec.tokens_per_unit as u32, buffers.channels as u32,
-                ));
-            }
-            self.traffic.add(Traffic { written: (len * spec.dtype.bytes()) as u64, ..Traffic::default() });
-        }
+        self.write_units(store, slots, (k, v), summaries);
+        let bytes = (k.len() + v.len()) * spec.dtype.bytes();
+        self.traffic.add(Traffic { written: bytes as u64, ..Traffic::default() });
         Ok(())
     }
 
@@ -265,121 +212,13 @@ impl<R: Runtime> Engine for Cube<R> {
         Ok(())
     }
 
-    fn mean_logits(
-        &self,
-        store: &CubeStore,
-        q: &CubeTensor,
-        candidates: &[Vec<SlotId>],
-    ) -> Result<CubeTensor, CoreError> {
-        let spec = &store.spec;
-        let QueryExtents { sequences, tokens, heads } = checks::query(spec, q.shape())?;
-        checks::count("candidate lists", sequences, candidates.len())?;
-        checks::slots(spec.slots, candidates.iter().flatten())?;
-        self.require(q.dtype)?;
-        let total: usize = candidates.iter().map(Vec::len).sum();
-        let handle = self.client.empty(total.max(1) * size_of::<f32>());
-        let out = CubeTensor { handle, shape: [total].as_slice().into(), dtype: DType::F32 };
-        if total == 0 {
-            return Ok(out);
-        }
-        let channels = store.keys.channels;
-        // Enough parts to fill a device, few enough to add up cheaply.
-        let parts = (tokens as u32).div_ceil(mass::LANES * 16).clamp(1, 32);
-        let sums_len = parts as usize * sequences * channels;
-        let sums = self.client.empty(sums_len * size_of::<f32>());
-        let count = CubeCount::Static((channels as u32).div_ceil(mass::CHANNELS), parts, sequences as u32);
-        let dim = CubeDim::new_2d(mass::CHANNELS, mass::LANES);
-        with_storage!(q.dtype, F => mass::query_sums::launch::<F, R>(
-            &self.client, count, dim, array(&q.handle, q.len()), array(&sums, sums_len),
-            tokens as u32, heads as u32, spec.kv_heads as u32, spec.head_dim_k as u32,
-        ));
-        let (slots, slots_len) = self.slots(candidates.iter().flatten().copied());
-        let sequence_of: Vec<u32> =
-            candidates.iter().enumerate().flat_map(|(s, c)| std::iter::repeat_n(s as u32, c.len())).collect();
-        let (sequence_of, _) = uploaded(&self.client, &sequence_of);
-        let scale = 1.0 / (tokens as f64 * heads as f64 * (spec.head_dim_k as f64).sqrt());
-        mass::candidate_logits::launch::<R>(
-            &self.client,
-            CubeCount::Static(total as u32, 1, 1),
-            CubeDim::new_1d(mass::THREADS),
-            array(&sums, sums_len),
-            array(&store.keys.moments, store.moments_len(Side::Keys)),
-            array(&slots, slots_len),
-            array(&sequence_of, slots_len),
-            array(&out.handle, total),
-            parts,
-            sequences as u32,
-            channels as u32,
-            scale as f32,
-        );
-        Ok(out)
+    fn mean_logits_of(&self, queries: &[LogitQuery<'_, Self>]) -> Result<CubeTensor, CoreError> {
+        self.logits(queries)
     }
 
     fn align(&self, store: &mut CubeStore, tau: f32, jobs: &[AlignJob]) -> Result<(), CoreError> {
         checks::slots(store.spec.slots, jobs.iter().flat_map(|j| j.slots.iter().chain(&j.trusted)))?;
-        let jobs: Vec<&AlignJob> =
-            jobs.iter().filter(|j| !j.slots.is_empty() && !j.trusted.is_empty()).collect();
-        if jobs.is_empty() {
-            return Ok(());
-        }
-        let rows = |list: fn(&AlignJob) -> &Vec<SlotId>| {
-            let mut at = vec![0u32];
-            let mut slots = Vec::new();
-            for job in &jobs {
-                slots.extend(list(job).iter().map(|s| s.0));
-                at.push(slots.len() as u32);
-            }
-            (uploaded(&self.client, &slots), uploaded(&self.client, &at))
-        };
-        let ((own, own_len), (own_at, at_len)) = rows(|j| &j.slots);
-        let ((trusted, trusted_len), (trusted_at, _)) = rows(|j| &j.trusted);
-        let job_of: Vec<u32> =
-            jobs.iter().enumerate().flat_map(|(i, j)| std::iter::repeat_n(i as u32, j.slots.len())).collect();
-        let units = job_of.len();
-        let (job_of, _) = uploaded(&self.client, &job_of);
-        let tokens = store.spec.tokens_per_unit as u32;
-        for side in [Side::Keys, Side::Values] {
-            let buffers = store.side(side);
-            let channels = buffers.channels;
-            let statistics_len = jobs.len() * 4 * channels;
-            let statistics = self.client.empty(statistics_len * size_of::<f32>());
-            let moments = || array(&buffers.moments, store.moments_len(side));
-            let (count, dim) = flat(jobs.len() * channels);
-            align::job_statistics::launch::<R>(
-                &self.client,
-                count,
-                dim,
-                moments(),
-                array(&own, own_len),
-                array(&own_at, at_len),
-                array(&trusted, trusted_len),
-                array(&trusted_at, at_len),
-                array(&statistics, statistics_len),
-                tokens,
-                channels as u32,
-                ChannelAlignment::SD_FLOOR,
-            );
-            let len = units * store.unit_len(side);
-            let (count, dim) = flat(len);
-            with_storage!(store.spec.dtype, F => align::align_units::launch::<F, R>(
-                &self.client, count, dim, array(&statistics, statistics_len), array(&own, own_len),
-                array(&job_of, own_len), array(&buffers.data, store.data_len(side)), tokens, channels as u32, tau,
-            ));
-            let (count, dim) = flat(units * channels);
-            align::align_moments::launch::<R>(
-                &self.client,
-                count,
-                dim,
-                array(&statistics, statistics_len),
-                array(&own, own_len),
-                array(&job_of, own_len),
-                moments(),
-                channels as u32,
-                tau,
-            );
-            self.traffic
-                .add(Traffic { edited: (len * store.spec.dtype.bytes()) as u64, ..Traffic::default() });
-        }
+        self.align_units(store, tau, jobs);
         Ok(())
     }
 
@@ -449,7 +288,7 @@ impl<R: Runtime> Engine for Cube<R> {
         }
         let out = match side {
             Side::Keys => self.gather_keys(store, slots, rotation)?,
-            Side::Values => self.gather_plain(store, side, slots),
+            Side::Values => self.gather_plain(store, side, slots)?,
         };
         self.traffic.add(Traffic { gathered: (out.len() * out.dtype.bytes()) as u64, ..Traffic::default() });
         Ok(out)
@@ -457,22 +296,7 @@ impl<R: Runtime> Engine for Cube<R> {
 
     fn moments(&self, store: &CubeStore, side: Side, slots: &[SlotId]) -> Result<CubeTensor, CoreError> {
         checks::slots(store.spec.slots, slots)?;
-        let buffers = store.side(side);
-        let shape = [slots.len(), 2, buffers.channels];
-        let len: usize = shape.iter().product();
-        let handle = self.client.empty(len.max(1) * size_of::<f32>());
-        let (table, table_len) = self.slots(slots.iter().copied());
-        let (count, dim) = flat(len);
-        moments::gather_moments::launch::<R>(
-            &self.client,
-            count,
-            dim,
-            array(&buffers.moments, store.moments_len(side)),
-            array(&table, table_len),
-            array(&handle, len),
-            2 * buffers.channels as u32,
-        );
-        Ok(CubeTensor { handle, shape: shape.as_slice().into(), dtype: DType::F32 })
+        self.gather_moments(store, side, slots)
     }
 }
 
@@ -483,46 +307,6 @@ impl<R: Runtime> Cube<R> {
             return Ok(());
         }
         Err(CoreError::Unsupported { engine: self.name, feature: "heads that are rotated in part" })
-    }
-
-    fn gather_plain(&self, store: &CubeStore, side: Side, slots: &[SlotId]) -> CubeTensor {
-        let spec = &store.spec;
-        let len = slots.len() * store.unit_len(side);
-        let handle = self.client.empty(len.max(1) * spec.dtype.bytes());
-        let (table, table_len) = self.slots(slots.iter().copied());
-        let (count, dim) = flat(len);
-        with_storage!(spec.dtype, F => copy::gather_units::launch::<F, R>(
-            &self.client, count, dim, array(&store.side(side).data, store.data_len(side)),
-            array(&table, table_len), array(&handle, len), store.unit_len(side) as u32,
-        ));
-        let shape = [slots.len() * spec.tokens_per_unit, spec.kv_heads, store.head_dim(side)];
-        CubeTensor { handle, shape: shape.as_slice().into(), dtype: spec.dtype }
-    }
-
-    /// Keys in the order of `slots`, rotated where there is a rotation. Arguments are checked.
-    fn gather_keys(
-        &self,
-        store: &CubeStore,
-        slots: &[SlotId],
-        rotation: Option<(&CubePhases, &[u32])>,
-    ) -> Result<CubeTensor, CoreError> {
-        let Some((phases, positions)) = rotation else {
-            return Ok(self.gather_plain(store, Side::Keys, slots));
-        };
-        let spec = &store.spec;
-        let len = slots.len() * store.unit_len(Side::Keys);
-        let handle = self.client.empty(len.max(1) * spec.dtype.bytes());
-        let (table, table_len) = self.slots(slots.iter().copied());
-        let (positions, positions_len) = uploaded(&self.client, positions);
-        let (count, dim) = flat(len / 2);
-        with_storage!(spec.dtype, F => rotate::gather_rotated::launch::<F, R>(
-            &self.client, count, dim, array(&store.keys.data, store.data_len(Side::Keys)),
-            array(&table, table_len), array(&positions, positions_len),
-            array(&phases.unit, phases.unit_len), array(&phases.token, phases.token_len), array(&handle, len),
-            spec.tokens_per_unit as u32, spec.kv_heads as u32, phases.unit_pairs, phases.token_pairs, phases.half,
-        ));
-        let shape = [slots.len() * spec.tokens_per_unit, spec.kv_heads, spec.head_dim_k];
-        Ok(CubeTensor { handle, shape: shape.as_slice().into(), dtype: spec.dtype })
     }
 
     /// Queries as `f32`, scaled, and rotated where there are phases.

@@ -4,6 +4,7 @@
 pub(crate) mod align;
 pub(crate) mod attend;
 pub(crate) mod ceiling;
+pub(crate) mod column;
 pub(crate) mod copy;
 pub(crate) mod decode;
 pub(crate) mod gather;
@@ -12,3 +13,4 @@ pub(crate) mod moments;
 pub(crate) mod quantise;
 pub(crate) mod rotate;
 pub(crate) mod tokens;
+pub(crate) mod words;

@@ -3,6 +3,8 @@
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 
+use crate::kernels::words::WordsLaunch;
+
 /// Runs `$body` with `$F` as the storage type of `$dtype`.
 macro_rules! with_storage {
     ($dtype:expr, $F:ident => $body:expr) => {
@@ -44,10 +46,29 @@ pub(crate) fn flat(len: usize) -> (CubeCount, CubeDim) {
 
 /// [`flat`] with cubes of `threads` threads.
 pub(crate) fn flat_by(len: usize, threads: u32) -> (CubeCount, CubeDim) {
-    let cubes = len.div_ceil(threads as usize).max(1);
-    let x = cubes.min(32_768);
-    let y = cubes.div_ceil(x);
-    (CubeCount::Static(x as u32, y as u32, 1), CubeDim::new_1d(threads))
+    let (x, y) = spread(len.div_ceil(threads as usize));
+    (CubeCount::Static(x, y, 1), CubeDim::new_1d(threads))
+}
+
+/// Two axes of at least `count` cubes together, the first one counting fast; one axis may hold 65535 cubes only.
+pub(crate) fn spread(count: usize) -> (u32, u32) {
+    let x = count.clamp(1, 32_768);
+    (x as u32, count.div_ceil(x).max(1) as u32)
+}
+
+/// Longest table that rides with a launch.
+const INLINE_WORDS: usize = 64;
+
+/// A small table as a kernel argument: with the launch, or in a buffer when it is long.
+pub(crate) fn words<R: Runtime>(client: &ComputeClient<R>, table: &[u32]) -> WordsLaunch<R> {
+    if table.len() > INLINE_WORDS {
+        let (handle, len) = uploaded(client, table);
+        return WordsLaunch::new(SequenceArg::new(), std::iter::once(array(&handle, len)).collect());
+    }
+    // Each length is a kernel of its own, so lengths are rounded up.
+    let len = [4, 16].into_iter().find(|&len| table.len() <= len).unwrap_or(INLINE_WORDS);
+    let inline = table.iter().copied().chain(std::iter::repeat(0)).take(len).collect();
+    WordsLaunch::new(inline, SequenceArg::new())
 }
 
 /// A small table on the device. Never empty, which some devices refuse; the length says how much counts.
@@ -69,6 +90,11 @@ pub(crate) fn vector_size<R: Runtime>(
         .filter(|size| size * element_bytes <= 16)
         .find(fits)
         .unwrap_or(1)
+}
+
+/// Elements of `element_bytes` from the beginning of its memory to where a tensor begins: a divisor for [`vector_size`].
+pub(crate) fn begins_at(handle: &Handle, element_bytes: usize) -> usize {
+    handle.offset_start.unwrap_or(0) as usize / element_bytes
 }
 
 /// Threads of a plane, where a cube's threads are laid out in whole planes and planes can exchange values.

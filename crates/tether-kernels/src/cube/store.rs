@@ -1,21 +1,25 @@
 //! One layer's keys, values and moments on the device.
 
 use cubecl::server::Handle;
-use tether_core::{Side, StoreSpec};
+use tether_core::{Side, SlotId, StoreSpec};
 
-/// K and V `[slots, tokens_per_unit, kv_heads, head_dim]` and their moments `[slots, 2, kv_heads * head_dim]`.
+/// K and V `[slots, tokens_per_unit, kv_heads, head_dim]` and their moments.
 #[derive(Debug)]
 pub struct CubeStore {
     pub(super) spec: StoreSpec,
     pub(super) keys: SideBuffers,
     pub(super) values: SideBuffers,
+    /// `f32` `[slots, 2, row]`, a row of mean and sum of squared deviations of the keys' channels, then of the values'. A slot has two rows: an
+    /// alignment reads the one and writes the other, so that all its cubes see what was there before.
+    pub(super) moments: Handle,
+    /// Which row of `[slots * 2]` is each slot's.
+    pub(super) rows: Vec<u32>,
 }
 
 /// Buffers of keys or of values.
 #[derive(Clone, Debug)]
 pub(super) struct SideBuffers {
     pub(super) data: Handle,
-    pub(super) moments: Handle,
     /// `kv_heads * head_dim`.
     pub(super) channels: usize,
 }
@@ -45,8 +49,18 @@ impl CubeStore {
         self.spec.slots * self.unit_len(side)
     }
 
-    /// Moments of all slots.
-    pub(super) fn moments_len(&self, side: Side) -> usize {
-        self.spec.slots * 2 * self.side(side).channels
+    /// Numbers in a row of moments.
+    pub(super) fn row_len(&self) -> usize {
+        2 * (self.keys.channels + self.values.channels)
+    }
+
+    /// Numbers in all rows of moments.
+    pub(super) fn moments_len(&self) -> usize {
+        self.spec.slots * 2 * self.row_len()
+    }
+
+    /// The row of moments of a slot that exists.
+    pub(super) fn row(&self, slot: SlotId) -> u32 {
+        self.rows[slot.index()]
     }
 }

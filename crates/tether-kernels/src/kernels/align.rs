@@ -1,111 +1,238 @@
-//! Statistics alignment (TAME): targets from moments, the edit in place, and what it does to the moments.
+//! Statistics alignment (TAME): targets from moments, the edit in place, and what it does to the moments, in one pass.
 
 use cubecl::prelude::*;
 
-/// Own and target statistics of every job and channel: `[jobs, 4, channels]` with mean, deviation, target mean, target deviation.
-/// The slots of job `j` are `own[own_at[j]..own_at[j + 1]]`, the trusted ones likewise.
-#[cube(launch)]
-pub(crate) fn job_statistics(
-    moments: &Array<f32>,
-    own: &Array<u32>,
-    own_at: &Array<u32>,
-    trusted: &Array<u32>,
-    trusted_at: &Array<u32>,
-    out: &mut Array<f32>,
+use super::column::load_batch;
+use super::copy::cube_unit;
+use super::words::Words;
+
+/// Threads of a cube.
+pub(crate) const THREADS: u32 = 256;
+/// Tokens that a thread reads before it edits the first of them.
+const AT_ONCE: u32 = 4;
+
+/// Edits the units of jobs, keys and values.
+///
+/// `words` holds the first word of the unit's job and the unit's row of moments, for each of `units`; and for each job the begin and end of two
+/// lists of rows, its own and the trusted ones. Row `r` is one of the two of slot `r / 2`: moments are read from the rows that are
+/// named and written to the other ones, so that every cube sees all moments as they were before.
+///
+/// Cubes of x count parts of a unit: blocks of `columns` vectors side by side (`blocks_k` of the keys, then those of the values), and `parts`
+/// ranges of tokens each.
+#[cube(launch_unchecked)]
+pub(crate) fn align_units<F: Float, N: Size>(
+    keys: &mut Array<Vector<F, N>>,
+    values: &mut Array<Vector<F, N>>,
+    moments: &mut Array<f32>,
+    words: &Words,
+    units: u32,
     tokens: u32,
-    channels: u32,
+    width_k: u32,
+    width_v: u32,
+    blocks_k: u32,
+    parts: u32,
+    tau: f32,
     floor: f32,
+    #[comptime] columns: u32,
 ) {
-    let width = channels as usize;
-    if ABSOLUTE_POS < out.len() / 4 {
-        let job = ABSOLUTE_POS / width;
-        let channel = ABSOLUTE_POS % width;
-        let place = job * 4 * width + channel;
-        let (mean, sd) = pooled(moments, own, own_at[job], own_at[job + 1], tokens, channels, channel as u32);
-        out[place] = mean;
-        out[place + width] = sd.max(floor);
-        let (mean, sd) =
-            pooled(moments, trusted, trusted_at[job], trusted_at[job + 1], tokens, channels, channel as u32);
-        out[place + 2 * width] = mean;
-        out[place + 3 * width] = sd.max(floor);
+    let size = N::value();
+    let size = comptime!(size as u32);
+    let channels = comptime!(columns * size);
+    let lanes = comptime!(THREADS / columns);
+    let groups = comptime!(THREADS / channels);
+    let words = words.staged();
+    // Mean, scale and shift of each of the cube's channels.
+    let mut edits = SharedMemory::<f32>::new(comptime!(3 * channels as usize));
+    let mut pools = SharedMemory::<f32>::new(comptime!(6 * THREADS as usize));
+
+    let unit = cube_unit();
+    let inside = unit < units;
+    let of_unit = 2 * select(inside, unit, 0);
+    let job = words[of_unit as usize];
+    let row = words[(of_unit + 1) as usize];
+    let part = CUBE_POS_X % parts;
+    let block = CUBE_POS_X / parts;
+    let of_keys = block < blocks_k;
+    let block = select(of_keys, block, block - blocks_k);
+    let width = select(of_keys, width_k, width_v);
+    let row_len = 2 * size * (width_k + width_v);
+    let side = select(of_keys, 0, 2 * size * width_k);
+
+    // The first tokens come while the statistics are worked out.
+    let column = block * columns + UNIT_POS % columns;
+    let per_part = tokens.div_ceil(parts);
+    let begin = part * per_part;
+    let mut end = begin + per_part;
+    if end > tokens {
+        end = tokens;
+    }
+    let end = select(inside && column < width, end, 0);
+    let token = begin + UNIT_POS / columns;
+    let first = (row / 2 * tokens + token) * width + column;
+    let mut held = Array::<Vector<F, N>>::new(comptime!(AT_ONCE as usize));
+    if of_keys {
+        load_batch(keys, &mut held, first, lanes * width, token, lanes, end, AT_ONCE);
+    } else {
+        load_batch(values, &mut held, first, lanes * width, token, lanes, end, AT_ONCE);
+    }
+
+    // Several threads a channel pool rows, then one merges them.
+    let channel = UNIT_POS % channels;
+    let group = UNIT_POS / channels;
+    let at = block * channels + channel;
+    let exists = inside && at < width * size;
+    let at = side + select(exists, at, 0);
+    let deviations = width * size;
+    let own = pooled(moments, &words, job, group, groups, at, deviations, row_len, tokens);
+    let trusted = pooled(moments, &words, job + 2, group, groups, at, deviations, row_len, tokens);
+    store_pool(&mut pools, 0u32, own);
+    store_pool(&mut pools, comptime!(3 * THREADS), trusted);
+    sync_cube();
+    if group == 0 {
+        let (own_shift, own_count) = origin(moments, &words, job, at, row_len);
+        let (mean, sd) = merged(&pools, 0u32, channels, groups, own_shift, own_count, floor);
+        let (target_shift, target_count) = origin(moments, &words, job + 2, at, row_len);
+        let (target_mean, target_sd) =
+            merged(&pools, comptime!(3 * THREADS), channels, groups, target_shift, target_count, floor);
+        let scale = target_sd / sd;
+        edits[channel as usize] = mean;
+        edits[(channels + channel) as usize] = tau * scale;
+        edits[(2 * channels + channel) as usize] = tau * target_mean;
+        if exists && part == 0 {
+            let from = row * row_len + at;
+            let to = (row ^ 1) * row_len + at;
+            let before = moments[from as usize];
+            moments[to as usize] = (1.0 - tau) * before + (before - mean) * (tau * scale) + tau * target_mean;
+            let scale = (1.0 - tau) + tau * scale;
+            moments[(to + deviations) as usize] = scale * scale * moments[(from + deviations) as usize];
+        }
+    }
+    sync_cube();
+
+    let mut mean = Vector::<f32, N>::new(0.0f32);
+    let mut scale = Vector::<f32, N>::new(0.0f32);
+    let mut shift = Vector::<f32, N>::new(0.0f32);
+    #[unroll]
+    for i in 0..size {
+        let channel = UNIT_POS % columns * size + i;
+        mean[i as usize] = edits[channel as usize];
+        scale[i as usize] = edits[(channels + channel) as usize];
+        shift[i as usize] = edits[(2 * channels + channel) as usize];
+    }
+    if of_keys {
+        edit(keys, &mut held, first, width, token, end, lanes, mean, scale, shift, 1.0 - tau);
+    } else {
+        edit(values, &mut held, first, width, token, end, lanes, mean, scale, shift, 1.0 - tau);
     }
 }
 
-/// Mean and population deviation of a channel over slots `slots[from..to]`, all of `tokens` tokens.
+/// Mean of a channel in the first row of the list at `list`, and the number of rows.
+#[cube]
+fn origin(moments: &Array<f32>, words: &Slice<u32>, list: u32, at: u32, row_len: u32) -> (f32, f32) {
+    let begin = words[list as usize];
+    let end = words[(list + 1) as usize];
+    let row = words[begin as usize];
+    (moments[(row * row_len + at) as usize], f32::cast_from(end - begin))
+}
+
+/// Sums over the rows `group`, `group + groups`, .. of a list: the distance of a channel's mean from the first row's, its square, and the
+/// variance in the row. Distances from a member do not cancel: they are no larger than the spread of the means.
 #[cube]
 fn pooled(
     moments: &Array<f32>,
-    slots: &Array<u32>,
+    words: &Slice<u32>,
+    list: u32,
+    group: u32,
+    #[comptime] groups: u32,
+    at: u32,
+    deviations: u32,
+    row_len: u32,
+    tokens: u32,
+) -> (f32, f32, f32) {
+    let begin = words[list as usize];
+    let end = words[(list + 1) as usize];
+    let first = words[begin as usize];
+    let origin = moments[(first * row_len + at) as usize];
+    let mut distance = 0.0f32;
+    let mut square = 0.0f32;
+    let mut within = 0.0f32;
+    let mut i = begin + group;
+    while i < end {
+        let row = words[i as usize];
+        let place = row * row_len + at;
+        let d = moments[place as usize] - origin;
+        distance += d;
+        square += d * d;
+        within += moments[(place + deviations) as usize];
+        i += groups;
+    }
+    (distance, square, within / f32::cast_from(tokens))
+}
+
+#[cube]
+fn store_pool(pools: &mut SharedMemory<f32>, from: u32, pool: (f32, f32, f32)) {
+    let at = from + UNIT_POS;
+    pools[at as usize] = pool.0;
+    pools[(at + THREADS) as usize] = pool.1;
+    pools[(at + 2 * THREADS) as usize] = pool.2;
+}
+
+/// Mean and population deviation, not below `floor`, of the cube's channel `UNIT_POS`.
+#[cube]
+fn merged(
+    pools: &SharedMemory<f32>,
     from: u32,
-    to: u32,
-    tokens: u32,
-    channels: u32,
-    channel: u32,
+    #[comptime] channels: u32,
+    #[comptime] groups: u32,
+    origin: f32,
+    count: f32,
+    floor: f32,
 ) -> (f32, f32) {
-    let count = f32::cast_from(to - from);
-    let mut mean = 0.0f32;
-    for i in from..to {
-        mean += moments[(slots[i as usize] * 2 * channels + channel) as usize];
+    let mut distance = 0.0f32;
+    let mut square = 0.0f32;
+    let mut within = 0.0f32;
+    #[unroll]
+    for group in 0..groups {
+        let at = from + group * channels + UNIT_POS;
+        distance += pools[at as usize];
+        square += pools[(at + THREADS) as usize];
+        within += pools[(at + 2 * THREADS) as usize];
     }
-    mean /= count;
-    let mut variance = 0.0f32;
-    for i in from..to {
-        let place = slots[i as usize] * 2 * channels + channel;
-        let d = moments[place as usize] - mean;
-        variance += moments[(place + channels) as usize] / f32::cast_from(tokens) + d * d;
-    }
-    (mean, (variance / count).sqrt())
+    let distance = distance / count;
+    let between = (square / count - distance * distance).max(0.0);
+    (origin + distance, (within / count + between).sqrt().max(floor))
 }
 
-/// Edits unit `u` (slot `slots[u]`) by the statistics of job `job_of[u]`.
-#[cube(launch)]
-pub(crate) fn align_units<F: Float>(
-    statistics: &Array<f32>,
-    slots: &Array<u32>,
-    job_of: &Array<u32>,
-    store: &mut Array<F>,
-    tokens: u32,
-    channels: u32,
-    tau: f32,
+/// `x' = keep x + (x - mean) scale + shift` for the tokens `token`, `token + lanes`, .. below `end` of a column that begins at `first`; the
+/// first batch of them is `held`. Centred before it is scaled: `a x + b` cancels badly where the deviation is at its floor.
+#[cube]
+fn edit<F: Float, N: Size>(
+    store: &mut Array<Vector<F, N>>,
+    held: &mut Array<Vector<F, N>>,
+    first: u32,
+    width: u32,
+    token: u32,
+    end: u32,
+    #[comptime] lanes: u32,
+    mean: Vector<f32, N>,
+    scale: Vector<f32, N>,
+    shift: Vector<f32, N>,
+    keep: f32,
 ) {
-    let width = channels as usize;
-    let len = (tokens * channels) as usize;
-    let unit = ABSOLUTE_POS / len;
-    if unit < slots.len() {
-        let within = ABSOLUTE_POS % len;
-        let channel = within % width;
-        let place = job_of[unit] as usize * 4 * width + channel;
-        let at = slots[unit] as usize * len + within;
-        let x = f32::cast_from(store[at]);
-        // Centred before it is scaled: a x + b cancels badly where the deviation is at its floor.
-        let z = (x - statistics[place]) / statistics[place + width];
-        let pulled = z * statistics[place + 3 * width] + statistics[place + 2 * width];
-        store[at] = F::cast_from((1.0 - tau) * x + tau * pulled);
-    }
-}
-
-/// The moments of the edited units, in closed form.
-#[cube(launch)]
-pub(crate) fn align_moments(
-    statistics: &Array<f32>,
-    slots: &Array<u32>,
-    job_of: &Array<u32>,
-    moments: &mut Array<f32>,
-    channels: u32,
-    tau: f32,
-) {
-    let width = channels as usize;
-    let unit = ABSOLUTE_POS / width;
-    if unit < slots.len() {
-        let channel = ABSOLUTE_POS % width;
-        let place = job_of[unit] as usize * 4 * width + channel;
-        let sd = statistics[place + width];
-        let target_sd = statistics[place + 3 * width];
-        let at = slots[unit] as usize * 2 * width + channel;
-        let mean = moments[at];
-        let pulled = (mean - statistics[place]) / sd * target_sd + statistics[place + 2 * width];
-        moments[at] = (1.0 - tau) * mean + tau * pulled;
-        let scale = (1.0 - tau) + tau * target_sd / sd;
-        moments[at + width] = scale * scale * moments[at + width];
+    let keep = Vector::<f32, N>::new(keep);
+    let step = lanes * width;
+    let mut token = token;
+    let mut at = first;
+    while token < end {
+        #[unroll]
+        for i in 0..AT_ONCE {
+            if token + i * lanes < end {
+                let x = Vector::<f32, N>::cast_from(held[i as usize]);
+                store[(at + i * step) as usize] = Vector::cast_from(keep * x + (x - mean) * scale + shift);
+            }
+        }
+        token += comptime!(AT_ONCE * lanes);
+        at += AT_ONCE * step;
+        load_batch(store, held, at, step, token, lanes, end, AT_ONCE);
     }
 }

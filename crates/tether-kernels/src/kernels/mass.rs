@@ -2,94 +2,184 @@
 
 use cubecl::prelude::*;
 
-/// Channels of a cube.
-pub(crate) const CHANNELS: u32 = 32;
-/// Lanes that share a channel's tokens.
-pub(crate) const LANES: u32 = 8;
-/// Threads that share a candidate.
-pub(crate) const THREADS: u32 = 128;
+use super::column::load_batch;
+use super::words::Words;
 
-/// Sums of the queries over tokens and over the heads of a group: `out[part, sequence, kv_head * dim + d]`. Cube x counts blocks of
-/// channels, cube y parts of the tokens, cube z sequences.
-#[cube(launch)]
-pub(crate) fn query_sums<F: Float>(
-    q: &Array<F>,
+/// Threads of a cube.
+pub(crate) const THREADS: u32 = 256;
+/// Tokens that a thread reads before it adds the first of them.
+const AT_ONCE: u32 = 4;
+/// Threads that share a candidate.
+const SHARE: u32 = 8;
+/// Threads of a cube that adds up one candidate's parts.
+pub(crate) const SUM_THREADS: u32 = 128;
+
+/// Sums queries over a part of the tokens, for some channels, and multiplies them with the candidates' mean keys: one part of every candidate's
+/// logit. A mean of inner products is the inner product of the means, so no logit of a token is ever formed.
+///
+/// Cube x counts blocks of `columns` vectors of a query token (`width` vectors, `head` of them a head), cube y parts of the tokens, cube z
+/// sequences. `words` begins with the first candidate of each of the sequences and the number of candidates, counted in words; candidates
+/// are rows of `moments`. Part `p` of candidate `c` goes to `out[first + c * parts + p]`.
+#[cube(launch_unchecked)]
+pub(crate) fn query_dots<F: Float, N: Size>(
+    q: &Array<Vector<F, N>>,
+    moments: &Array<f32>,
+    words: &Words,
     out: &mut Array<f32>,
     tokens: u32,
-    query_heads: u32,
-    kv_heads: u32,
-    dim: u32,
+    width: u32,
+    head: u32,
+    group: u32,
+    row_len: u32,
+    first: u32,
+    #[comptime] columns: u32,
 ) {
-    let mut sums = SharedMemory::<f32>::new((CHANNELS * LANES) as usize);
-    let channels = kv_heads * dim;
-    let channel = CUBE_POS_X * CHANNELS + UNIT_POS_X;
-    let inside = channel < channels;
-    let group = query_heads / kv_heads;
-    let mut sum = 0.0f32;
-    if inside {
-        let head = channel / dim * group;
-        let within = channel % dim;
-        let mut token = CUBE_POS_Y * LANES + UNIT_POS_Y;
-        let stride = CUBE_COUNT_Y * LANES;
-        while token < tokens {
-            let row = (CUBE_POS_Z * tokens + token) * query_heads;
-            for member in 0..group {
-                sum += f32::cast_from(q[((row + head + member) * dim + within) as usize]);
-            }
-            token += stride;
-        }
+    let size = N::value();
+    let size = comptime!(size as u32);
+    let channels = comptime!(columns * size);
+    let lanes = comptime!(THREADS / columns);
+    let groups = comptime!(if THREADS / channels < lanes { THREADS / channels } else { lanes });
+    // One place a thread and element of a vector; the padding keeps the threads that add up off each other's banks.
+    let stride = comptime!(THREADS + columns);
+    let mut sums = SharedMemory::<f32>::new(comptime!((size * stride) as usize));
+    let mut query = SharedMemory::<f32>::new(comptime!(channels as usize));
+    let mut dots = SharedMemory::<f32>::new(comptime!(THREADS as usize));
+
+    let column = CUBE_POS_X * columns + UNIT_POS % columns;
+    let sum = sum_column(q, tokens, width, column, lanes, UNIT_POS / columns);
+    #[unroll]
+    for i in 0..size {
+        sums[(i * stride + UNIT_POS) as usize] = sum[i as usize];
     }
-    sums[(UNIT_POS_Y * CHANNELS + UNIT_POS_X) as usize] = sum;
     sync_cube();
-    if inside && UNIT_POS_Y == 0 {
+    let element = UNIT_POS / comptime!(columns * groups);
+    if element < size {
+        let place = element * stride + UNIT_POS % comptime!(columns * groups);
         let mut total = 0.0f32;
         #[unroll]
-        for lane in 0..LANES {
-            total += sums[(lane * CHANNELS + UNIT_POS_X) as usize];
+        for i in 0..comptime!(lanes / groups) {
+            total += sums[(place + i * comptime!(columns * groups)) as usize];
         }
-        out[((CUBE_POS_Y * CUBE_COUNT_Z + CUBE_POS_Z) * channels + channel) as usize] = total;
+        // Only this thread reads this place.
+        sums[place as usize] = total;
+    }
+    sync_cube();
+    let element = UNIT_POS / columns;
+    if element < size {
+        let mut total = 0.0f32;
+        #[unroll]
+        for i in 0..groups {
+            total += sums[(element * stride + i * columns + UNIT_POS % columns) as usize];
+        }
+        query[(UNIT_POS % columns * size + element) as usize] = total;
+    }
+    sync_cube();
+
+    let at_once = comptime!(THREADS / SHARE);
+    let begin = words.get(CUBE_POS_Z);
+    let end = words.get(CUBE_POS_Z + 1);
+    let before = words.get(0u32);
+    let part = CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X;
+    let parts = CUBE_COUNT_X * CUBE_COUNT_Y;
+    let share = UNIT_POS % SHARE;
+    let dim = head * size;
+    let mut candidates = begin;
+    while candidates < end {
+        let candidate = candidates + UNIT_POS / SHARE;
+        let mut dot = 0.0f32;
+        if candidate < end {
+            let row = words.get(candidate) * row_len;
+            #[unroll]
+            for i in 0..comptime!(channels.div_ceil(SHARE)) {
+                let channel = i * SHARE + share;
+                let at = CUBE_POS_X * channels + channel;
+                if channel < channels && at < width * size {
+                    // The channel of the key head that this query head goes with.
+                    let key = at / (dim * group) * dim + at % dim;
+                    dot += query[channel as usize] * moments[(row + key) as usize];
+                }
+            }
+        }
+        dots[UNIT_POS as usize] = dot;
+        sync_cube();
+        if share == 0 && candidate < end {
+            let mut total = 0.0f32;
+            #[unroll]
+            for i in 0..SHARE {
+                total += dots[(UNIT_POS + i) as usize];
+            }
+            out[(first + (candidate - before) * parts + part) as usize] = total;
+        }
+        sync_cube();
+        candidates += at_once;
     }
 }
 
-/// `out[c] = scale * <sum of query sums of the candidate's sequence, mean key of its slot>`. One cube a candidate.
-#[cube(launch)]
-pub(crate) fn candidate_logits(
-    sums: &Array<f32>,
-    moments: &Array<f32>,
-    slots: &Array<u32>,
-    sequence_of: &Array<u32>,
+/// Sum of a cube's part of a column.
+#[cube]
+fn sum_column<F: Float, N: Size>(
+    q: &Array<Vector<F, N>>,
+    tokens: u32,
+    width: u32,
+    column: u32,
+    #[comptime] lanes: u32,
+    lane: u32,
+) -> Vector<f32, N> {
+    let mut sum = Vector::<f32, N>::new(0.0f32);
+    let mut held = Array::<Vector<F, N>>::new(comptime!(AT_ONCE as usize));
+    if column < width {
+        let apart = CUBE_COUNT_Y * lanes;
+        let step = apart * width;
+        let mut token = CUBE_POS_Y * lanes + lane;
+        let mut at = (CUBE_POS_Z * tokens + token) * width + column;
+        while token < tokens {
+            load_batch(q, &mut held, at, step, token, apart, tokens, AT_ONCE);
+            #[unroll]
+            for i in 0..AT_ONCE {
+                if token + i * apart < tokens {
+                    sum += Vector::cast_from(held[i as usize]);
+                }
+            }
+            token += AT_ONCE * apart;
+            at += AT_ONCE * step;
+        }
+    }
+    sum
+}
+
+/// `out[first + c] = scale * <sum of the parts of candidate c>`. One cube a candidate.
+#[cube(launch_unchecked)]
+pub(crate) fn sum_parts(
+    dots: &Array<f32>,
     out: &mut Array<f32>,
+    first: u32,
+    candidates: u32,
+    dots_first: u32,
     parts: u32,
-    sequences: u32,
-    channels: u32,
     scale: f32,
 ) {
-    let mut partial = SharedMemory::<f32>::new(THREADS as usize);
-    let candidate = CUBE_POS_X as usize;
-    let slot = slots[candidate];
-    let sequence = sequence_of[candidate];
-    let mut dot = 0.0f32;
-    let mut channel = UNIT_POS_X;
-    while channel < channels {
-        let mut query = 0.0f32;
-        for part in 0..parts {
-            query += sums[((part * sequences + sequence) * channels + channel) as usize];
+    let mut partial = SharedMemory::<f32>::new(comptime!(SUM_THREADS as usize));
+    let candidate = CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X;
+    let mut sum = 0.0f32;
+    if candidate < candidates {
+        let mut part = UNIT_POS;
+        while part < parts {
+            sum += dots[(dots_first + candidate * parts + part) as usize];
+            part += SUM_THREADS;
         }
-        dot += query * moments[(slot * 2 * channels + channel) as usize];
-        channel += THREADS;
     }
-    partial[UNIT_POS_X as usize] = dot;
+    partial[UNIT_POS as usize] = sum;
     sync_cube();
-    let mut half = comptime!(THREADS / 2).runtime();
+    let mut half = comptime!(SUM_THREADS / 2).runtime();
     while half > 0 {
-        if UNIT_POS_X < half {
-            let other = partial[(UNIT_POS_X + half) as usize];
-            partial[UNIT_POS_X as usize] += other;
+        if UNIT_POS < half {
+            let other = partial[(UNIT_POS + half) as usize];
+            partial[UNIT_POS as usize] += other;
         }
         sync_cube();
         half /= 2;
     }
-    if UNIT_POS_X == 0 {
-        out[candidate] = partial[0] * scale;
+    if UNIT_POS == 0 && candidate < candidates {
+        out[(first + candidate) as usize] = partial[0] * scale;
     }
 }

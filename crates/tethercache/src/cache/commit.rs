@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use tether_core::{ChunkIndex, CommitPlan, Edit, Engine, LayerId, Readback, SlotId};
+use tether_core::{ChunkIndex, CommitPlan, Edit, Engine, HostTensor, LayerId, LogitQuery, Readback, SlotId};
 
 use super::{KvCache, Report};
 use crate::Error;
@@ -100,7 +100,7 @@ impl<E: Engine> KvCache<E> {
         Ok(reports)
     }
 
-    /// Mean attention logits of every entry's candidates, in one read.
+    /// Mean attention logits of every entry's candidates, in one question and one read.
     #[allow(clippy::type_complexity, reason = "the working rows of one function")]
     fn logits(
         &self,
@@ -110,21 +110,33 @@ impl<E: Engine> KvCache<E> {
         if !self.planner.needs_logits() {
             return Ok(logits);
         }
-        let mut scored = Vec::new();
-        for (i, (layer, q, _, candidates)) in work.iter().enumerate() {
-            if candidates.iter().any(|c| !c.is_empty()) {
-                let slots: Vec<Vec<SlotId>> =
-                    candidates.iter().map(|c| c.iter().map(|m| m.slot).collect()).collect();
-                let mass = self.engine.mean_logits(&self.layers[layer.index()].store, q, &slots)?;
-                scored.push((i, mass));
-            }
+        let asked: Vec<(usize, Vec<Vec<SlotId>>)> = work
+            .iter()
+            .enumerate()
+            .filter(|(_, (.., candidates))| candidates.iter().any(|c| !c.is_empty()))
+            .map(|(i, (.., candidates))| {
+                (i, candidates.iter().map(|c| c.iter().map(|m| m.slot).collect()).collect())
+            })
+            .collect();
+        if asked.is_empty() {
+            return Ok(logits);
         }
-        if !scored.is_empty() {
-            let tensors: Vec<&E::Tensor> = scored.iter().map(|(_, t)| t).collect();
-            let read = self.engine.read(&tensors)?.wait()?;
-            for ((i, _), tensor) in scored.iter().zip(read) {
-                logits[*i] = tensor.to_f32_vec();
-            }
+        let queries: Vec<LogitQuery<'_, E>> = asked
+            .iter()
+            .map(|(i, candidates)| {
+                let (layer, q, ..) = work[*i];
+                LogitQuery { store: &self.layers[layer.index()].store, q, candidates }
+            })
+            .collect();
+        let all = self.engine.mean_logits_of(&queries)?;
+        let read = self.engine.read(&[&all])?.wait()?;
+        let all = read.first().map(HostTensor::to_f32_vec).unwrap_or_default();
+        let mut rest = all.as_slice();
+        for (i, candidates) in &asked {
+            let count = candidates.iter().map(Vec::len).sum();
+            let (of_layer, after) = rest.split_at_checked(count).unwrap_or((rest, &[]));
+            logits[*i] = of_layer.to_vec();
+            rest = after;
         }
         Ok(logits)
     }
