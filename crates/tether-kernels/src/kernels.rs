@@ -13,4 +13,5 @@ pub(crate) mod moments;
 pub(crate) mod quantise;
 pub(crate) mod rotate;
 pub(crate) mod tokens;
+pub(crate) mod top_k;
 pub(crate) mod words;

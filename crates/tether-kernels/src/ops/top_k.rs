@@ -1,16 +1,168 @@
 //! Exact selection of the best of many.
 
+use cubecl::ir::features::Plane;
 use cubecl::prelude::*;
 use tether_core::{CoreError, TopKProblem};
 
+use crate::cube::launch::array;
+use crate::kernels::top_k::{self, BINS, COARSE, CUT, Spread};
 use crate::{CubeIndices, CubeTensor};
 
-pub(crate) fn launch<R: Runtime>(
-    _client: &ComputeClient<R>,
+/// Threads of a cube, where the device has so many.
+const THREADS: u32 = 512;
+/// Columns of a thread, at most, where a row is one cube's.
+const ROW_ITEMS: u32 = 16;
+/// Columns of a thread where a row is spread over cubes, and the fewest and most when rows are few or long. Of the most, a cube's columns
+/// are fewer than 2^16, which counts in half words rely on.
+const ITEMS: u32 = 16;
+const FEWEST_ITEMS: u32 = 4;
+const MOST_ITEMS: u32 = 64;
+/// Slices of a row above which they grow instead of multiply: each reads the counts of all.
+const MANY_SLICES: u32 = 64;
+/// Cubes that fill a device that does not say how many processors it has.
+const CUBES: u32 = 64;
+
+/// A row is one cube's, or spread over `slices` cubes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blueprint {
+    Row(Spread),
+    Slices(Spread, u32),
+}
+
+fn blueprint<R: Runtime>(
+    client: &ComputeClient<R>,
     engine: &'static str,
-    _problem: &TopKProblem,
-    _scores: &CubeTensor,
-    _out: &CubeIndices,
+    problem: &TopKProblem,
+) -> Result<Blueprint, CoreError> {
+    let hardware = &client.properties().hardware;
+    let threads = THREADS.min(hardware.max_units_per_cube.max(1));
+    let threads = 1 << threads.ilog2();
+    if threads < COARSE {
+        return Err(CoreError::Unsupported { engine, feature: "top-k with cubes of fewer than 256 threads" });
+    }
+    // A plane must be a run of threads of the cube: where its size is not fixed that is nowhere said.
+    let plane = match hardware.plane_size_max {
+        size if size == hardware.plane_size_min
+            && size.is_power_of_two()
+            && (8..=threads).contains(&size)
+            && client.properties().features.plane.contains(Plane::Ops) =>
+        {
+            size
+        }
+        _ => 0,
+    };
+    let columns = problem.columns as u32;
+    let items = columns.div_ceil(threads).next_power_of_two().max(FEWEST_ITEMS);
+    if items <= ROW_ITEMS {
+        return Ok(Blueprint::Row(Spread { threads, items, plane }));
+    }
+    let slices = |items: u32| columns.div_ceil(threads * items);
+    let busy = hardware.num_streaming_multiprocessors.unwrap_or(CUBES) as usize * 3 / 4;
+    let mut items = ITEMS;
+    while items > FEWEST_ITEMS && problem.rows * (slices(items) as usize) < busy {
+        items /= 2;
+    }
+    while items < MOST_ITEMS && slices(items) > MANY_SLICES {
+        items *= 2;
+    }
+    Ok(Blueprint::Slices(Spread { threads, items, plane }, slices(items)))
+}
+
+pub(crate) fn launch<R: Runtime>(
+    client: &ComputeClient<R>,
+    engine: &'static str,
+    problem: &TopKProblem,
+    scores: &CubeTensor,
+    out: &CubeIndices,
 ) -> Result<(), CoreError> {
-    Err(CoreError::Unsupported { engine, feature: "top-k" })
+    let blueprint = blueprint(client, engine, problem)?;
+    let &TopKProblem { rows, columns, k } = problem;
+    let width = [4, 2, 1].into_iter().find(|&w| columns.is_multiple_of(w)).unwrap_or(1);
+    // Scores are looked at as bits: a device may flush denormal floats, and may treat NaN as it likes.
+    let scores = || array(&scores.handle, scores.len() / width);
+    let (rows_y, rows_z) = folded(rows);
+    match blueprint {
+        Blueprint::Row(spread) => {
+            let count = CubeCount::Static(rows_y, rows_z, 1);
+            #[allow(unsafe_code, reason = "unchecked: a cube looks at its own bounds, once for many columns")]
+            // SAFETY: columns are compared with `columns` before they are read; places come from counts that add up to `k` a row.
+            unsafe {
+                top_k::select_row::launch_unchecked::<R>(
+                    client,
+                    count,
+                    CubeDim::new_1d(spread.threads),
+                    width,
+                    scores(),
+                    array(&out.handle, out.len()),
+                    rows as u32,
+                    columns as u32,
+                    k as u32,
+                    spread,
+                );
+            }
+        }
+        Blueprint::Slices(spread, slices) => {
+            let count = || CubeCount::Static(slices, rows_y, rows_z);
+            let dim = CubeDim::new_1d(spread.threads);
+            let words = |len: usize| client.empty(len * size_of::<u32>());
+            let parts = rows * slices as usize;
+            let (fine_len, coarse_len) = (parts * BINS as usize, parts * COARSE as usize);
+            let (cuts_len, candidates_len) = (parts * CUT as usize, rows * columns);
+            let (fine, coarse, cuts) = (words(fine_len), words(coarse_len), words(cuts_len));
+            let candidates = words(candidates_len);
+            #[allow(unsafe_code, reason = "unchecked: a cube looks at its own bounds, once for many columns")]
+            // SAFETY: columns are compared with `columns` before they are read; a row has no more candidates than columns; slices come from
+            // the cube count that the buffers were made for; places come from counts that add up to `k` a row.
+            unsafe {
+                top_k::count_digits::launch_unchecked::<R>(
+                    client,
+                    count(),
+                    dim,
+                    width,
+                    scores(),
+                    array(&fine, fine_len),
+                    array(&coarse, coarse_len),
+                    rows as u32,
+                    columns as u32,
+                    spread,
+                );
+                top_k::gather_candidates::launch_unchecked::<R>(
+                    client,
+                    count(),
+                    dim,
+                    width,
+                    scores(),
+                    array(&fine, fine_len),
+                    array(&coarse, coarse_len),
+                    array(&candidates, candidates_len),
+                    array(&cuts, cuts_len),
+                    rows as u32,
+                    columns as u32,
+                    k as u32,
+                    spread,
+                );
+                top_k::emit_chosen::launch_unchecked::<R>(
+                    client,
+                    count(),
+                    dim,
+                    width,
+                    scores(),
+                    array(&candidates, candidates_len),
+                    array(&cuts, cuts_len),
+                    array(&out.handle, out.len()),
+                    rows as u32,
+                    columns as u32,
+                    k as u32,
+                    spread,
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Rows on two axes of the grid, because one may hold 65535 cubes only.
+fn folded(rows: usize) -> (u32, u32) {
+    let first = rows.clamp(1, 32_768);
+    (first as u32, rows.div_ceil(first).max(1) as u32)
 }
