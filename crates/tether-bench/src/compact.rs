@@ -19,17 +19,14 @@ pub(crate) fn run<R: Runtime>(bench: &mut Bench<'_, R>) -> Result<(), CoreError>
     let v = engine.noise(&[heads, tokens, dim], dtype, 2)?;
     let rows: Vec<u32> = (0..heads).flat_map(|h| kept(tokens, h)).collect();
     let indices = engine.upload_indices(&[heads, tokens / 4], &rows)?;
-    let got = bench.read(&engine.gather_rows(&k, TokenLayout::Hnd, &indices)?)?;
+    let got = bench.read(&engine.gather_rows_of_two((&v, &k), TokenLayout::Hnd, &indices)?.1)?;
     let host = bench.read(&k)?;
     let same = got.chunks_exact(dim).zip(&rows).enumerate().all(|(i, (got, &row))| {
         let at = (i / (tokens / 4) * tokens + row as usize) * dim;
         got == &host[at..at + dim]
     });
-    let timing = bench.time(1, |_| {
-        engine.gather_rows(&k, TokenLayout::Hnd, &indices)?;
-        engine.gather_rows(&v, TokenLayout::Hnd, &indices)?;
-        Ok(())
-    })?;
+    let timing =
+        bench.time(1, |_| engine.gather_rows_of_two((&k, &v), TokenLayout::Hnd, &indices).map(drop))?;
     let bytes = (2 * 2 * (tokens / 4) * heads * row_bytes + 4 * (tokens / 4) * heads) as f64;
     let wrong = |same: bool| if same { 0.0 } else { f64::INFINITY };
     let note = dtype.to_string();
@@ -46,18 +43,14 @@ pub(crate) fn run<R: Runtime>(bench: &mut Bench<'_, R>) -> Result<(), CoreError>
     let (k, v) = (engine.noise(&shape, dtype, 1)?, engine.noise(&shape, dtype, 2)?);
     let pages = kept(tokens / page, 0);
     let indices = engine.upload_indices(&[pages.len()], &pages)?;
-    let got = bench.read(&engine.gather_pages(&k, &indices)?)?;
+    let got = bench.read(&engine.gather_pages_of_two((&v, &k), &indices)?.1)?;
     let host = bench.read(&k)?;
     let page_len = page * heads * dim;
     let same = got
         .chunks_exact(page_len)
         .zip(&pages)
         .all(|(got, &p)| got == &host[p as usize * page_len..][..page_len]);
-    let timing = bench.time(1, |_| {
-        engine.gather_pages(&k, &indices)?;
-        engine.gather_pages(&v, &indices)?;
-        Ok(())
-    })?;
+    let timing = bench.time(1, |_| engine.gather_pages_of_two((&k, &v), &indices).map(drop))?;
     let bytes = (2 * 2 * (tokens / 4) * heads * row_bytes) as f64;
     let shape = "t131072_keep25_page16_h8d128_kv";
     bench.record("gather_pages", shape, timing, (wrong(same), 0.0), Work::Copy(bytes), &note);

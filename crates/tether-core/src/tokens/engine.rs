@@ -95,11 +95,36 @@ pub trait TokenEngine: Engine {
         indices: &Self::Indices,
     ) -> Result<Self::Tensor, CoreError>;
 
+    /// [`TokenEngine::gather_rows`] of two tensors by the same indices, such as keys and values; engines with launches to save make it one.
+    ///
+    /// # Errors
+    /// As [`TokenEngine::gather_rows`].
+    fn gather_rows_of_two(
+        &self,
+        (x, y): (&Self::Tensor, &Self::Tensor),
+        layout: TokenLayout,
+        indices: &Self::Indices,
+    ) -> Result<(Self::Tensor, Self::Tensor), CoreError> {
+        Ok((self.gather_rows(x, layout, indices)?, self.gather_rows(y, layout, indices)?))
+    }
+
     /// Pages `indices[i]` of a pool `[pages, ..]`, next to each other: `[kept, ..]`.
     ///
     /// # Errors
     /// Those of [`super::PageProblem::new`], [`CoreError::Count`] for an index outside the pool.
     fn gather_pages(&self, pool: &Self::Tensor, indices: &Self::Indices) -> Result<Self::Tensor, CoreError>;
+
+    /// [`TokenEngine::gather_pages`] of two pools by the same indices, such as keys and values; engines with launches to save make it one.
+    ///
+    /// # Errors
+    /// As [`TokenEngine::gather_pages`].
+    fn gather_pages_of_two(
+        &self,
+        (x, y): (&Self::Tensor, &Self::Tensor),
+        indices: &Self::Indices,
+    ) -> Result<(Self::Tensor, Self::Tensor), CoreError> {
+        Ok((self.gather_pages(x, indices)?, self.gather_pages(y, indices)?))
+    }
 
     /// Attention of one query token per sequence, `q` `[sequences, query_heads, head_dim_k]`, over paged keys and values, scaled by `scale`.
     /// Returns the output `[sequences, query_heads, head_dim_v]` in `q`'s dtype and the log-sum-exp (natural logarithm, of the scaled

@@ -73,6 +73,41 @@ impl<R: Runtime> Cube<R> {
         Ok(CubeTensor { handle, shape: shape.into(), dtype })
     }
 
+    fn row_problem(
+        &self,
+        x: &CubeTensor,
+        layout: TokenLayout,
+        indices: &CubeIndices,
+    ) -> Result<(RowProblem, CubeTensor), CoreError> {
+        let problem = RowProblem::new(&x.shape, layout, &indices.shape)?;
+        let tokens = problem.from.tokens;
+        if problem.kept > 0 && indices.bound > tokens {
+            return Err(CoreError::Count { what: "tokens", expected: indices.bound, got: tokens });
+        }
+        self.require(x.dtype)?;
+        Ok((problem, self.tensor(&problem.to().dims(), x.dtype)?))
+    }
+
+    fn page_problem(
+        &self,
+        pool: &CubeTensor,
+        indices: &CubeIndices,
+    ) -> Result<(PageProblem, CubeTensor), CoreError> {
+        let problem = PageProblem::new(&pool.shape, &indices.shape)?;
+        if problem.kept > 0 && indices.bound > problem.pages {
+            return Err(CoreError::Count { what: "pages", expected: indices.bound, got: problem.pages });
+        }
+        self.require(pool.dtype)?;
+        let mut shape = pool.shape.clone();
+        shape[0] = problem.kept;
+        Ok((problem, self.tensor(&shape, pool.dtype)?))
+    }
+
+    fn gathered(&self, tensors: &[&CubeTensor]) {
+        let gathered = tensors.iter().map(|t| (t.len() * t.dtype.bytes()) as u64).sum();
+        self.traffic.add(Traffic { gathered, ..Traffic::default() });
+    }
+
     pub(super) fn decode_problem(
         &self,
         q: &CubeTensor,
@@ -206,37 +241,55 @@ impl<R: Runtime> TokenEngine for Cube<R> {
         layout: TokenLayout,
         indices: &CubeIndices,
     ) -> Result<CubeTensor, CoreError> {
-        let problem = RowProblem::new(&x.shape, layout, &indices.shape)?;
-        if problem.kept > 0 && indices.bound > problem.from.tokens {
-            return Err(CoreError::Count {
-                what: "tokens",
-                expected: indices.bound,
-                got: problem.from.tokens,
-            });
-        }
-        self.require(x.dtype)?;
-        let out = self.tensor(&problem.to().dims(), x.dtype)?;
+        let (problem, out) = self.row_problem(x, layout, indices)?;
         if out.len() > 0 {
-            ops::gather::launch_rows(&self.client, &problem, x, indices, &out);
+            ops::gather::launch_rows(&self.client, &problem, (x, &out), None, indices);
         }
-        self.traffic.add(Traffic { gathered: (out.len() * out.dtype.bytes()) as u64, ..Traffic::default() });
+        self.gathered(&[&out]);
         Ok(out)
     }
 
+    fn gather_rows_of_two(
+        &self,
+        (x, y): (&CubeTensor, &CubeTensor),
+        layout: TokenLayout,
+        indices: &CubeIndices,
+    ) -> Result<(CubeTensor, CubeTensor), CoreError> {
+        let ((problem, x_out), (_, y_out)) =
+            (self.row_problem(x, layout, indices)?, self.row_problem(y, layout, indices)?);
+        if x.shape != y.shape || x.dtype != y.dtype {
+            return Ok((self.gather_rows(x, layout, indices)?, self.gather_rows(y, layout, indices)?));
+        }
+        if x_out.len() > 0 {
+            ops::gather::launch_rows(&self.client, &problem, (x, &x_out), Some((y, &y_out)), indices);
+        }
+        self.gathered(&[&x_out, &y_out]);
+        Ok((x_out, y_out))
+    }
+
     fn gather_pages(&self, pool: &CubeTensor, indices: &CubeIndices) -> Result<CubeTensor, CoreError> {
-        let problem = PageProblem::new(&pool.shape, &indices.shape)?;
-        if problem.kept > 0 && indices.bound > problem.pages {
-            return Err(CoreError::Count { what: "pages", expected: indices.bound, got: problem.pages });
-        }
-        self.require(pool.dtype)?;
-        let mut shape = pool.shape.clone();
-        shape[0] = problem.kept;
-        let out = self.tensor(&shape, pool.dtype)?;
+        let (problem, out) = self.page_problem(pool, indices)?;
         if out.len() > 0 {
-            ops::gather::launch_pages(&self.client, &problem, pool, indices, &out);
+            ops::gather::launch_pages(&self.client, &problem, (pool, &out), None, indices);
         }
-        self.traffic.add(Traffic { gathered: (out.len() * out.dtype.bytes()) as u64, ..Traffic::default() });
+        self.gathered(&[&out]);
         Ok(out)
+    }
+
+    fn gather_pages_of_two(
+        &self,
+        (x, y): (&CubeTensor, &CubeTensor),
+        indices: &CubeIndices,
+    ) -> Result<(CubeTensor, CubeTensor), CoreError> {
+        let ((problem, x_out), (_, y_out)) = (self.page_problem(x, indices)?, self.page_problem(y, indices)?);
+        if x.shape != y.shape || x.dtype != y.dtype {
+            return Ok((self.gather_pages(x, indices)?, self.gather_pages(y, indices)?));
+        }
+        if x_out.len() > 0 {
+            ops::gather::launch_pages(&self.client, &problem, (x, &x_out), Some((y, &y_out)), indices);
+        }
+        self.gathered(&[&x_out, &y_out]);
+        Ok((x_out, y_out))
     }
 
     fn decode(

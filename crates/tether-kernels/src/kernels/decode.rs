@@ -7,7 +7,7 @@ mod matrix;
 mod plain;
 mod rows;
 
-pub(crate) use combine::combine_parts;
+pub(crate) use combine::{COMBINE_THREADS, MOST_PARTS, combine_parts};
 pub(crate) use matrix::decode_matrix;
 pub(crate) use plain::{THREADS, decode_plain, decode_plain_codes};
 

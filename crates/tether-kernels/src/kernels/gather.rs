@@ -5,9 +5,8 @@ use cubecl::prelude::*;
 /// Vectors that a thread copies, a cube's width apart, all read before any is written.
 pub(crate) const PER_THREAD: usize = 4;
 
-/// `out` row `i` of head `h` is row `indices[h, i]` of head `h`. A row is `row` vectors.
-#[cube(launch_unchecked)]
-pub(crate) fn gather_rows<W: Numeric, N: Size>(
+#[cube]
+fn rows<W: Numeric, N: Size>(
     x: &Array<Vector<W, N>>,
     indices: &Array<u32>,
     out: &mut Array<Vector<W, N>>,
@@ -44,9 +43,8 @@ pub(crate) fn gather_rows<W: Numeric, N: Size>(
     }
 }
 
-/// `out` page `i` is page `indices[i]` of `pool`. A page is `page` vectors.
-#[cube(launch_unchecked)]
-pub(crate) fn gather_pages<W: Numeric, N: Size>(
+#[cube]
+fn whole_pages<W: Numeric, N: Size>(
     pool: &Array<Vector<W, N>>,
     indices: &Array<u32>,
     out: &mut Array<Vector<W, N>>,
@@ -69,5 +67,71 @@ pub(crate) fn gather_pages<W: Numeric, N: Size>(
         if at < end {
             out[at as usize] = values[i];
         }
+    }
+}
+
+/// `out` row `i` of head `h` is row `indices[h, i]` of head `h`. A row is `row` vectors.
+#[cube(launch_unchecked)]
+pub(crate) fn gather_rows<W: Numeric, N: Size>(
+    x: &Array<Vector<W, N>>,
+    indices: &Array<u32>,
+    out: &mut Array<Vector<W, N>>,
+    tokens: u32,
+    heads: u32,
+    kept: u32,
+    row: u32,
+    #[comptime] heads_outermost: bool,
+) {
+    rows::<W, N>(x, indices, out, tokens, heads, kept, row, heads_outermost);
+}
+
+/// [`gather_rows`] of two tensors by the same indices; cube z is which.
+#[cube(launch_unchecked)]
+pub(crate) fn gather_rows_of_two<W: Numeric, N: Size>(
+    x: &Array<Vector<W, N>>,
+    y: &Array<Vector<W, N>>,
+    indices: &Array<u32>,
+    x_out: &mut Array<Vector<W, N>>,
+    y_out: &mut Array<Vector<W, N>>,
+    tokens: u32,
+    heads: u32,
+    kept: u32,
+    row: u32,
+    #[comptime] heads_outermost: bool,
+) {
+    if CUBE_POS_Z == 0 {
+        rows::<W, N>(x, indices, x_out, tokens, heads, kept, row, heads_outermost);
+    } else {
+        rows::<W, N>(y, indices, y_out, tokens, heads, kept, row, heads_outermost);
+    }
+}
+
+/// `out` page `i` is page `indices[i]` of `pool`. A page is `page` vectors.
+#[cube(launch_unchecked)]
+pub(crate) fn gather_pages<W: Numeric, N: Size>(
+    pool: &Array<Vector<W, N>>,
+    indices: &Array<u32>,
+    out: &mut Array<Vector<W, N>>,
+    kept: u32,
+    page: u32,
+) {
+    whole_pages::<W, N>(pool, indices, out, kept, page);
+}
+
+/// [`gather_pages`] of two pools by the same indices; cube z is which.
+#[cube(launch_unchecked)]
+pub(crate) fn gather_pages_of_two<W: Numeric, N: Size>(
+    x: &Array<Vector<W, N>>,
+    y: &Array<Vector<W, N>>,
+    indices: &Array<u32>,
+    x_out: &mut Array<Vector<W, N>>,
+    y_out: &mut Array<Vector<W, N>>,
+    kept: u32,
+    page: u32,
+) {
+    if CUBE_POS_Z == 0 {
+        whole_pages::<W, N>(x, indices, x_out, kept, page);
+    } else {
+        whole_pages::<W, N>(y, indices, y_out, kept, page);
     }
 }

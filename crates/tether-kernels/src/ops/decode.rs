@@ -6,7 +6,7 @@ use cubecl::server::Handle;
 use tether_codec::Bits;
 use tether_core::{CoreError, DType, DecodeProblem};
 
-use crate::cube::launch::{array, flat, with_storage};
+use crate::cube::launch::{array, spread, with_storage};
 use crate::kernels::decode;
 use crate::{CubeCodes, CubeTables, CubeTensor};
 
@@ -59,9 +59,9 @@ impl Blueprint {
         if problem.sequences > 65_535 || problem.kv_heads * row_blocks as usize > 65_535 {
             return Err(unsupported("more than 65535 sequences or heads"));
         }
-        // What runs at once: registers allow three cubes of the matrix kernel on a multiprocessor.
+        // What runs at once: registers allow two cubes of the matrix kernel on a multiprocessor.
         let multiprocessors = hardware.num_streaming_multiprocessors.unwrap_or(32) as usize;
-        let at_once = multiprocessors * if matrix { 3 } else { 8 };
+        let at_once = multiprocessors * if matrix { 2 } else { 8 };
         let lists = problem.sequences * problem.kv_heads * row_blocks as usize;
         let parts = parts(lists, longest, at_once);
         Ok(Self { matrix, warps, rows: rows as u32, tile: tile as u32, row_blocks, parts })
@@ -70,7 +70,7 @@ impl Blueprint {
 
 /// Parts that a list is cut into, so that the last wave of cubes is full and none is too short.
 fn parts(lists: usize, longest: usize, at_once: usize) -> u32 {
-    let most = longest.div_ceil(128).clamp(1, 128);
+    let most = longest.div_ceil(128).clamp(1, decode::MOST_PARTS);
     let cost = |parts: usize| (lists * parts).div_ceil(at_once) * (longest.div_ceil(parts) + PART_COST);
     (1..=most).min_by_key(|&parts| cost(parts)).unwrap_or(1) as u32
 }
@@ -165,7 +165,8 @@ fn run<R: Runtime>(
     let parts = rows * print.parts as usize;
     let part_out = client.empty(parts * problem.head_dim_v * size_of::<f32>());
     let part_lse = client.empty(parts * size_of::<f32>());
-    let (count, dim) = flat(out.len());
+    let (x, y) = spread(rows);
+    let (count, dim) = (CubeCount::Static(x, y, 1), CubeDim::new_1d(decode::COMBINE_THREADS));
     with_storage!(q.dtype, F => {
         parts_of::<F, f32, R>(client, problem, tables, scale, q, stored, &print, (&part_out, &part_lse));
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]

@@ -82,7 +82,7 @@ pub(crate) fn launch<R: Runtime>(
     if threads == 0 {
         return;
     }
-    let (count, dim) = flat_by(threads, 128);
+    let (count, dim) = flat_by(threads, 64);
     with_storage!(from.dtype, F => {
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
         // SAFETY: the kernel stops at `tokens` tokens and `head_blocks` blocks; items and partners lie in a head by the blueprint, pairs and
