@@ -26,6 +26,7 @@ pub use tensor::CubeTensor;
 pub use tokens::{CubeIndices, CubeRotation, CubeTables};
 
 use crate::kernels::{attend, rotate};
+use crate::ops::decode::has_matrix_units;
 use launch::{array, flat, uploaded, with_storage};
 
 /// Keys, values and attention on a device of runtime `R`.
@@ -238,6 +239,8 @@ impl<R: Runtime> Engine for Cube<R> {
             self.require_whole_heads(phases, spec)?;
         }
         self.require(q.dtype)?;
+        let matrix = has_matrix_units(&self.client, spec.dtype)
+            && [spec.head_dim_k, spec.head_dim_v].iter().all(|d| matches!(d, 64 | 128));
         let widest = spec.head_dim_k + spec.head_dim_v;
         let shared = self.client.properties().hardware.max_shared_memory_size / size_of::<f32>();
         // 32 KiB is what every device has.
@@ -248,7 +251,6 @@ impl<R: Runtime> Engine for Cube<R> {
 
         let slots: Vec<SlotId> = tables.iter().flat_map(|t| t.slots).copied().collect();
         let positions: Vec<u32> = tables.iter().flat_map(|t| t.positions).copied().collect();
-        let keys = self.gather_keys(store, &slots, phases.map(|p| (p, positions.as_slice())))?;
         let (slot_table, slots_len) = self.slots(slots.iter().copied());
         let mut first_unit = vec![0u32];
         for table in tables {
@@ -256,15 +258,44 @@ impl<R: Runtime> Engine for Cube<R> {
         }
         let (first_unit, first_len) = uploaded(&self.client, &first_unit);
         let prepared = self.prepared_queries(q, phases, tables, (tokens, heads), spec)?;
-
         let group = heads / spec.kv_heads;
-        let count = CubeCount::Static(
-            ((group * tokens) as u32).div_ceil(attend::ROWS),
-            spec.kv_heads as u32,
-            sequences as u32,
-        );
+        let blocks = |rows: u32| {
+            CubeCount::Static(
+                ((group * tokens) as u32).div_ceil(rows),
+                spec.kv_heads as u32,
+                sequences as u32,
+            )
+        };
+
+        if matrix {
+            // Keys that are not rotated are read where they lie.
+            let rotated =
+                phases.map(|p| self.gather_keys(store, &slots, Some((p, &positions)))).transpose()?;
+            let in_order: Vec<u32> = (0..slots.len() as u32).collect();
+            let (keys, keys_len, (key_table, key_table_len)) = match &rotated {
+                Some(keys) => (&keys.handle, keys.len(), uploaded(&self.client, &in_order)),
+                None => (&store.keys.data, store.data_len(Side::Keys), (slot_table.clone(), slots_len)),
+            };
+            let values_len = store.data_len(Side::Values);
+            with_storage!(spec.dtype, F => {
+                #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
+                // SAFETY: the kernel reads units of the tables, which lie in the store (checked), and writes rows below `group * tokens`.
+                unsafe {
+                    attend::attend_matrix::launch_unchecked::<F, R>(
+                        &self.client, blocks(attend::MATRIX_ROWS), CubeDim::new_1d(attend::MATRIX_THREADS), 4,
+                        array(&prepared, q.len()), array(keys, keys_len / 8),
+                        array(&store.values.data, values_len / 8), array(&key_table, key_table_len),
+                        array(&slot_table, slots_len), array(&first_unit, first_len), array(&out.handle, out.len()),
+                        tokens as u32, spec.kv_heads as u32, group as u32, spec.tokens_per_unit as u32,
+                        spec.head_dim_k as u32, spec.head_dim_v as u32,
+                    );
+                }
+            });
+            return Ok(());
+        }
+        let keys = self.gather_keys(store, &slots, phases.map(|p| (p, positions.as_slice())))?;
         with_storage!(spec.dtype, F => attend::attend_rows::launch::<F, R>(
-            &self.client, count, CubeDim::new_1d(attend::ROWS), array(&prepared, q.len()),
+            &self.client, blocks(attend::ROWS), CubeDim::new_1d(attend::ROWS), array(&prepared, q.len()),
             array(&keys.handle, keys.len()), array(&store.values.data, store.data_len(Side::Values)),
             array(&slot_table, slots_len), array(&first_unit, first_len), array(&out.handle, out.len()),
             tokens as u32, spec.tokens_per_unit as u32, spec.kv_heads as u32, group as u32,

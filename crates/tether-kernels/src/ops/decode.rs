@@ -78,7 +78,7 @@ fn parts(lists: usize, longest: usize, at_once: usize) -> u32 {
 pub(crate) fn has_matrix_units<R: Runtime>(client: &ComputeClient<R>, dtype: DType) -> bool {
     let features = &client.properties().features;
     let ab = match dtype {
-        DType::F32 => f32::as_type_native_unchecked().storage_type(),
+        DType::F32 => return false,
         DType::F16 => half::f16::as_type_native_unchecked().storage_type(),
         DType::BF16 => half::bf16::as_type_native_unchecked().storage_type(),
     };

@@ -1,0 +1,382 @@
+//! Block attention on matrix units: CUDA's 16 x 8 x 16 product.
+//!
+//! Operands come out of shared memory in whole 16-byte words. Which channel sits where in an operand is free, as long as queries and keys
+//! agree and the output's columns are named accordingly; so a thread's word of 8 channels serves two steps of the contraction, and nothing is
+//! shuffled but the values' pairs of tokens.
+
+use cubecl::cmma::MmaDefinition;
+use cubecl::prelude::*;
+
+/// Warps of a cube.
+const WARPS: u32 = 4;
+/// Threads of a cube.
+pub(crate) const MATRIX_THREADS: u32 = WARPS * 32;
+/// Query rows of a warp, in blocks of 16.
+const BLOCKS: usize = 2;
+/// Query rows of a cube.
+pub(crate) const MATRIX_ROWS: u32 = WARPS * 16 * BLOCKS as u32;
+/// Keys of a tile.
+const TILE: u32 = 32;
+
+/// Word of a tile's row in shared memory: keys and queries are read eight rows by four words at a time.
+#[cube]
+fn key_word(row: u32, word: u32, #[comptime] words: u32) -> u32 {
+    row * words + (word ^ ((row & 1u32) * 4u32))
+}
+
+/// Values are read four even rows by eight words at a time.
+#[cube]
+fn value_word(row: u32, word: u32, #[comptime] words: u32) -> u32 {
+    row * words + (word ^ (((row >> 1u32) & 3u32) * 2u32))
+}
+
+/// Two tokens' words as pairs of the same channel.
+#[cube]
+fn interleave<F: Float, N2: Size>(a: u32, b: u32, #[comptime] high: bool) -> Vector<F, N2> {
+    if comptime!(high) {
+        Vector::reinterpret((a >> 16u32) | (b & 0xffff_0000u32))
+    } else {
+        Vector::reinterpret((a & 0xffffu32) | (b << 16u32))
+    }
+}
+
+/// A thread's words of the next tile: four of keys and four of values for each 64 channels.
+#[cube]
+fn load_tile<N4: Size>(
+    source: &Array<Vector<u32, N4>>,
+    slots: &Array<u32>,
+    words: &mut Array<Vector<u32, N4>>,
+    start: u32,
+    total: u32,
+    begin: u32,
+    kv_heads: u32,
+    kv_head: u32,
+    #[comptime] tokens: u32,
+    #[comptime] row_words: u32,
+) {
+    let loads = comptime!((TILE * row_words / MATRIX_THREADS) as usize);
+    #[unroll]
+    for i in 0..loads {
+        let index = UNIT_POS_X + comptime!(i as u32 * MATRIX_THREADS);
+        let key = start + index / row_words;
+        // Past the end the last one comes again; its weight is nothing.
+        let key = select(key < total, key, total - 1u32);
+        let slot = slots[(begin + key / tokens) as usize];
+        let row = (slot * tokens + key % tokens) * kv_heads + kv_head;
+        words[i] = source[(row * row_words + index % row_words) as usize];
+    }
+}
+
+/// Softmax attention of 128 query rows a cube over tiles of 32 keys. Queries are prepared (scaled, rotated, `f32`). Keys lie in `key_slots`, values in
+/// `value_slots`, unit after unit; those of sequence `s` from `first_unit[s]` to `first_unit[s + 1]`. Cube x counts blocks of rows (a row is a
+/// query head of the group and a token), cube y key heads, cube z sequences. `dim_k` and `dim_v` are multiples of 64.
+#[cube(launch_unchecked, fast_math = FastMath::ReducedPrecision | FastMath::NotNaN | FastMath::NotInf)]
+pub(crate) fn attend_matrix<F: Float, N4: Size>(
+    q: &Array<f32>,
+    keys: &Array<Vector<u32, N4>>,
+    values: &Array<Vector<u32, N4>>,
+    key_slots: &Array<u32>,
+    value_slots: &Array<u32>,
+    first_unit: &Array<u32>,
+    out: &mut Array<f32>,
+    query_tokens: u32,
+    kv_heads: u32,
+    group: u32,
+    #[comptime] tokens: u32,
+    #[comptime] dim_k: u32,
+    #[comptime] dim_v: u32,
+) {
+    let def = MmaDefinition::<F, F, f32>::new(16usize, 8usize, 16usize);
+    let size!(N2) = 2usize;
+    let row_k = comptime!(dim_k / 8);
+    let row_v = comptime!(dim_v / 8);
+    let mut shared_q =
+        SharedMemory::<Vector<u32, N4>>::new_aligned(comptime!((MATRIX_ROWS * row_k) as usize), 16usize);
+    let mut shared_k =
+        SharedMemory::<Vector<u32, N4>>::new_aligned(comptime!((2 * TILE * row_k) as usize), 16usize);
+    let mut shared_v =
+        SharedMemory::<Vector<u32, N4>>::new_aligned(comptime!((2 * TILE * row_v) as usize), 16usize);
+
+    let lane = UNIT_POS_X % 32;
+    let warp = UNIT_POS_X / 32;
+    let quad = lane % 4;
+    let octet = lane / 4;
+    let kv_head = CUBE_POS_Y;
+    let sequence = CUBE_POS_Z;
+    let first_row = CUBE_POS_X * MATRIX_ROWS;
+    let rows = group * query_tokens;
+    let query_heads = kv_heads * group;
+
+    // Queries to shared memory, a word of 8 channels at a time.
+    let mut index = UNIT_POS_X;
+    while index < comptime!(MATRIX_ROWS * row_k) {
+        let row = first_row + index / row_k;
+        let row = select(row < rows, row, rows - 1u32);
+        let head = kv_head * group + row / query_tokens;
+        let from =
+            ((sequence * query_tokens + row % query_tokens) * query_heads + head) * dim_k + index % row_k * 8;
+        let mut word = Vector::<u32, N4>::empty();
+        #[unroll]
+        for i in 0..4usize {
+            let mut pair = Vector::<F, N2>::empty();
+            pair[0] = F::cast_from(q[(from + comptime!(2 * i as u32)) as usize]);
+            pair[1] = F::cast_from(q[(from + comptime!(2 * i as u32 + 1)) as usize]);
+            word[i] = u32::reinterpret(pair);
+        }
+        shared_q[key_word(index / row_k, index % row_k, row_k) as usize] = word;
+        index += MATRIX_THREADS;
+    }
+
+    let value_blocks = comptime!((dim_v / 8) as usize);
+    let mut sums = Sequence::<Array<Vector<f32, N2>>>::new();
+    #[unroll]
+    for _ in 0..comptime!(BLOCKS * value_blocks) {
+        let mut c = Array::<Vector<f32, N2>>::new(2usize);
+        c[0] = Vector::new(0.0f32);
+        c[1] = Vector::new(0.0f32);
+        sums.push(c);
+    }
+    let mut highest = Array::<f32>::new(comptime!(2 * BLOCKS));
+    let mut weights = Array::<f32>::new(comptime!(2 * BLOCKS));
+    #[unroll]
+    for i in 0..comptime!(2 * BLOCKS) {
+        highest[i] = f32::new(-1e30);
+        weights[i] = 0.0f32;
+    }
+
+    let begin = first_unit[sequence as usize];
+    let total = (first_unit[sequence as usize + 1] - begin) * tokens;
+    let mut next_k = Array::<Vector<u32, N4>>::new(comptime!((TILE * row_k / MATRIX_THREADS) as usize));
+    let mut next_v = Array::<Vector<u32, N4>>::new(comptime!((TILE * row_v / MATRIX_THREADS) as usize));
+    if total > 0u32 {
+        load_tile::<N4>(keys, key_slots, &mut next_k, 0u32, total, begin, kv_heads, kv_head, tokens, row_k);
+        load_tile::<N4>(
+            values,
+            value_slots,
+            &mut next_v,
+            0u32,
+            total,
+            begin,
+            kv_heads,
+            kv_head,
+            tokens,
+            row_v,
+        );
+    }
+    let mut start = 0u32;
+    let mut stage = 0u32;
+    while start < total {
+        // Two stages: a warp may still read the other one.
+        let base = stage * TILE;
+        #[unroll]
+        for i in 0..comptime!((TILE * row_k / MATRIX_THREADS) as usize) {
+            let index = UNIT_POS_X + comptime!(i as u32 * MATRIX_THREADS);
+            shared_k[(base * row_k + key_word(index / row_k, index % row_k, row_k)) as usize] = next_k[i];
+        }
+        #[unroll]
+        for i in 0..comptime!((TILE * row_v / MATRIX_THREADS) as usize) {
+            let index = UNIT_POS_X + comptime!(i as u32 * MATRIX_THREADS);
+            shared_v[(base * row_v + value_word(index / row_v, index % row_v, row_v)) as usize] = next_v[i];
+        }
+        sync_cube();
+        let following = start + TILE;
+        if following < total {
+            load_tile::<N4>(
+                keys,
+                key_slots,
+                &mut next_k,
+                following,
+                total,
+                begin,
+                kv_heads,
+                kv_head,
+                tokens,
+                row_k,
+            );
+            load_tile::<N4>(
+                values,
+                value_slots,
+                &mut next_v,
+                following,
+                total,
+                begin,
+                kv_heads,
+                kv_head,
+                tokens,
+                row_v,
+            );
+        }
+
+        // Logits: four blocks of 8 keys for each block of 16 rows.
+        let mut logits = Sequence::<Array<Vector<f32, N2>>>::new();
+        #[unroll]
+        for _ in 0..comptime!(BLOCKS * 4) {
+            let mut c = Array::<Vector<f32, N2>>::new(2usize);
+            c[0] = Vector::new(0.0f32);
+            c[1] = Vector::new(0.0f32);
+            logits.push(c);
+        }
+        #[unroll]
+        for j in 0..comptime!((dim_k / 32) as usize) {
+            let word = comptime!(4 * j as u32) + quad;
+            let mut b = Array::<Vector<u32, N4>>::new(4usize);
+            #[unroll]
+            for n in 0..4usize {
+                b[n] = shared_k
+                    [(base * row_k + key_word(comptime!(8 * n as u32) + octet, word, row_k)) as usize];
+            }
+            #[unroll]
+            for m in 0..BLOCKS {
+                let row = warp * comptime!(16 * BLOCKS as u32) + comptime!(16 * m as u32) + octet;
+                let upper = shared_q[key_word(row, word, row_k) as usize];
+                let lower = shared_q[key_word(row + 8u32, word, row_k) as usize];
+                #[unroll]
+                for step in 0..2usize {
+                    let mut a = Array::<Vector<F, N2>>::new(4usize);
+                    a[0] = Vector::reinterpret(upper[2 * step]);
+                    a[1] = Vector::reinterpret(lower[2 * step]);
+                    a[2] = Vector::reinterpret(upper[2 * step + 1]);
+                    a[3] = Vector::reinterpret(lower[2 * step + 1]);
+                    #[unroll]
+                    for n in 0..4usize {
+                        let mut pair = Array::<Vector<F, N2>>::new(2usize);
+                        pair[0] = Vector::reinterpret(b[n][2 * step]);
+                        pair[1] = Vector::reinterpret(b[n][2 * step + 1]);
+                        def.execute_inplace(&a, &pair, logits.index_mut(comptime!(4 * m + n)));
+                    }
+                }
+            }
+        }
+        if following > total {
+            #[unroll]
+            for m in 0..BLOCKS {
+                #[unroll]
+                for n in 0..4usize {
+                    let c = logits.index_mut(comptime!(4 * m + n));
+                    #[unroll]
+                    for i in 0..2usize {
+                        let key = start + comptime!((8 * n + i) as u32) + 2u32 * quad;
+                        let mut upper = c[0];
+                        let mut lower = c[1];
+                        upper[i] = select(key < total, c[0][i], f32::new(-1e30));
+                        lower[i] = select(key < total, c[1][i], f32::new(-1e30));
+                        c[0] = upper;
+                        c[1] = lower;
+                    }
+                }
+            }
+        }
+
+        // Softmax so far; the four threads of a row agree on its maximum. Weights become operands.
+        let mut operands = Sequence::<Array<Vector<F, N2>>>::new();
+        #[unroll]
+        for m in 0..BLOCKS {
+            let mut first = Array::<Vector<F, N2>>::new(4usize);
+            let mut second = Array::<Vector<F, N2>>::new(4usize);
+            #[unroll]
+            for half in 0..2usize {
+                let at = comptime!(2 * m + half);
+                let mut peak = highest[at];
+                #[unroll]
+                for n in 0..4usize {
+                    let c = logits.index(comptime!(4 * m + n));
+                    peak = peak.max(c[half][0]);
+                    peak = peak.max(c[half][1]);
+                }
+                peak = peak.max(plane_shuffle_xor(peak, 1u32));
+                peak = peak.max(plane_shuffle_xor(peak, 2u32));
+                let keep = (highest[at] - peak).exp();
+                highest[at] = peak;
+                let mut sum = weights[at] * keep;
+                #[unroll]
+                for n in 0..4usize {
+                    let c = logits.index(comptime!(4 * m + n));
+                    let x = (c[half][0] - peak).exp();
+                    let y = (c[half][1] - peak).exp();
+                    sum += x + y;
+                    let mut pair = Vector::<F, N2>::empty();
+                    pair[0] = F::cast_from(x);
+                    pair[1] = F::cast_from(y);
+                    if comptime!(n < 2) {
+                        first[comptime!(2 * (n % 2) + half)] = pair;
+                    } else {
+                        second[comptime!(2 * (n % 2) + half)] = pair;
+                    }
+                }
+                weights[at] = sum;
+                // Most tiles raise no maximum.
+                if keep < 1.0f32 {
+                    #[unroll]
+                    for block in 0..value_blocks {
+                        let c = sums.index_mut(comptime!(m * value_blocks + block));
+                        c[half] = c[half] * Vector::new(keep);
+                    }
+                }
+            }
+            operands.push(first);
+            operands.push(second);
+        }
+
+        #[unroll]
+        for step in 0..2usize {
+            #[unroll]
+            for part in 0..comptime!((dim_v / 64) as usize) {
+                let word = comptime!(8 * part as u32) + octet;
+                let token = comptime!(16 * step as u32) + 2u32 * quad;
+                let a0 = shared_v[(base * row_v + value_word(token, word, row_v)) as usize];
+                let a1 = shared_v[(base * row_v + value_word(token + 1u32, word, row_v)) as usize];
+                let a8 = shared_v[(base * row_v + value_word(token + 8u32, word, row_v)) as usize];
+                let a9 = shared_v[(base * row_v + value_word(token + 9u32, word, row_v)) as usize];
+                #[unroll]
+                for element in 0..8usize {
+                    let mut pair = Array::<Vector<F, N2>>::new(2usize);
+                    let high = comptime!(element % 2 == 1);
+                    pair[0] = interleave::<F, N2>(a0[element / 2], a1[element / 2], high);
+                    pair[1] = interleave::<F, N2>(a8[element / 2], a9[element / 2], high);
+                    #[unroll]
+                    for m in 0..BLOCKS {
+                        def.execute_inplace(
+                            operands.index(comptime!(2 * m + step)),
+                            &pair,
+                            sums.index_mut(comptime!(m * value_blocks + 8 * part + element)),
+                        );
+                    }
+                }
+            }
+        }
+        stage = 1u32 - stage;
+        start = following;
+    }
+
+    #[unroll]
+    for m in 0..BLOCKS {
+        #[unroll]
+        for half in 0..2usize {
+            let at = comptime!(2 * m + half);
+            let mut sum = weights[at];
+            sum += plane_shuffle_xor(sum, 1u32);
+            sum += plane_shuffle_xor(sum, 2u32);
+            let row = first_row
+                + warp * comptime!(16 * BLOCKS as u32)
+                + comptime!((16 * m + 8 * half) as u32)
+                + octet;
+            if row < rows {
+                let head = kv_head * group + row / query_tokens;
+                let to = ((sequence * query_tokens + row % query_tokens) * query_heads + head) * dim_v;
+                #[unroll]
+                for part in 0..comptime!((dim_v / 64) as usize) {
+                    #[unroll]
+                    for element in 0..8usize {
+                        let c = sums.index(comptime!(m * value_blocks + 8 * part + element));
+                        #[unroll]
+                        for i in 0..2usize {
+                            let column = 2u32 * quad + comptime!(i as u32);
+                            let channel = comptime!(64 * part as u32 + element as u32) + column * 8u32;
+                            out[(to + channel) as usize] = c[half][i] / sum;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
