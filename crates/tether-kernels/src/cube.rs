@@ -277,17 +277,19 @@ impl<R: Runtime> Engine for Cube<R> {
                 None => (&store.keys.data, store.data_len(Side::Keys), (slot_table.clone(), slots_len)),
             };
             let values_len = store.data_len(Side::Values);
+            let tune = |n: &str, d: u32| std::env::var(n).ok().and_then(|v| v.parse().ok()).unwrap_or(d);
+            let (warps, row_blocks) = (tune("TUNE_W", 4), tune("TUNE_B", 2));
             with_storage!(spec.dtype, F => {
                 #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
                 // SAFETY: the kernel reads units of the tables, which lie in the store (checked), and writes rows below `group * tokens`.
                 unsafe {
                     attend::attend_matrix::launch_unchecked::<F, R>(
-                        &self.client, blocks(attend::MATRIX_ROWS), CubeDim::new_1d(attend::MATRIX_THREADS), 4,
+                        &self.client, blocks(warps * row_blocks * 16), CubeDim::new_1d(warps * 32), 4,
                         array(&prepared, q.len()), array(keys, keys_len / 8),
                         array(&store.values.data, values_len / 8), array(&key_table, key_table_len),
                         array(&slot_table, slots_len), array(&first_unit, first_len), array(&out.handle, out.len()),
                         tokens as u32, spec.kv_heads as u32, group as u32, spec.tokens_per_unit as u32,
-                        spec.head_dim_k as u32, spec.head_dim_v as u32,
+                        spec.head_dim_k as u32, spec.head_dim_v as u32, warps, row_blocks as usize,
                     );
                 }
             });

@@ -3,5 +3,5 @@
 mod matrix;
 mod rows;
 
-pub(crate) use matrix::{MATRIX_ROWS, MATRIX_THREADS, attend_matrix};
+pub(crate) use matrix::attend_matrix;
 pub(crate) use rows::{ROWS, attend_rows};

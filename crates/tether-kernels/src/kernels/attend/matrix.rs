@@ -7,28 +7,13 @@
 use cubecl::cmma::MmaDefinition;
 use cubecl::prelude::*;
 
-/// Warps of a cube.
-const WARPS: u32 = 4;
-/// Threads of a cube.
-pub(crate) const MATRIX_THREADS: u32 = WARPS * 32;
-/// Query rows of a warp, in blocks of 16.
-const BLOCKS: usize = 2;
-/// Query rows of a cube.
-pub(crate) const MATRIX_ROWS: u32 = WARPS * 16 * BLOCKS as u32;
 /// Keys of a tile.
 const TILE: u32 = 32;
 
-/// Word of a tile's row in shared memory: keys and queries are read eight rows by four words at a time.
-#[cube]
-fn key_word(row: u32, word: u32, #[comptime] words: u32) -> u32 {
-    row * words + (word ^ ((row & 1u32) * 4u32))
-}
-
-/// Values are read four even rows by eight words at a time.
-#[cube]
-fn value_word(row: u32, word: u32, #[comptime] words: u32) -> u32 {
-    row * words + (word ^ (((row >> 1u32) & 3u32) * 2u32))
-}
+/// Words from a row of keys or queries to the next in shared memory: eight rows by four words are read at a time, and meet in no bank.
+const KEY_PAD: u32 = 4;
+/// The same for values, of which four even rows by eight words are read at a time.
+const VALUE_PAD: u32 = 1;
 
 /// Two tokens' words as pairs of the same channel.
 #[cube]
@@ -53,11 +38,12 @@ fn load_tile<N4: Size>(
     kv_head: u32,
     #[comptime] tokens: u32,
     #[comptime] row_words: u32,
+    #[comptime] threads: u32,
 ) {
-    let loads = comptime!((TILE * row_words / MATRIX_THREADS) as usize);
+    let loads = comptime!((TILE * row_words / threads) as usize);
     #[unroll]
     for i in 0..loads {
-        let index = UNIT_POS_X + comptime!(i as u32 * MATRIX_THREADS);
+        let index = UNIT_POS_X + comptime!(i as u32 * threads);
         let key = start + index / row_words;
         // Past the end the last one comes again; its weight is nothing.
         let key = select(key < total, key, total - 1u32);
@@ -67,7 +53,7 @@ fn load_tile<N4: Size>(
     }
 }
 
-/// Softmax attention of 128 query rows a cube over tiles of 32 keys. Queries are prepared (scaled, rotated, `f32`). Keys lie in `key_slots`, values in
+/// Softmax attention of `warps * blocks * 16` query rows a cube over tiles of 32 keys. Queries are prepared (scaled, rotated, `f32`). Keys lie in `key_slots`, values in
 /// `value_slots`, unit after unit; those of sequence `s` from `first_unit[s]` to `first_unit[s + 1]`. Cube x counts blocks of rows (a row is a
 /// query head of the group and a token), cube y key heads, cube z sequences. `dim_k` and `dim_v` are multiples of 64.
 #[cube(launch_unchecked, fast_math = FastMath::ReducedPrecision | FastMath::NotNaN | FastMath::NotInf)]
@@ -85,17 +71,23 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
     #[comptime] tokens: u32,
     #[comptime] dim_k: u32,
     #[comptime] dim_v: u32,
+    #[comptime] warps: u32,
+    #[comptime] blocks: usize,
 ) {
+    let threads = comptime!(warps * 32);
+    let cube_rows = comptime!(warps * 16 * blocks as u32);
     let def = MmaDefinition::<F, F, f32>::new(16usize, 8usize, 16usize);
     let size!(N2) = 2usize;
     let row_k = comptime!(dim_k / 8);
     let row_v = comptime!(dim_v / 8);
+    let step_k = comptime!(row_k + KEY_PAD);
+    let step_v = comptime!(row_v + VALUE_PAD);
     let mut shared_q =
-        SharedMemory::<Vector<u32, N4>>::new_aligned(comptime!((MATRIX_ROWS * row_k) as usize), 16usize);
+        SharedMemory::<Vector<u32, N4>>::new_aligned(comptime!((cube_rows * step_k) as usize), 16usize);
     let mut shared_k =
-        SharedMemory::<Vector<u32, N4>>::new_aligned(comptime!((2 * TILE * row_k) as usize), 16usize);
+        SharedMemory::<Vector<u32, N4>>::new_aligned(comptime!((2 * TILE * step_k) as usize), 16usize);
     let mut shared_v =
-        SharedMemory::<Vector<u32, N4>>::new_aligned(comptime!((2 * TILE * row_v) as usize), 16usize);
+        SharedMemory::<Vector<u32, N4>>::new_aligned(comptime!((2 * TILE * step_v) as usize), 16usize);
 
     let lane = UNIT_POS_X % 32;
     let warp = UNIT_POS_X / 32;
@@ -103,13 +95,13 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
     let octet = lane / 4;
     let kv_head = CUBE_POS_Y;
     let sequence = CUBE_POS_Z;
-    let first_row = CUBE_POS_X * MATRIX_ROWS;
+    let first_row = CUBE_POS_X * cube_rows;
     let rows = group * query_tokens;
     let query_heads = kv_heads * group;
 
     // Queries to shared memory, a word of 8 channels at a time.
     let mut index = UNIT_POS_X;
-    while index < comptime!(MATRIX_ROWS * row_k) {
+    while index < comptime!(cube_rows * row_k) {
         let row = first_row + index / row_k;
         let row = select(row < rows, row, rows - 1u32);
         let head = kv_head * group + row / query_tokens;
@@ -123,33 +115,45 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
             pair[1] = F::cast_from(q[(from + comptime!(2 * i as u32 + 1)) as usize]);
             word[i] = u32::reinterpret(pair);
         }
-        shared_q[key_word(index / row_k, index % row_k, row_k) as usize] = word;
-        index += MATRIX_THREADS;
+        shared_q[(index / row_k * step_k + index % row_k) as usize] = word;
+        index += threads;
     }
 
     let value_blocks = comptime!((dim_v / 8) as usize);
     let mut sums = Sequence::<Array<Vector<f32, N2>>>::new();
     #[unroll]
-    for _ in 0..comptime!(BLOCKS * value_blocks) {
+    for _ in 0..comptime!(blocks * value_blocks) {
         let mut c = Array::<Vector<f32, N2>>::new(2usize);
         c[0] = Vector::new(0.0f32);
         c[1] = Vector::new(0.0f32);
         sums.push(c);
     }
-    let mut highest = Array::<f32>::new(comptime!(2 * BLOCKS));
-    let mut weights = Array::<f32>::new(comptime!(2 * BLOCKS));
+    let mut highest = Array::<f32>::new(comptime!(2 * blocks));
+    let mut weights = Array::<f32>::new(comptime!(2 * blocks));
     #[unroll]
-    for i in 0..comptime!(2 * BLOCKS) {
+    for i in 0..comptime!(2 * blocks) {
         highest[i] = f32::new(-1e30);
         weights[i] = 0.0f32;
     }
 
     let begin = first_unit[sequence as usize];
     let total = (first_unit[sequence as usize + 1] - begin) * tokens;
-    let mut next_k = Array::<Vector<u32, N4>>::new(comptime!((TILE * row_k / MATRIX_THREADS) as usize));
-    let mut next_v = Array::<Vector<u32, N4>>::new(comptime!((TILE * row_v / MATRIX_THREADS) as usize));
+    let mut next_k = Array::<Vector<u32, N4>>::new(comptime!((TILE * row_k / threads) as usize));
+    let mut next_v = Array::<Vector<u32, N4>>::new(comptime!((TILE * row_v / threads) as usize));
     if total > 0u32 {
-        load_tile::<N4>(keys, key_slots, &mut next_k, 0u32, total, begin, kv_heads, kv_head, tokens, row_k);
+        load_tile::<N4>(
+            keys,
+            key_slots,
+            &mut next_k,
+            0u32,
+            total,
+            begin,
+            kv_heads,
+            kv_head,
+            tokens,
+            row_k,
+            threads,
+        );
         load_tile::<N4>(
             values,
             value_slots,
@@ -161,24 +165,28 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
             kv_head,
             tokens,
             row_v,
+            threads,
         );
     }
+    let query_base = (warp * comptime!(16 * blocks as u32) + octet) * step_k + quad;
     let mut start = 0u32;
     let mut stage = 0u32;
     while start < total {
         // Two stages: a warp may still read the other one.
         let base = stage * TILE;
         #[unroll]
-        for i in 0..comptime!((TILE * row_k / MATRIX_THREADS) as usize) {
-            let index = UNIT_POS_X + comptime!(i as u32 * MATRIX_THREADS);
-            shared_k[(base * row_k + key_word(index / row_k, index % row_k, row_k)) as usize] = next_k[i];
+        for i in 0..comptime!((TILE * row_k / threads) as usize) {
+            let index = UNIT_POS_X + comptime!(i as u32 * threads);
+            shared_k[(base * step_k + index / row_k * step_k + index % row_k) as usize] = next_k[i];
         }
         #[unroll]
-        for i in 0..comptime!((TILE * row_v / MATRIX_THREADS) as usize) {
-            let index = UNIT_POS_X + comptime!(i as u32 * MATRIX_THREADS);
-            shared_v[(base * row_v + value_word(index / row_v, index % row_v, row_v)) as usize] = next_v[i];
+        for i in 0..comptime!((TILE * row_v / threads) as usize) {
+            let index = UNIT_POS_X + comptime!(i as u32 * threads);
+            shared_v[(base * step_v + index / row_v * step_v + index % row_v) as usize] = next_v[i];
         }
         sync_cube();
+        let key_base = (base + octet) * step_k + quad;
+        let value_base = (base + 2u32 * quad) * step_v + octet;
         let following = start + TILE;
         if following < total {
             load_tile::<N4>(
@@ -192,6 +200,7 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
                 kv_head,
                 tokens,
                 row_k,
+                threads,
             );
             load_tile::<N4>(
                 values,
@@ -204,13 +213,14 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
                 kv_head,
                 tokens,
                 row_v,
+                threads,
             );
         }
 
         // Logits: four blocks of 8 keys for each block of 16 rows.
         let mut logits = Sequence::<Array<Vector<f32, N2>>>::new();
         #[unroll]
-        for _ in 0..comptime!(BLOCKS * 4) {
+        for _ in 0..comptime!(blocks * 4) {
             let mut c = Array::<Vector<f32, N2>>::new(2usize);
             c[0] = Vector::new(0.0f32);
             c[1] = Vector::new(0.0f32);
@@ -218,18 +228,17 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
         }
         #[unroll]
         for j in 0..comptime!((dim_k / 32) as usize) {
-            let word = comptime!(4 * j as u32) + quad;
             let mut b = Array::<Vector<u32, N4>>::new(4usize);
             #[unroll]
             for n in 0..4usize {
-                b[n] = shared_k
-                    [(base * row_k + key_word(comptime!(8 * n as u32) + octet, word, row_k)) as usize];
+                b[n] = shared_k[(key_base + comptime!(8 * n as u32 * step_k + 4 * j as u32)) as usize];
             }
             #[unroll]
-            for m in 0..BLOCKS {
-                let row = warp * comptime!(16 * BLOCKS as u32) + comptime!(16 * m as u32) + octet;
-                let upper = shared_q[key_word(row, word, row_k) as usize];
-                let lower = shared_q[key_word(row + 8u32, word, row_k) as usize];
+            for m in 0..blocks {
+                let upper =
+                    shared_q[(query_base + comptime!(16 * m as u32 * step_k + 4 * j as u32)) as usize];
+                let lower =
+                    shared_q[(query_base + comptime!((16 * m as u32 + 8) * step_k + 4 * j as u32)) as usize];
                 #[unroll]
                 for step in 0..2usize {
                     let mut a = Array::<Vector<F, N2>>::new(4usize);
@@ -249,7 +258,7 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
         }
         if following > total {
             #[unroll]
-            for m in 0..BLOCKS {
+            for m in 0..blocks {
                 #[unroll]
                 for n in 0..4usize {
                     let c = logits.index_mut(comptime!(4 * m + n));
@@ -270,7 +279,7 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
         // Softmax so far; the four threads of a row agree on its maximum. Weights become operands.
         let mut operands = Sequence::<Array<Vector<F, N2>>>::new();
         #[unroll]
-        for m in 0..BLOCKS {
+        for m in 0..blocks {
             let mut first = Array::<Vector<F, N2>>::new(4usize);
             let mut second = Array::<Vector<F, N2>>::new(4usize);
             #[unroll]
@@ -321,12 +330,11 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
         for step in 0..2usize {
             #[unroll]
             for part in 0..comptime!((dim_v / 64) as usize) {
-                let word = comptime!(8 * part as u32) + octet;
-                let token = comptime!(16 * step as u32) + 2u32 * quad;
-                let a0 = shared_v[(base * row_v + value_word(token, word, row_v)) as usize];
-                let a1 = shared_v[(base * row_v + value_word(token + 1u32, word, row_v)) as usize];
-                let a8 = shared_v[(base * row_v + value_word(token + 8u32, word, row_v)) as usize];
-                let a9 = shared_v[(base * row_v + value_word(token + 9u32, word, row_v)) as usize];
+                let at = value_base + comptime!(16 * step as u32 * step_v + 8 * part as u32);
+                let a0 = shared_v[at as usize];
+                let a1 = shared_v[(at + step_v) as usize];
+                let a8 = shared_v[(at + comptime!(8 * step_v)) as usize];
+                let a9 = shared_v[(at + comptime!(9 * step_v)) as usize];
                 #[unroll]
                 for element in 0..8usize {
                     let mut pair = Array::<Vector<F, N2>>::new(2usize);
@@ -334,7 +342,7 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
                     pair[0] = interleave::<F, N2>(a0[element / 2], a1[element / 2], high);
                     pair[1] = interleave::<F, N2>(a8[element / 2], a9[element / 2], high);
                     #[unroll]
-                    for m in 0..BLOCKS {
+                    for m in 0..blocks {
                         def.execute_inplace(
                             operands.index(comptime!(2 * m + step)),
                             &pair,
@@ -349,7 +357,7 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
     }
 
     #[unroll]
-    for m in 0..BLOCKS {
+    for m in 0..blocks {
         #[unroll]
         for half in 0..2usize {
             let at = comptime!(2 * m + half);
@@ -357,7 +365,7 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
             sum += plane_shuffle_xor(sum, 1u32);
             sum += plane_shuffle_xor(sum, 2u32);
             let row = first_row
-                + warp * comptime!(16 * BLOCKS as u32)
+                + warp * comptime!(16 * blocks as u32)
                 + comptime!((16 * m + 8 * half) as u32)
                 + octet;
             if row < rows {
