@@ -14,4 +14,5 @@ pub(crate) mod quantise;
 pub(crate) mod rotate;
 pub(crate) mod tokens;
 pub(crate) mod top_k;
+pub(crate) mod window;
 pub(crate) mod words;

@@ -1,0 +1,47 @@
+//! From weights of blocks to scores.
+
+use cubecl::prelude::*;
+
+/// `out[head, token]`: for each unit of the head, its blocks' weights added up and smoothed over `size` tokens; the units added up. One score a
+/// thread. Tokens that are not there count as 0 in a mean, and not at all in a maximum.
+#[cube(launch_unchecked)]
+pub(crate) fn smooth(
+    weights: &Array<f32>,
+    out: &mut Array<f32>,
+    scores: u32,
+    prefix: u32,
+    units: u32,
+    unit_blocks: u32,
+    size: u32,
+    factor: f32,
+    #[comptime] largest: bool,
+) {
+    let at = ABSOLUTE_POS as u32;
+    if at < scores {
+        let head = at / prefix;
+        let token = at % prefix;
+        let reach = size / 2;
+        let mut score = 0.0f32;
+        for unit in 0..units {
+            let mut smoothed = f32::new(0.0);
+            for place in 0..size {
+                if token + place >= reach && token + place - reach < prefix {
+                    let other = token + place - reach;
+                    let mut sum = 0.0f32;
+                    for block in 0..unit_blocks {
+                        let row = (head * units + unit) * unit_blocks + block;
+                        sum += weights[(row * prefix + other) as usize];
+                    }
+                    if comptime!(largest) {
+                        // Weights are not negative, and this token's own is among them.
+                        smoothed = smoothed.max(sum);
+                    } else {
+                        smoothed += sum;
+                    }
+                }
+            }
+            score += smoothed;
+        }
+        out[at as usize] = score * factor;
+    }
+}
