@@ -9,7 +9,7 @@ use super::words::Words;
 /// Threads of a cube.
 pub(crate) const THREADS: u32 = 256;
 /// Tokens that a thread reads before it looks at the first of them.
-const AT_ONCE: u32 = 8;
+const AT_ONCE: u32 = 5;
 
 /// Writes keys and values of unit `u` to slot `rows[u] / 2`, and their moments to row `rows[u]` of `moments`, in one pass over the data. A row
 /// is mean and sum of squared deviations of the keys' channels, then of the values'.
@@ -135,8 +135,8 @@ fn copy_column<F: Float, N: Size>(
         token += comptime!(AT_ONCE * lanes);
         at += AT_ONCE * step;
     }
-    let count = f32::cast_from(tokens_of(end, lane, lanes)).max(1.0);
-    let offset = sum / Vector::new(count);
+    let share = Vector::<f32, N>::new(1.0 / f32::cast_from(tokens_of(end, lane, lanes)).max(1.0));
+    let offset = sum * share;
     let spread = (square - sum * offset).max(Vector::new(0.0f32));
     (shift + offset, spread)
 }
