@@ -29,6 +29,23 @@ fn aligns_units_in_place() {
 }
 
 #[test]
+fn aligns_the_same_units_again() {
+    for shape in EngineShape::ALL {
+        engine_cases::aligns_the_same_units_again(&Host::new(), &shape).unwrap();
+    }
+}
+
+#[test]
+fn keeps_small_spreads_far_from_zero() {
+    engine_cases::keeps_small_spreads_far_from_zero(&Host::new()).unwrap();
+}
+
+#[test]
+fn scores_several_stores_at_once() {
+    engine_cases::scores_several_stores_at_once(&Host::new()).unwrap();
+}
+
+#[test]
 fn rotates_keys_on_the_way_out() {
     everywhere(engine_cases::rotates_keys_on_the_way_out);
 }

@@ -34,6 +34,20 @@ on_each_runtime! {
         everywhere(&engine, engine_cases::aligns_units_in_place);
     }
 
+    fn aligns_the_same_units_again(engine) {
+        for shape in EngineShape::ALL {
+            engine_cases::aligns_the_same_units_again(&engine, &shape).unwrap();
+        }
+    }
+
+    fn keeps_small_spreads_far_from_zero(engine) {
+        engine_cases::keeps_small_spreads_far_from_zero(&engine).unwrap();
+    }
+
+    fn scores_several_stores_at_once(engine) {
+        engine_cases::scores_several_stores_at_once(&engine).unwrap();
+    }
+
     fn rotates_keys_on_the_way_out(engine) {
         everywhere(&engine, engine_cases::rotates_keys_on_the_way_out);
     }

@@ -2,8 +2,8 @@
 //! of order. Outputs are poisoned with NaN where the engine takes them.
 
 use tether_core::{
-    AlignJob, AttendTable, CoreError, DType, Engine, HostTensor, Pairing, PhaseTable, Readback, Side, SlotId,
-    StoreSpec, Summaries,
+    AlignJob, AttendTable, CoreError, DType, Engine, HostTensor, LogitQuery, Pairing, PhaseTable, Readback,
+    Side, SlotId, StoreSpec, Summaries,
 };
 
 use crate::tensors::{random, read};
@@ -33,8 +33,8 @@ pub struct EngineShape {
 }
 
 impl EngineShape {
-    /// Small and not round, then the head sizes that models have.
-    pub const ALL: [Self; 7] = [
+    /// Small and not round, then the head sizes that models have, then longer tables than an engine carries in its pocket.
+    pub const ALL: [Self; 8] = [
         Self::new(1, 1, (6, 6), (1, 1), 1, 1, 1),
         Self::new(2, 1, (12, 4), (2, 3), 1, 5, 2),
         Self::new(3, 4, (10, 7), (1, 3), 2, 4, 1),
@@ -42,6 +42,7 @@ impl EngineShape {
         Self::new(2, 3, (80, 96), (3, 5), 2, 3, 1),
         Self::new(1, 8, (128, 128), (5, 7), 1, 9, 2),
         Self::new(1, 1, (256, 256), (2, 2), 1, 3, 3),
+        Self::new(2, 2, (12, 4), (2, 2), 2, 40, 1),
     ];
 
     const fn new(
@@ -203,6 +204,146 @@ pub fn scores_units_by_their_means<E: Engine>(
     Ok(())
 }
 
+/// The units at `own`, aligned to those at `trusted`, both as they are in `before`.
+fn align_in(
+    units: &mut [Vec<f32>],
+    before: &[Vec<f32>],
+    (own, trusted): (&[usize], &[usize]),
+    tau: f32,
+    channels: usize,
+) {
+    let statistics = |of: &[usize]| {
+        let tokens = of.iter().flat_map(|&u| before[u].iter().copied()).collect::<Vec<f32>>();
+        let (mean, m2) = token_moments(&tokens, channels);
+        let count = (tokens.len() / channels) as f64;
+        let sd: Vec<f64> = m2.iter().map(|m2| (m2 / count).sqrt().max(1e-6)).collect();
+        (mean, sd)
+    };
+    let ((mean, sd), (target, target_sd)) = (statistics(own), statistics(trusted));
+    let tau = f64::from(tau);
+    for &unit in own {
+        for (i, (x, &was)) in units[unit].iter_mut().zip(&before[unit]).enumerate() {
+            let c = i % channels;
+            let pulled = (f64::from(was) - mean[c]) / sd[c] * target_sd[c] + target[c];
+            *x = ((1.0 - tau) * f64::from(was) + tau * pulled) as f32;
+        }
+    }
+}
+
+/// Alignments of many units to many, again and again, with a store that grows between them: targets are always what was there before the
+/// call, units may be aligned together, and of several edits of one the last one stands.
+///
+/// # Errors
+/// What the engine refuses.
+///
+/// # Panics
+/// When the result is out of tolerance.
+pub fn aligns_the_same_units_again<E: Engine>(engine: &E, shape: &EngineShape) -> Result<(), CoreError> {
+    let dtype = DType::F32;
+    if shape.units < 3 || shape.tokens() < 4 {
+        return Ok(());
+    }
+    let Written { mut store, .. } = written(engine, shape, dtype)?;
+    let slots = shape.slots();
+    let count = slots.len();
+    for round in 0..4 {
+        let others =
+            |u: usize| (0..count).filter(|&o| o != u && (o + round) % 3 != 0).collect::<Vec<usize>>();
+        let mut jobs: Vec<(Vec<usize>, Vec<usize>)> = (0..count).map(|u| (vec![u], others(u))).collect();
+        jobs.push((vec![round % count], vec![(round + 1) % count]));
+        jobs.push((vec![0, 2], vec![1, 2]));
+        let named = |units: &[usize]| units.iter().map(|&u| slots[u]).collect::<Vec<SlotId>>();
+        let as_jobs: Vec<AlignJob> = jobs
+            .iter()
+            .map(|(own, trusted)| AlignJob { slots: named(own), trusted: named(trusted) })
+            .collect();
+        let sides = [(Side::Keys, shape.head_dim_k), (Side::Values, shape.head_dim_v)];
+        let stored = |store: &E::Store, side| -> Result<Vec<Vec<f32>>, CoreError> {
+            Ok(units(&read(engine, &engine.gather(store, side, &slots, None)?)?, shape))
+        };
+        let before = [stored(&store, Side::Keys)?, stored(&store, Side::Values)?];
+        engine.align(&mut store, 0.2, &as_jobs)?;
+        engine.grow_store(&mut store, shape.spec(dtype).slots + round)?;
+        for ((side, dim), before) in sides.into_iter().zip(before) {
+            let channels = shape.kv_heads * dim;
+            let mut expected = before.clone();
+            for (own, trusted) in &jobs {
+                align_in(&mut expected, &before, (own, trusted), 0.2, channels);
+            }
+            let what = format!("{shape:?} round {round}: {side:?}");
+            let bound = Tolerance { abs: 1e-4, rel: 1e-4 };
+            assert_close(&what, &stored(&store, side)?.concat(), &expected.concat(), bound);
+            let moments = read(engine, &engine.moments(&store, side, &slots)?)?.to_f32_vec();
+            assert_close(&format!("{what}: moments"), &moments, &moment_rows(&expected, channels), bound);
+        }
+    }
+    Ok(())
+}
+
+/// A channel far from 0 keeps its small spread, and a constant one has none.
+///
+/// # Errors
+/// What the engine refuses.
+///
+/// # Panics
+/// When the moments are out of tolerance.
+pub fn keeps_small_spreads_far_from_zero<E: Engine>(engine: &E) -> Result<(), CoreError> {
+    let shape = EngineShape::new(2, 1, (64, 32), (20, 39), 1, 2, 1);
+    let mut store = engine.create_store(&shape.spec(DType::F32))?;
+    let far = |seed, dim: usize| {
+        let noise = random(seed, &shape.shape(shape.units, shape.kv_heads, dim), DType::F32, 0.0);
+        let values = noise.to_f32_vec().into_iter().enumerate().map(|(i, x)| match i % dim {
+            0 => 1000.1,
+            c if c % 2 == 1 => 1000.0 + x * 0.01,
+            _ => x - 20.0,
+        });
+        HostTensor::from_f32(noise.shape(), values.collect())
+    };
+    let (k, v) = (far(1, shape.head_dim_k)?, far(2, shape.head_dim_v)?);
+    let slots = shape.slots();
+    engine.write(&mut store, &slots, &engine.upload(&k)?, &engine.upload(&v)?, Summaries::Moments)?;
+    for (side, tensor, dim) in [(Side::Keys, &k, shape.head_dim_k), (Side::Values, &v, shape.head_dim_v)] {
+        let channels = shape.kv_heads * dim;
+        let got = read(engine, &engine.moments(&store, side, &slots)?)?.to_f32_vec();
+        let expected = moment_rows(&units(tensor, &shape), channels);
+        assert_close(&format!("{side:?}"), &got, &expected, tolerance(Op::Moments, DType::F32));
+        assert_eq!(got[0], 1000.1, "{side:?}: the mean of a constant");
+        assert_eq!(got[channels], 0.0, "{side:?}: the spread of a constant");
+    }
+    Ok(())
+}
+
+/// Several stores answer in one row, each as it would alone, and one without candidates not at all.
+///
+/// # Errors
+/// What the engine refuses.
+///
+/// # Panics
+/// When an answer differs.
+pub fn scores_several_stores_at_once<E: Engine>(engine: &E) -> Result<(), CoreError> {
+    let shapes = [1, 3, 1, 7, 2].map(|i| EngineShape::ALL[i]);
+    let mut parts = Vec::new();
+    for (i, shape) in shapes.iter().enumerate() {
+        let Written { store, .. } = written(engine, shape, DType::F32)?;
+        let q = shape.shape(shape.chunk, shape.query_heads(), shape.head_dim_k);
+        let q = engine.upload(&random(10 + i as u64, &q, DType::F32, 0.1))?;
+        let per_sequence = shape.slots().chunks_exact(shape.units).map(<[SlotId]>::to_vec).collect();
+        let candidates: Vec<Vec<SlotId>> = if i == 2 { vec![Vec::new()] } else { per_sequence };
+        parts.push((store, q, candidates));
+    }
+    let queries: Vec<LogitQuery<'_, E>> =
+        parts.iter().map(|(store, q, candidates)| LogitQuery { store, q, candidates }).collect();
+    let together = read(engine, &engine.mean_logits_of(&queries)?)?;
+    let mut alone = Vec::new();
+    for (store, q, candidates) in &parts {
+        alone.extend(read(engine, &engine.mean_logits(store, q, candidates)?)?.to_f32_vec());
+    }
+    assert_eq!(together.to_f32_vec(), alone);
+    let none = read(engine, &engine.mean_logits_of(&[])?)?;
+    assert_eq!(none.shape(), [0]);
+    Ok(())
+}
+
 /// Alignment changes the units of its jobs as the formula says, their moments as the units, and nothing else.
 ///
 /// # Errors
@@ -234,16 +375,7 @@ pub fn aligns_units_in_place<E: Engine>(
         let before = units(tensor, shape);
         let mut expected = before.clone();
         for (edited, trusted) in [(0usize, [1usize, 2]), (1, [0, 2])] {
-            let (mean, m2) = token_moments(&before[edited], channels);
-            let pool = [before[trusted[0]].as_slice(), &before[trusted[1]]].concat();
-            let (target, target_m2) = token_moments(&pool, channels);
-            let sd = |m2: f64, len: usize| (m2 / (len / channels) as f64).sqrt().max(1e-6);
-            for (i, x) in expected[edited].iter_mut().enumerate() {
-                let c = i % channels;
-                let z = (f64::from(*x) - mean[c]) / sd(m2[c], before[edited].len());
-                let pulled = z * sd(target_m2[c], pool.len()) + target[c];
-                *x = ((1.0 - f64::from(tau)) * f64::from(*x) + f64::from(tau) * pulled) as f32;
-            }
+            align_in(&mut expected, &before, (&[edited], &trusted), tau, channels);
         }
         let got = units(&read(engine, &engine.gather(&store, side, &slots, None)?)?, shape);
         // Four tokens may lie close together, and then their rounding is amplified.

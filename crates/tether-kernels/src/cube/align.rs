@@ -8,8 +8,10 @@ use super::units::per_unit;
 use super::{Cube, CubeStore};
 use crate::kernels::{align, column};
 
-/// Tokens of a cube: enough that reading the statistics costs little beside them.
+/// Tokens of a cube: enough that reading the statistics costs little beside them; fewer, down to half, where there are too few cubes.
 const TOKENS: usize = 390;
+/// Cubes that a large device runs at once.
+const CUBES: usize = 384;
 
 /// The jobs as the kernel reads them, and the slots that change.
 struct JobWords {
@@ -66,7 +68,9 @@ impl<R: Runtime> Cube<R> {
         let columns = column::WIDE / (size * spec.dtype.bytes());
         let (width_k, width_v) = (channels_k / size, channels_v / size);
         let (blocks_k, blocks_v) = (width_k.div_ceil(columns), width_v.div_ceil(columns));
-        let parts = spec.tokens_per_unit.div_ceil(TOKENS);
+        let parts = CUBES / ((blocks_k + blocks_v) * edited.len());
+        let parts =
+            parts.clamp(spec.tokens_per_unit.div_ceil(TOKENS), spec.tokens_per_unit.div_ceil(TOKENS / 2));
         let data = |side| array(&store.side(side).data, store.data_len(side));
         let count = per_unit((blocks_k + blocks_v) * parts, edited.len());
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]

@@ -89,7 +89,7 @@ impl<R: Runtime> Cube<R> {
                 array(&q.handle, q.len()), array(&store.moments, store.moments_len()), words(&self.client, &table),
                 array(&dots.handle, dots.len()), plan.extents.tokens as u32, plan.width as u32,
                 (store.spec.head_dim_k / plan.size) as u32, (plan.extents.heads / store.spec.kv_heads) as u32,
-                store.row_len() as u32, first as u32, plan.columns as u32,
+                store.row_len() as u32, first as u32, plan.columns as u32, plan.extents.heads > store.spec.kv_heads,
             ));
         }
     }

@@ -83,28 +83,46 @@ pub(crate) fn align_units<F: Float, N: Size>(
     let exists = inside && at < width * size;
     let at = side + select(exists, at, 0);
     let deviations = width * size;
-    let own = pooled(moments, &words, job, group, groups, at, deviations, row_len, tokens);
-    let trusted = pooled(moments, &words, job + 2, group, groups, at, deviations, row_len, tokens);
-    store_pool(&mut pools, 0u32, own);
-    store_pool(&mut pools, comptime!(3 * THREADS), trusted);
+    let place = row * row_len + at;
+    let before = moments[place as usize];
+    let spread = moments[(place + deviations) as usize];
+    let (own_first, own_count) =
+        pool(moments, &words, job, &mut pools, 0u32, group, groups, at, deviations, row_len);
+    let (target_first, target_count) = pool(
+        moments,
+        &words,
+        job + 2,
+        &mut pools,
+        comptime!(3 * THREADS),
+        group,
+        groups,
+        at,
+        deviations,
+        row_len,
+    );
     sync_cube();
     if group == 0 {
-        let (own_shift, own_count) = origin(moments, &words, job, at, row_len);
-        let (mean, sd) = merged(&pools, 0u32, channels, groups, own_shift, own_count, floor);
-        let (target_shift, target_count) = origin(moments, &words, job + 2, at, row_len);
-        let (target_mean, target_sd) =
-            merged(&pools, comptime!(3 * THREADS), channels, groups, target_shift, target_count, floor);
+        let tokens = f32::cast_from(tokens);
+        let (mean, sd) = merged(&pools, 0u32, channels, groups, own_first, own_count, tokens, floor);
+        let (target_mean, target_sd) = merged(
+            &pools,
+            comptime!(3 * THREADS),
+            channels,
+            groups,
+            target_first,
+            target_count,
+            tokens,
+            floor,
+        );
         let scale = target_sd / sd;
         edits[channel as usize] = mean;
         edits[(channels + channel) as usize] = tau * scale;
         edits[(2 * channels + channel) as usize] = tau * target_mean;
         if exists && part == 0 {
-            let from = row * row_len + at;
             let to = (row ^ 1) * row_len + at;
-            let before = moments[from as usize];
             moments[to as usize] = (1.0 - tau) * before + (before - mean) * (tau * scale) + tau * target_mean;
             let scale = (1.0 - tau) + tau * scale;
-            moments[(to + deviations) as usize] = scale * scale * moments[(from + deviations) as usize];
+            moments[(to + deviations) as usize] = scale * scale * spread;
         }
     }
     sync_cube();
@@ -126,29 +144,22 @@ pub(crate) fn align_units<F: Float, N: Size>(
     }
 }
 
-/// Mean of a channel in the first row of the list at `list`, and the number of rows.
+/// Sums over the rows `group`, `group + groups`, .. of the list at `list`, into `pools` from `from` on: the distance of a channel's mean from the
+/// first row's, its square, and the squared deviations in the row. Distances from a member do not cancel: they are no larger than
+/// the spread of the means. Returns the first row's mean and the number of rows.
 #[cube]
-fn origin(moments: &Array<f32>, words: &Slice<u32>, list: u32, at: u32, row_len: u32) -> (f32, f32) {
-    let begin = words[list as usize];
-    let end = words[(list + 1) as usize];
-    let row = words[begin as usize];
-    (moments[(row * row_len + at) as usize], f32::cast_from(end - begin))
-}
-
-/// Sums over the rows `group`, `group + groups`, .. of a list: the distance of a channel's mean from the first row's, its square, and the
-/// variance in the row. Distances from a member do not cancel: they are no larger than the spread of the means.
-#[cube]
-fn pooled(
+fn pool(
     moments: &Array<f32>,
     words: &Slice<u32>,
     list: u32,
+    pools: &mut SharedMemory<f32>,
+    from: u32,
     group: u32,
     #[comptime] groups: u32,
     at: u32,
     deviations: u32,
     row_len: u32,
-    tokens: u32,
-) -> (f32, f32, f32) {
+) -> (f32, f32) {
     let begin = words[list as usize];
     let end = words[(list + 1) as usize];
     let first = words[begin as usize];
@@ -166,26 +177,23 @@ fn pooled(
         within += moments[(place + deviations) as usize];
         i += groups;
     }
-    (distance, square, within / f32::cast_from(tokens))
+    let place = from + UNIT_POS;
+    pools[place as usize] = distance;
+    pools[(place + THREADS) as usize] = square;
+    pools[(place + 2 * THREADS) as usize] = within;
+    (origin, f32::cast_from(end - begin))
 }
 
-#[cube]
-fn store_pool(pools: &mut SharedMemory<f32>, from: u32, pool: (f32, f32, f32)) {
-    let at = from + UNIT_POS;
-    pools[at as usize] = pool.0;
-    pools[(at + THREADS) as usize] = pool.1;
-    pools[(at + 2 * THREADS) as usize] = pool.2;
-}
-
-/// Mean and population deviation, not below `floor`, of the cube's channel `UNIT_POS`.
+/// Mean and population deviation, not below `floor`, of the cube's channel `UNIT_POS` over `count` rows of `tokens` tokens.
 #[cube]
 fn merged(
     pools: &SharedMemory<f32>,
     from: u32,
     #[comptime] channels: u32,
     #[comptime] groups: u32,
-    origin: f32,
+    first: f32,
     count: f32,
+    tokens: f32,
     floor: f32,
 ) -> (f32, f32) {
     let mut distance = 0.0f32;
@@ -200,7 +208,7 @@ fn merged(
     }
     let distance = distance / count;
     let between = (square / count - distance * distance).max(0.0);
-    (origin + distance, (within / count + between).sqrt().max(floor))
+    (first + distance, (within / (count * tokens) + between).sqrt().max(floor))
 }
 
 /// `x' = keep x + (x - mean) scale + shift` for the tokens `token`, `token + lanes`, .. below `end` of a column that begins at `first`; the

@@ -8,7 +8,7 @@ use super::words::Words;
 /// Threads of a cube.
 pub(crate) const THREADS: u32 = 256;
 /// Tokens that a thread reads before it adds the first of them.
-const AT_ONCE: u32 = 4;
+const AT_ONCE: u32 = 6;
 /// Threads that share a candidate.
 const SHARE: u32 = 8;
 /// Threads of a cube that adds up one candidate's parts.
@@ -17,7 +17,7 @@ pub(crate) const SUM_THREADS: u32 = 128;
 /// Sums queries over a part of the tokens, for some channels, and multiplies them with the candidates' mean keys: one part of every candidate's
 /// logit. A mean of inner products is the inner product of the means, so no logit of a token is ever formed.
 ///
-/// Cube x counts blocks of `columns` vectors of a query token (`width` vectors, `head` of them a head), cube y parts of the tokens, cube z
+/// Cube x counts blocks of `columns` vectors of a query token (`width` vectors, `head` of them a head, `group` query heads a key head, more than one where `grouped`), cube y parts of the tokens, cube z
 /// sequences. `words` begins with the first candidate of each of the sequences and the number of candidates, counted in words; candidates
 /// are rows of `moments`. Part `p` of candidate `c` goes to `out[first + c * parts + p]`.
 #[cube(launch_unchecked)]
@@ -33,6 +33,7 @@ pub(crate) fn query_dots<F: Float, N: Size>(
     row_len: u32,
     first: u32,
     #[comptime] columns: u32,
+    #[comptime] grouped: bool,
 ) {
     let size = N::value();
     let size = comptime!(size as u32);
@@ -45,8 +46,27 @@ pub(crate) fn query_dots<F: Float, N: Size>(
     let mut query = SharedMemory::<f32>::new(comptime!(channels as usize));
     let mut dots = SharedMemory::<f32>::new(comptime!(THREADS as usize));
 
+    let words = words.staged();
     let column = CUBE_POS_X * columns + UNIT_POS % columns;
     let sum = sum_column(q, tokens, width, column, lanes, UNIT_POS / columns);
+    // The candidates' keys come while the queries are added up: some channels of one candidate a thread.
+    let at_once = comptime!(THREADS / SHARE);
+    let per_thread = comptime!(channels / SHARE);
+    let share = UNIT_POS % SHARE;
+    let dim = head * size;
+    let mut places = Array::<u32>::new(comptime!(per_thread as usize));
+    let mut keys = Array::<f32>::new(comptime!(per_thread as usize));
+    #[unroll]
+    for i in 0..per_thread {
+        let channel = CUBE_POS_X * channels + i * SHARE + share;
+        // The channel of the key head that this query head goes with. Sums beyond the edge are 0.
+        let key = if comptime!(grouped) { channel / (dim * group) * dim + channel % dim } else { channel };
+        places[i as usize] = select(channel < width * size, key, 0);
+    }
+    let end = words[(CUBE_POS_Z + 1) as usize];
+    let mut candidate = words[CUBE_POS_Z as usize] + UNIT_POS / SHARE;
+    load_keys(moments, &words, &mut keys, &places, candidate, end, row_len, per_thread);
+
     #[unroll]
     for i in 0..size {
         sums[(i * stride + UNIT_POS) as usize] = sum[i as usize];
@@ -75,30 +95,15 @@ pub(crate) fn query_dots<F: Float, N: Size>(
     }
     sync_cube();
 
-    let at_once = comptime!(THREADS / SHARE);
-    let begin = words.get(CUBE_POS_Z);
-    let end = words.get(CUBE_POS_Z + 1);
-    let before = words.get(0u32);
+    let before = words[0];
     let part = CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X;
     let parts = CUBE_COUNT_X * CUBE_COUNT_Y;
-    let share = UNIT_POS % SHARE;
-    let dim = head * size;
-    let mut candidates = begin;
-    while candidates < end {
-        let candidate = candidates + UNIT_POS / SHARE;
+    let mut round = words[CUBE_POS_Z as usize];
+    while round < end {
         let mut dot = 0.0f32;
-        if candidate < end {
-            let row = words.get(candidate) * row_len;
-            #[unroll]
-            for i in 0..comptime!(channels.div_ceil(SHARE)) {
-                let channel = i * SHARE + share;
-                let at = CUBE_POS_X * channels + channel;
-                if channel < channels && at < width * size {
-                    // The channel of the key head that this query head goes with.
-                    let key = at / (dim * group) * dim + at % dim;
-                    dot += query[channel as usize] * moments[(row + key) as usize];
-                }
-            }
+        #[unroll]
+        for i in 0..per_thread {
+            dot += query[(i * SHARE + share) as usize] * keys[i as usize];
         }
         dots[UNIT_POS as usize] = dot;
         sync_cube();
@@ -111,7 +116,31 @@ pub(crate) fn query_dots<F: Float, N: Size>(
             out[(first + (candidate - before) * parts + part) as usize] = total;
         }
         sync_cube();
-        candidates += at_once;
+        round += at_once;
+        candidate += at_once;
+        load_keys(moments, &words, &mut keys, &places, candidate, end, row_len, per_thread);
+    }
+}
+
+/// A thread's channels of its candidate's mean key.
+#[cube]
+fn load_keys(
+    moments: &Array<f32>,
+    words: &Slice<u32>,
+    keys: &mut Array<f32>,
+    places: &Array<u32>,
+    candidate: u32,
+    end: u32,
+    row_len: u32,
+    #[comptime] count: u32,
+) {
+    if candidate < end {
+        let row = words[candidate as usize] * row_len;
+        #[unroll]
+        for i in 0..count {
+            let place = row + places[i as usize];
+            keys[i as usize] = moments[place as usize];
+        }
     }
 }
 

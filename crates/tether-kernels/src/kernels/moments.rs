@@ -9,7 +9,7 @@ use super::words::Words;
 /// Threads of a cube.
 pub(crate) const THREADS: u32 = 256;
 /// Tokens that a thread reads before it looks at the first of them.
-const AT_ONCE: u32 = 8;
+const AT_ONCE: u32 = 5;
 
 /// Writes keys and values of unit `u` to slot `rows[u] / 2`, and their moments to row `rows[u]` of `moments`, in one pass over the data. A row
 /// is mean and sum of squared deviations of the keys' channels, then of the values'.
@@ -38,6 +38,7 @@ pub(crate) fn write_with_moments<F: Float, N: Size>(
     let stride = comptime!(THREADS + columns);
     let mut means = SharedMemory::<f32>::new(comptime!(size * stride as usize));
     let mut squares = SharedMemory::<f32>::new(comptime!(size * stride as usize));
+    let mut origins = SharedMemory::<f32>::new(comptime!(size * columns as usize));
 
     let unit = cube_unit();
     let inside = unit < units;
@@ -53,14 +54,17 @@ pub(crate) fn write_with_moments<F: Float, N: Size>(
     let source = unit * tokens * width + column;
     let target = slot * tokens * width + column;
 
+    let mut origin = Vector::<f32, N>::new(0.0f32);
     let mut mean = Vector::<f32, N>::new(0.0f32);
     let mut square = Vector::<f32, N>::new(0.0f32);
     if of_keys {
-        let (m, s) = copy_column(k, keys, source, target, width, end, lane, lanes);
+        let (o, m, s) = copy_column(k, keys, source, target, width, end, lane, lanes);
+        origin = o;
         mean = m;
         square = s;
     } else {
-        let (m, s) = copy_column(v, values, source, target, width, end, lane, lanes);
+        let (o, m, s) = copy_column(v, values, source, target, width, end, lane, lanes);
+        origin = o;
         mean = m;
         square = s;
     }
@@ -69,6 +73,9 @@ pub(crate) fn write_with_moments<F: Float, N: Size>(
         let place = comptime!(i as u32 * stride) + UNIT_POS;
         means[place as usize] = mean[i];
         squares[place as usize] = square[i];
+        if lane == 0 {
+            origins[(comptime!(i as u32 * columns) + UNIT_POS) as usize] = origin[i];
+        }
     }
     sync_cube();
 
@@ -90,16 +97,17 @@ pub(crate) fn write_with_moments<F: Float, N: Size>(
             let channel = column * comptime!(size as u32) + element;
             let base = row * comptime!(2 * size as u32) * (width_k + width_v)
                 + select(of_keys, 0, comptime!(2 * size as u32) * width_k);
-            moments[(base + channel) as usize] = means[first as usize];
+            moments[(base + channel) as usize] = origins[UNIT_POS as usize] + means[first as usize];
             moments[(base + width * comptime!(size as u32) + channel) as usize] = squares[first as usize];
         }
     }
 }
 
-/// Copies the tokens `lane`, `lane + lanes`, .. below `end` of a column, and returns their mean and sum of squared deviations.
+/// Copies the tokens `lane`, `lane + lanes`, .. below `end` of a column, and returns the column's first token, and the mean distance from it and
+/// the sum of squared deviations of those that were copied.
 ///
-/// Deviations are taken from the first of them and not from 0, so that a channel with a large mean and a small spread keeps its spread, and
-/// a constant one has exactly none.
+/// All distances are from one token and not from 0, so that a channel with a large mean and a small spread keeps its spread, and a constant
+/// one has exactly none.
 #[cube]
 fn copy_column<F: Float, N: Size>(
     from: &Array<Vector<F, N>>,
@@ -110,8 +118,8 @@ fn copy_column<F: Float, N: Size>(
     end: u32,
     lane: u32,
     #[comptime] lanes: u32,
-) -> (Vector<f32, N>, Vector<f32, N>) {
-    let mut shift = Vector::<f32, N>::new(0.0f32);
+) -> (Vector<f32, N>, Vector<f32, N>, Vector<f32, N>) {
+    let mut origin = Vector::<f32, N>::new(0.0f32);
     let mut sum = Vector::<f32, N>::new(0.0f32);
     let mut square = Vector::<f32, N>::new(0.0f32);
     let mut held = Array::<Vector<F, N>>::new(comptime!(AT_ONCE as usize));
@@ -119,7 +127,7 @@ fn copy_column<F: Float, N: Size>(
     let mut token = lane;
     let mut at = lane * width;
     if token < end {
-        shift = Vector::cast_from(from[(source + at) as usize]);
+        origin = Vector::cast_from(from[source as usize]);
     }
     while token < end {
         load_batch(from, &mut held, source + at, step, token, lanes, end, AT_ONCE);
@@ -127,7 +135,7 @@ fn copy_column<F: Float, N: Size>(
         for i in 0..AT_ONCE {
             if token + i * lanes < end {
                 to[(target + at + i * step) as usize] = held[i as usize];
-                let d = Vector::<f32, N>::cast_from(held[i as usize]) - shift;
+                let d = Vector::<f32, N>::cast_from(held[i as usize]) - origin;
                 sum += d;
                 square += d * d;
             }
@@ -135,10 +143,10 @@ fn copy_column<F: Float, N: Size>(
         token += comptime!(AT_ONCE * lanes);
         at += AT_ONCE * step;
     }
-    let count = f32::cast_from(tokens_of(end, lane, lanes)).max(1.0);
-    let offset = sum / Vector::new(count);
+    let share = Vector::<f32, N>::new(1.0 / f32::cast_from(tokens_of(end, lane, lanes)).max(1.0));
+    let offset = sum * share;
     let spread = (square - sum * offset).max(Vector::new(0.0f32));
-    (shift + offset, spread)
+    (origin, offset, spread)
 }
 
 /// Tokens below `tokens` that are `place` modulo `lanes`.
