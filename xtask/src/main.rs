@@ -1,5 +1,6 @@
 //! `cargo xtask`: the checks that a change passes before it is merged.
 
+mod codegen;
 mod step;
 mod tidy;
 

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use xshell::{Shell, cmd};
 
+use crate::codegen::Codegen;
 use crate::tidy;
 
 /// A check, also a subcommand of its own.
@@ -25,6 +26,9 @@ pub(crate) enum Step {
     Doc,
     /// Licences, advisories and sources of the dependencies, where cargo-deny is installed
     Deny,
+    /// Every kernel as source for every target, checked by the compilers that are installed; writes docs/support.md. A compiler that is
+    /// not there is skipped, and says why, unless `TETHER_REQUIRE` names it (`clang`, `spirv-val`)
+    Codegen(Codegen),
 }
 
 /// Which tests.
@@ -74,7 +78,7 @@ enum Outcome {
 }
 
 impl Step {
-    /// From cheap to dear.
+    /// From cheap to dear. Without [`Self::Codegen`], which compiles GPU crates.
     pub(crate) const ALL: [Self; 7] = [
         Self::Fmt,
         Self::Tidy,
@@ -118,6 +122,7 @@ impl Step {
             Self::Doctest => "doctest",
             Self::Doc => "doc",
             Self::Deny => "deny",
+            Self::Codegen(_) => "codegen",
         }
     }
 
@@ -125,6 +130,7 @@ impl Step {
         let command = match self {
             Self::Fmt => cmd!(shell, "cargo fmt --all --check"),
             Self::Tidy => return tidy::check(shell).map(|()| Outcome::Passed),
+            Self::Codegen(codegen) => return codegen.run(shell).map(|()| Outcome::Passed),
             Self::Lint => cmd!(shell, "cargo clippy --workspace --all-targets -- -D warnings"),
             Self::Test(tests) if !tests.are_default() => return on_device(shell, tests.runtime),
             Self::Test(_) if is_installed(shell, "nextest") => cmd!(shell, "cargo nextest run --workspace"),

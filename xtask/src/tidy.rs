@@ -3,6 +3,7 @@
 mod arrows;
 mod dependencies;
 mod files;
+mod kernels;
 mod published;
 mod table;
 mod workspace;
@@ -32,6 +33,7 @@ pub(crate) fn check(shell: &Shell) -> Result<()> {
     let tree = cmd!(shell, "cargo tree --workspace -e normal --target all --prefix none").quiet().read()?;
     problems.extend(dependencies::gpu_crates(&tree));
     problems.extend(files::check(shell)?);
+    problems.extend(kernels::check(&shell.current_dir())?);
     problems.extend(published::check(shell, &workspace));
 
     for problem in &problems {
@@ -46,6 +48,7 @@ fn read_table(shell: &Shell) -> Result<Table> {
     Table::parse(&text).context(ARCHITECTURE)
 }
 
-fn plural(count: usize, noun: &str) -> String {
+/// `1 problem`, `2 problems`.
+pub(crate) fn plural(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }

@@ -1,0 +1,219 @@
+//! What the engine is asked for, so that every kernel is launched in the variants that matter: sizes of heads, pairings, layouts, bits,
+//! group sizes. A kernel that no case launches fails `cargo xtask codegen`, and one that is not in `docs/support.md` fails `cargo xtask tidy`.
+//!
+//! A case is an operation as a user calls it. Which kernel that is, and in which variant, is the engine's choice for the target. Sizes
+//! are as small as they may be without changing that choice.
+
+use tether_codec::{Bits, CodecEngine, Format, Grouping};
+use tether_core::{
+    AlignJob, AttendTable, BlockTables, CoreError, DType, Engine, Pairing, PhaseTable, Pool, Rotation, Side,
+    SlotId, StoreSpec, Summaries, TokenEngine, TokenLayout, WindowSpec,
+};
+
+use super::case::{Cases, zeros};
+use super::target::Target;
+
+/// Channels of a head, where a case is not about them.
+const DIM: usize = 128;
+const PAIRINGS: [(&str, Pairing); 2] = [("interleaved", Pairing::Interleaved), ("half", Pairing::Half)];
+
+/// Runs every case.
+pub(super) fn run_all<T: Target>(cases: &Cases<T>) {
+    units(cases);
+    rotation(cases);
+    compaction(cases);
+    selection(cases);
+    codes(cases);
+    decode(cases);
+    ceilings(cases);
+}
+
+fn spec(dim: usize, dtype: DType) -> StoreSpec {
+    StoreSpec { slots: 2, tokens_per_unit: 4, kv_heads: 2, head_dim_k: dim, head_dim_v: dim, dtype }
+}
+
+fn phases(pairing: Pairing, dim: usize) -> Result<PhaseTable, CoreError> {
+    let pairs = dim / 2;
+    PhaseTable::new(pairing, (4, pairs, vec![[1.0, 0.0]; 4 * pairs]), (4, 0, Vec::new()))
+}
+
+const SLOTS: [SlotId; 2] = [SlotId(0), SlotId(1)];
+
+/// Frames in slots: the whole of [`Engine`].
+fn units<T: Target>(cases: &Cases<T>) {
+    cases.each("write with moments", |e, dtype| {
+        let mut store = e.create_store(&spec(DIM, dtype))?;
+        let kv = zeros(e, &[4, 2, DIM], dtype)?;
+        e.write(&mut store, &SLOTS[..1], &kv, &kv, Summaries::Moments)?;
+        e.moments(&store, Side::Keys, &SLOTS)?;
+        e.grow_store(&mut store, 4)
+    });
+    cases.each("align", |e, dtype| {
+        let mut store = e.create_store(&spec(DIM, dtype))?;
+        let job = AlignJob { slots: vec![SLOTS[0]], trusted: vec![SLOTS[1]] };
+        e.align(&mut store, 0.5, &[job])
+    });
+    cases.each("mean logits", |e, dtype| {
+        let store = e.create_store(&spec(DIM, dtype))?;
+        let q = zeros(e, &[4, 4, DIM], dtype)?;
+        e.mean_logits(&store, &q, &[SLOTS.to_vec()]).map(drop)
+    });
+    cases.each("gather units", |e, dtype| {
+        let store = e.create_store(&spec(DIM, dtype))?;
+        e.gather(&store, Side::Values, &SLOTS, None).map(drop)
+    });
+    for (name, pairing) in PAIRINGS {
+        cases.each(format!("gather units, {name}"), |e, dtype| {
+            let store = e.create_store(&spec(DIM, dtype))?;
+            let phases = e.upload_phases(&phases(pairing, DIM)?)?;
+            e.gather(&store, Side::Keys, &SLOTS, Some((&phases, &[0, 1]))).map(drop)
+        });
+        for dim in [64, 128] {
+            cases.each(format!("attend, {name}, {dim} channels"), |e, dtype| {
+                let store = e.create_store(&spec(dim, dtype))?;
+                let phases = e.upload_phases(&phases(pairing, dim)?)?;
+                let q = zeros(e, &[4, 4, dim], dtype)?;
+                let mut out = zeros(e, &[4, 4, dim], DType::F32)?;
+                let table = AttendTable { slots: &SLOTS, positions: &[0, 1], query_position: 0 };
+                e.attend(&store, Some(&phases), &q, &[table], &mut out)
+            });
+        }
+    }
+    cases.each("attend, no rotation", |e, dtype| {
+        let store = e.create_store(&spec(DIM, dtype))?;
+        let q = zeros(e, &[4, 4, DIM], dtype)?;
+        let mut out = zeros(e, &[4, 4, DIM], DType::F32)?;
+        let table = AttendTable { slots: &SLOTS, positions: &[0, 1], query_position: 0 };
+        e.attend(&store, None, &q, &[table], &mut out)
+    });
+}
+
+fn rotation<T: Target>(cases: &Cases<T>) {
+    let frequencies = vec![0.5; DIM / 2];
+    let rotation = |pairing, rotary_dim: usize| Rotation {
+        pairing,
+        rotary_dim,
+        first_pair: 0,
+        frequencies: &frequencies[..rotary_dim / 2],
+        axes: &[],
+        deltas: &[&[1]],
+        tokens_per_delta: 4,
+        scale: 1.0,
+    };
+    for (name, pairing) in PAIRINGS {
+        cases.each(format!("rotate in place, {name}"), |e, dtype| {
+            let rotation = e.upload_rotation(&rotation(pairing, DIM))?;
+            e.rotate(&mut zeros(e, &[4, 8, DIM], dtype)?, TokenLayout::Nhd, &rotation)
+        });
+        for (layout, name_of_layout) in [(TokenLayout::Nhd, "NHD"), (TokenLayout::Hnd, "HND")] {
+            cases.each(format!("rotated copy, {name}, {name_of_layout}"), |e, dtype| {
+                let rotation = e.upload_rotation(&rotation(pairing, DIM))?;
+                e.rotated(&zeros(e, &[4, 4, DIM], dtype)?, layout, &rotation).map(drop)
+            });
+        }
+        cases.each(format!("rotated copy, {name}, half a head"), |e, dtype| {
+            let rotation = e.upload_rotation(&rotation(pairing, DIM / 2))?;
+            e.rotated(&zeros(e, &[4, 8, DIM], dtype)?, TokenLayout::Nhd, &rotation).map(drop)
+        });
+        cases.each(format!("rotated copy, {name}, an odd head"), |e, dtype| {
+            let rotation = e.upload_rotation(&rotation(pairing, 6))?;
+            e.rotated(&zeros(e, &[4, 1, 7], dtype)?, TokenLayout::Nhd, &rotation).map(drop)
+        });
+    }
+}
+
+fn compaction<T: Target>(cases: &Cases<T>) {
+    for (layout, name) in [(TokenLayout::Nhd, "NHD"), (TokenLayout::Hnd, "HND")] {
+        for dim in [DIM, 3] {
+            cases.each(format!("gather rows, {name}, {dim} channels"), |e, dtype| {
+                let indices = e.upload_indices(&[2, 1], &[0, 1])?;
+                e.gather_rows(&zeros(e, &[2, 2, dim], dtype)?, layout, &indices).map(drop)
+            });
+        }
+    }
+    for page in [16 * DIM, 3] {
+        cases.each(format!("gather pages of {page}"), |e, dtype| {
+            let indices = e.upload_indices(&[1], &[1])?;
+            e.gather_pages(&zeros(e, &[2, page], dtype)?, &indices).map(drop)
+        });
+    }
+}
+
+fn selection<T: Target>(cases: &Cases<T>) {
+    for columns in [64, 32_768] {
+        cases.once(format!("top 8 of {columns}"), |e| {
+            e.top_k(&zeros(e, &[2, columns], DType::F32)?, 8).map(drop)
+        });
+    }
+    for pool in [Pool::None, Pool::Mean(5), Pool::Max(5)] {
+        for dim in [64, DIM] {
+            cases.each(format!("window scores, {pool:?}, {dim} channels"), |e, dtype| {
+                let q = zeros(e, &[8, 32, dim], dtype)?;
+                let k = zeros(e, &[2, 512, dim], dtype)?;
+                e.window_scores(&q, &k, &WindowSpec { scale: 0.1, pool }).map(drop)
+            });
+        }
+    }
+}
+
+const BITS: [(&str, Bits); 2] = [("4 bits", Bits::Four), ("8 bits", Bits::Eight)];
+
+fn codes<T: Target>(cases: &Cases<T>) {
+    for (name, bits) in BITS {
+        for (shared, grouping) in [("token", Grouping::Token), ("channel", Grouping::Channel(32))] {
+            for dim in [DIM, 96] {
+                cases.each(format!("quantise, {name} a {shared}, {dim} channels"), |e, dtype| {
+                    let codes = e.quantise(&zeros(e, &[64, 2, dim], dtype)?, Format { bits, grouping })?;
+                    e.dequantise(&codes, dtype).map(drop)
+                });
+            }
+        }
+    }
+}
+
+fn decode<T: Target>(cases: &Cases<T>) {
+    let tables = |pages: &'static [u32], page_size, indptr, lengths| BlockTables {
+        page_size,
+        groups: 1,
+        indptr,
+        pages,
+        lengths,
+    };
+    // One short list is attended to at once; a longer one in parts.
+    let short = tables(&[0], 16, &[0, 1], &[16]);
+    let long = tables(&[0; 64], 16, &[0, 64], &[1024]);
+    let small_pages = tables(&[0; 256], 4, &[0, 256], &[1024]);
+    for (name, tables) in [("in one part", short), ("in parts", long), ("pages of 4", small_pages)] {
+        for (dim, query_heads) in [(64, 2), (DIM, 2), (DIM, 8), (DIM, 32)] {
+            let group = query_heads / 2;
+            cases.each(format!("decode {name}, {dim} channels, groups of {group}"), |e, dtype| {
+                let q = zeros(e, &[1, query_heads, dim], dtype)?;
+                let kv = zeros(e, &[1, tables.page_size, 2, dim], dtype)?;
+                e.decode(&q, &kv, &kv, &e.upload_tables(&tables)?, 0.1).map(drop)
+            });
+        }
+    }
+    for (name, bits) in BITS {
+        for (part, tables) in [("in one part", short), ("in parts", long)] {
+            cases.each(format!("decode {name} {part}"), |e, dtype| {
+                let q = zeros(e, &[1, 8, DIM], dtype)?;
+                let kv = zeros(e, &[1, 16, 2, DIM], dtype)?;
+                let kv = e.quantise(&kv, Format { bits, grouping: Grouping::Token })?;
+                e.decode_codes(&q, &kv, &kv, &e.upload_tables(&tables)?, 0.1).map(drop)
+            });
+        }
+    }
+}
+
+/// What benchmarks compare with.
+fn ceilings<T: Target>(cases: &Cases<T>) {
+    cases.each("ceilings", |e, dtype| {
+        let from = e.noise(&[4096], dtype, 1)?;
+        let to = e.noise(&[4096], DType::F32, 1)?;
+        e.copy_through(&from, &from)?;
+        e.read_through(&from, &to)?;
+        e.multiply_through(&to, 1, dtype);
+        e.launch_nothing(&to);
+        Ok(())
+    });
+}
