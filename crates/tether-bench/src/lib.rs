@@ -7,6 +7,7 @@
 mod bench;
 mod ceilings;
 mod codes;
+mod commit;
 mod compact;
 mod decode;
 mod frames;
@@ -24,13 +25,14 @@ use tether_kernels::cubecl::Runtime;
 /// A group of operations.
 type Group<R> = fn(&mut Bench<'_, R>) -> Result<(), CoreError>;
 
-fn groups<R: Runtime>() -> [(&'static str, Group<R>); 8] {
+fn groups<R: Runtime>() -> [(&'static str, Group<R>); 9] {
     [
         ("rope", rope::run),
         ("gather", compact::run),
         ("quant", codes::run),
         ("snap", select::run),
         ("frame", frames::run),
+        ("commit", commit::run),
         ("decode", decode::run),
         ("qdecode", decode::run_codes),
         ("ar", video::run),

@@ -84,7 +84,9 @@ pub(crate) fn has_matrix_units<R: Runtime>(client: &ComputeClient<R>, dtype: DTy
     };
     let cd_type = f32::as_type_native_unchecked().storage_type();
     let wanted = MmaConfig { a_type: ab, b_type: ab, cd_type, m: 16, n: 8, k: 16 };
-    features.matmul.mma.contains(&wanted) && client.properties().hardware.plane_size_min == 32
+    features.matmul.mma.contains(&wanted)
+        && features.matmul.ldmatrix.contains(&ab)
+        && client.properties().hardware.plane_size_min == 32
 }
 
 /// Words of a load: the most that divide a row's words over the threads that share it.

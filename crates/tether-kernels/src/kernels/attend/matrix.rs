@@ -1,10 +1,9 @@
 //! Block attention on matrix units: CUDA's 16 x 8 x 16 product.
 //!
-//! Operands come out of shared memory in whole 16-byte words. Which channel sits where in an operand is free, as long as queries and keys
-//! agree and the output's columns are named accordingly; so a thread's word of 8 channels serves two steps of the contraction, and nothing is
-//! shuffled but the values' pairs of tokens.
+//! Queries and keys come out of shared memory in whole 16-byte words: which channel sits where in an operand is free as long as the two agree,
+//! so a thread's word of 8 channels serves two steps of the contraction. Values are transposed on the way.
 
-use cubecl::cmma::MmaDefinition;
+use cubecl::cmma::{MatrixIdent, MmaDefinition};
 use cubecl::prelude::*;
 
 /// Keys of a tile.
@@ -12,18 +11,8 @@ const TILE: u32 = 32;
 
 /// Words from a row of keys or queries to the next in shared memory: eight rows by four words are read at a time, and meet in no bank.
 const KEY_PAD: u32 = 4;
-/// The same for values, of which four even rows by eight words are read at a time.
+/// The same for values, of which eight rows of one word are read at a time.
 const VALUE_PAD: u32 = 1;
-
-/// Two tokens' words as pairs of the same channel.
-#[cube]
-fn interleave<F: Float, N2: Size>(a: u32, b: u32, #[comptime] high: bool) -> Vector<F, N2> {
-    if comptime!(high) {
-        Vector::reinterpret((a >> 16u32) | (b & 0xffff_0000u32))
-    } else {
-        Vector::reinterpret((a & 0xffffu32) | (b << 16u32))
-    }
-}
 
 /// A thread's words of the next tile: four of keys and four of values for each 64 channels.
 #[cube]
@@ -78,6 +67,7 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
     let cube_rows = comptime!(warps * 16 * blocks as u32);
     let def = MmaDefinition::<F, F, f32>::new(16usize, 8usize, 16usize);
     let size!(N2) = 2usize;
+    let size!(N8) = 8usize;
     let row_k = comptime!(dim_k / 8);
     let row_v = comptime!(dim_v / 8);
     let step_k = comptime!(row_k + KEY_PAD);
@@ -87,7 +77,7 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
     let mut shared_k =
         SharedMemory::<Vector<u32, N4>>::new_aligned(comptime!((2 * TILE * step_k) as usize), 16usize);
     let mut shared_v =
-        SharedMemory::<Vector<u32, N4>>::new_aligned(comptime!((2 * TILE * step_v) as usize), 16usize);
+        SharedMemory::<Vector<F, N8>>::new_aligned(comptime!((2 * TILE * step_v) as usize), 16usize);
 
     let lane = UNIT_POS_X % 32;
     let warp = UNIT_POS_X / 32;
@@ -182,11 +172,12 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
         #[unroll]
         for i in 0..comptime!((TILE * row_v / threads) as usize) {
             let index = UNIT_POS_X + comptime!(i as u32 * threads);
-            shared_v[(base * step_v + index / row_v * step_v + index % row_v) as usize] = next_v[i];
+            shared_v[(base * step_v + index / row_v * step_v + index % row_v) as usize] =
+                Vector::<F, N8>::reinterpret(next_v[i]);
         }
         sync_cube();
         let key_base = (base + octet) * step_k + quad;
-        let value_base = (base + 2u32 * quad) * step_v + octet;
+        let value_base = (base + lane % 16) * step_v + lane / 16;
         let following = start + TILE;
         if following < total {
             load_tile::<N4>(
@@ -329,24 +320,26 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
         #[unroll]
         for step in 0..2usize {
             #[unroll]
-            for part in 0..comptime!((dim_v / 64) as usize) {
-                let at = value_base + comptime!(16 * step as u32 * step_v + 8 * part as u32);
-                let a0 = shared_v[at as usize];
-                let a1 = shared_v[(at + step_v) as usize];
-                let a8 = shared_v[(at + comptime!(8 * step_v)) as usize];
-                let a9 = shared_v[(at + comptime!(9 * step_v)) as usize];
+            for part in 0..comptime!((dim_v / 16) as usize) {
+                // Two blocks of 8 channels, tokens in pairs.
+                let at = (value_base + comptime!(16 * step as u32 * step_v + 2 * part as u32)) as usize;
+                let pairs = def.load_matrix::<Vector<F, N8>, N2>(
+                    &shared_v.slice(at, at + 1),
+                    MatrixIdent::B,
+                    4usize,
+                    true,
+                );
                 #[unroll]
-                for element in 0..8usize {
+                for block in 0..2usize {
                     let mut pair = Array::<Vector<F, N2>>::new(2usize);
-                    let high = comptime!(element % 2 == 1);
-                    pair[0] = interleave::<F, N2>(a0[element / 2], a1[element / 2], high);
-                    pair[1] = interleave::<F, N2>(a8[element / 2], a9[element / 2], high);
+                    pair[0] = pairs[2 * block];
+                    pair[1] = pairs[2 * block + 1];
                     #[unroll]
                     for m in 0..blocks {
                         def.execute_inplace(
                             operands.index(comptime!(2 * m + step)),
                             &pair,
-                            sums.index_mut(comptime!(m * value_blocks + 8 * part + element)),
+                            sums.index_mut(comptime!(m * value_blocks + 2 * part + block)),
                         );
                     }
                 }
@@ -364,6 +357,7 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
             let mut sum = weights[at];
             sum += plane_shuffle_xor(sum, 1u32);
             sum += plane_shuffle_xor(sum, 2u32);
+            let inverse = f32::new(1.0) / sum;
             let row = first_row
                 + warp * comptime!(16 * blocks as u32)
                 + comptime!((16 * m + 8 * half) as u32)
@@ -372,16 +366,12 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
                 let head = kv_head * group + row / query_tokens;
                 let to = ((sequence * query_tokens + row % query_tokens) * query_heads + head) * dim_v;
                 #[unroll]
-                for part in 0..comptime!((dim_v / 64) as usize) {
+                for block in 0..value_blocks {
+                    let c = sums.index(comptime!(m * value_blocks + block));
                     #[unroll]
-                    for element in 0..8usize {
-                        let c = sums.index(comptime!(m * value_blocks + 8 * part + element));
-                        #[unroll]
-                        for i in 0..2usize {
-                            let column = 2u32 * quad + comptime!(i as u32);
-                            let channel = comptime!(64 * part as u32 + element as u32) + column * 8u32;
-                            out[(to + channel) as usize] = c[half][i] / sum;
-                        }
+                    for i in 0..2usize {
+                        let channel = 2u32 * quad + comptime!((8 * block + i) as u32);
+                        out[(to + channel) as usize] = c[half][i] * inverse;
                     }
                 }
             }

@@ -503,7 +503,7 @@ pub(crate) fn matrix_weights<F: Float, N: Size, NQ: Size>(
                     }
                     sum += plane_shuffle_xor(sum, 1u32);
                     sum += plane_shuffle_xor(sum, 2u32);
-                    if lane % 4 == 0 {
+                    if lane & 3 == 0 {
                         let place = share + m * 16 + h * 8 + lane / 4;
                         totals[((buffer * plan.row_warps + row_warp) * plan.tile + place) as usize] = sum;
                     }
