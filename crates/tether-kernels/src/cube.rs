@@ -277,8 +277,7 @@ impl<R: Runtime> Engine for Cube<R> {
                 None => (&store.keys.data, store.data_len(Side::Keys), (slot_table.clone(), slots_len)),
             };
             let values_len = store.data_len(Side::Values);
-            let tune = |n: &str, d: u32| std::env::var(n).ok().and_then(|v| v.parse().ok()).unwrap_or(d);
-            let (warps, row_blocks) = (tune("TUNE_W", 8), tune("TUNE_B", 2));
+            let (warps, row_blocks) = (attend::WARPS, attend::BLOCKS);
             with_storage!(spec.dtype, F => {
                 #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
                 // SAFETY: the kernel reads units of the tables, which lie in the store (checked), and writes rows below `group * tokens`.

@@ -73,7 +73,7 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
     let step_k = comptime!(row_k + KEY_PAD);
     let step_v = comptime!(row_v + VALUE_PAD);
     let mut shared_q =
-        SharedMemory::<Vector<u32, N4>>::new_aligned(comptime!((cube_rows * step_k) as usize), 16usize);
+        SharedMemory::<Vector<u32, N4>>::new_aligned(comptime!((cube_rows * row_k) as usize), 16usize);
     let mut shared_k =
         SharedMemory::<Vector<u32, N4>>::new_aligned(comptime!((2 * TILE * step_k) as usize), 16usize);
     let mut shared_v =
@@ -89,23 +89,30 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
     let rows = group * query_tokens;
     let query_heads = kv_heads * group;
 
-    // Queries to shared memory, a word of 8 channels at a time.
+    // Queries to shared memory as whole operands: blocks of 16 rows, then halves of 32 channels, then lanes.
     let mut index = UNIT_POS_X;
     while index < comptime!(cube_rows * row_k) {
-        let row = first_row + index / row_k;
-        let row = select(row < rows, row, rows - 1u32);
-        let head = kv_head * group + row / query_tokens;
-        let from =
-            ((sequence * query_tokens + row % query_tokens) * query_heads + head) * dim_k + index % row_k * 8;
+        let place = index % 32;
+        let operand = index / 32 % comptime!(dim_k / 16);
+        let upper = first_row + index / comptime!(2 * dim_k) * 16 + place / 4;
+        let channel = operand / 2 * 32 + place % 4 * 8 + operand % 2 * 4;
         let mut word = Vector::<u32, N4>::empty();
         #[unroll]
-        for i in 0..4usize {
-            let mut pair = Vector::<F, N2>::empty();
-            pair[0] = F::cast_from(q[(from + comptime!(2 * i as u32)) as usize]);
-            pair[1] = F::cast_from(q[(from + comptime!(2 * i as u32 + 1)) as usize]);
-            word[i] = u32::reinterpret(pair);
+        for half in 0..2usize {
+            let row = upper + comptime!(8 * half as u32);
+            let row = select(row < rows, row, rows - 1u32);
+            let head = kv_head * group + row / query_tokens;
+            let from =
+                ((sequence * query_tokens + row % query_tokens) * query_heads + head) * dim_k + channel;
+            #[unroll]
+            for i in 0..2usize {
+                let mut pair = Vector::<F, N2>::empty();
+                pair[0] = F::cast_from(q[(from + comptime!(2 * i as u32)) as usize]);
+                pair[1] = F::cast_from(q[(from + comptime!(2 * i as u32 + 1)) as usize]);
+                word[comptime!(2 * i + half)] = u32::reinterpret(pair);
+            }
         }
-        shared_q[(index / row_k * step_k + index % row_k) as usize] = word;
+        shared_q[index as usize] = word;
         index += threads;
     }
 
@@ -158,7 +165,7 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
             threads,
         );
     }
-    let query_base = (warp * comptime!(16 * blocks as u32) + octet) * step_k + quad;
+    let query_base = warp * comptime!(blocks as u32 * 2 * dim_k) + lane;
     let mut start = 0u32;
     let mut stage = 0u32;
     while start < total {
@@ -225,24 +232,28 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
                 b[n] = shared_k[(key_base + comptime!(8 * n as u32 * step_k + 4 * j as u32)) as usize];
             }
             #[unroll]
-            for m in 0..blocks {
-                let upper =
-                    shared_q[(query_base + comptime!(16 * m as u32 * step_k + 4 * j as u32)) as usize];
-                let lower =
-                    shared_q[(query_base + comptime!((16 * m as u32 + 8) * step_k + 4 * j as u32)) as usize];
+            for step in 0..2usize {
+                let mut a = Sequence::<Array<Vector<F, N2>>>::new();
                 #[unroll]
-                for step in 0..2usize {
-                    let mut a = Array::<Vector<F, N2>>::new(4usize);
-                    a[0] = Vector::reinterpret(upper[2 * step]);
-                    a[1] = Vector::reinterpret(lower[2 * step]);
-                    a[2] = Vector::reinterpret(upper[2 * step + 1]);
-                    a[3] = Vector::reinterpret(lower[2 * step + 1]);
+                for m in 0..blocks {
+                    let at =
+                        query_base + comptime!((2 * dim_k) * m as u32 + 64 * j as u32 + 32 * step as u32);
+                    let words = shared_q[at as usize];
+                    let mut operand = Array::<Vector<F, N2>>::new(4usize);
                     #[unroll]
-                    for n in 0..4usize {
-                        let mut pair = Array::<Vector<F, N2>>::new(2usize);
-                        pair[0] = Vector::reinterpret(b[n][2 * step]);
-                        pair[1] = Vector::reinterpret(b[n][2 * step + 1]);
-                        def.execute_inplace(&a, &pair, logits.index_mut(comptime!(4 * m + n)));
+                    for i in 0..4usize {
+                        operand[i] = Vector::reinterpret(words[i]);
+                    }
+                    a.push(operand);
+                }
+                #[unroll]
+                for n in 0..4usize {
+                    let mut pair = Array::<Vector<F, N2>>::new(2usize);
+                    pair[0] = Vector::reinterpret(b[n][2 * step]);
+                    pair[1] = Vector::reinterpret(b[n][2 * step + 1]);
+                    #[unroll]
+                    for m in 0..blocks {
+                        def.execute_inplace(a.index(m), &pair, logits.index_mut(comptime!(4 * m + n)));
                     }
                 }
             }
