@@ -48,6 +48,17 @@ fn units<T: Target>(cases: &Cases<T>) {
         e.moments(&store, Side::Keys, &SLOTS)?;
         e.grow_store(&mut store, 4)
     });
+    cases.each("write without moments", |e, dtype| {
+        let mut store = e.create_store(&spec(DIM, dtype))?;
+        let kv = zeros(e, &[8, 2, DIM], dtype)?;
+        e.write(&mut store, &SLOTS, &kv, &kv, Summaries::Skip)
+    });
+    // More slots than ride with a launch.
+    cases.each("write many units", |e, dtype| {
+        let mut store = e.create_store(&spec(DIM, dtype))?;
+        let kv = zeros(e, &[20 * 4, 2, DIM], dtype)?;
+        e.write(&mut store, &[SLOTS[0]; 20], &kv, &kv, Summaries::Moments)
+    });
     cases.each("align", |e, dtype| {
         let mut store = e.create_store(&spec(DIM, dtype))?;
         let job = AlignJob { slots: vec![SLOTS[0]], trusted: vec![SLOTS[1]] };

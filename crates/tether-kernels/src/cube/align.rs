@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 use tether_core::{AlignJob, ChannelAlignment, Side, SlotId, Traffic};
 
-use super::launch::{array, vector_size, with_storage, words};
+use super::launch::{Inline, array, vector_size, with_storage, words};
 use super::units::per_unit;
 use super::{Cube, CubeStore};
 use crate::kernels::{align, column};
@@ -79,7 +79,7 @@ impl<R: Runtime> Cube<R> {
         unsafe {
             with_storage!(spec.dtype, F => align::align_units::launch_unchecked::<F, R>(
                 &self.client, count, CubeDim::new_1d(align::THREADS), size, data(Side::Keys), data(Side::Values),
-                array(&store.moments, store.moments_len()), words(&self.client, &table), edited.len() as u32,
+                array(&store.moments, store.moments_len()), words(&self.client, &table, Inline::Staged), edited.len() as u32,
                 spec.tokens_per_unit as u32, width_k as u32, width_v as u32, blocks_k as u32, parts as u32, tau,
                 ChannelAlignment::SD_FLOOR, columns as u32,
             ));

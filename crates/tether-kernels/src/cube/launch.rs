@@ -56,17 +56,26 @@ pub(crate) fn spread(count: usize) -> (u32, u32) {
     (x as u32, count.div_ceil(x).max(1) as u32)
 }
 
-/// Longest table that rides with a launch.
-const INLINE_WORDS: usize = 64;
+/// Longest table that rides with a launch: a kernel looks through all of it for a word.
+#[derive(Clone, Copy)]
+pub(crate) enum Inline {
+    /// None: a thread does too little to look.
+    Never = 0,
+    /// Every thread looks for a word among the scalars, in a kernel that moves much for it.
+    Searched = 16,
+    /// The cube stages the scalars in shared memory.
+    Staged = 64,
+}
 
-/// A small table as a kernel argument: with the launch, or in a buffer when it is long.
-pub(crate) fn words<R: Runtime>(client: &ComputeClient<R>, table: &[u32]) -> WordsLaunch<R> {
-    if table.len() > INLINE_WORDS {
+/// A small table as a kernel argument: with the launch, or in a buffer when it is longer than `inline`.
+pub(crate) fn words<R: Runtime>(client: &ComputeClient<R>, table: &[u32], inline: Inline) -> WordsLaunch<R> {
+    let longest = inline as usize;
+    if table.len() > longest {
         let (handle, len) = uploaded(client, table);
         return WordsLaunch::new(SequenceArg::new(), std::iter::once(array(&handle, len)).collect());
     }
     // Each length is a kernel of its own, so lengths are rounded up.
-    let len = [4, 16].into_iter().find(|&len| table.len() <= len).unwrap_or(INLINE_WORDS);
+    let len = [4, 16].into_iter().find(|&len| table.len() <= len).unwrap_or(longest);
     let inline = table.iter().copied().chain(std::iter::repeat(0)).take(len).collect();
     WordsLaunch::new(inline, SequenceArg::new())
 }

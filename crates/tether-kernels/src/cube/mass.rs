@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 use tether_core::checks::{self, QueryExtents};
 use tether_core::{CoreError, DType, LogitQuery};
 
-use super::launch::{array, begins_at, spread, vector_size, with_storage, words};
+use super::launch::{Inline, array, begins_at, spread, vector_size, with_storage, words};
 use super::{Cube, CubeTensor};
 use crate::kernels::{column, mass};
 
@@ -86,7 +86,7 @@ impl<R: Runtime> Cube<R> {
         unsafe {
             with_storage!(q.dtype, F => mass::query_dots::launch_unchecked::<F, R>(
                 &self.client, CubeCount::Static(x, y, sequences as u32), CubeDim::new_1d(mass::THREADS), plan.size,
-                array(&q.handle, q.len()), array(&store.moments, store.moments_len()), words(&self.client, &table),
+                array(&q.handle, q.len()), array(&store.moments, store.moments_len()), words(&self.client, &table, Inline::Staged),
                 array(&dots.handle, dots.len()), plan.extents.tokens as u32, plan.width as u32,
                 (store.spec.head_dim_k / plan.size) as u32, (plan.extents.heads / store.spec.kv_heads) as u32,
                 store.row_len() as u32, first as u32, plan.columns as u32, plan.extents.heads > store.spec.kv_heads,

@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 use tether_core::{CoreError, DType, Side, SlotId, StoreSpec, Summaries, Traffic, checks};
 
-use super::launch::{array, begins_at, flat, spread, vector_size, with_storage, words};
+use super::launch::{Inline, array, begins_at, flat, spread, vector_size, with_storage, words};
 use super::store::SideBuffers;
 use super::{Cube, CubePhases, CubeStore, CubeTensor};
 use crate::kernels::{column, copy, moments, rotate};
@@ -101,7 +101,7 @@ impl<R: Runtime> Cube<R> {
         let divisors = [channels_k, channels_v, offsets[0], offsets[1]];
         let size = vector_size(&self.client, spec.dtype.bytes(), &divisors);
         let rows: Vec<u32> = slots.iter().map(|&slot| store.row(slot)).collect();
-        let (units, rows) = (slots.len(), words(&self.client, &rows));
+        let (units, rows) = (slots.len(), words(&self.client, &rows, Inline::Searched));
         let tensors = || (array(&k.handle, k.len()), array(&v.handle, v.len()));
         let data = |side| array(&store.side(side).data, store.data_len(side));
         let (width_k, width_v) = (channels_k / size, channels_v / size);
@@ -159,7 +159,7 @@ impl<R: Runtime> Cube<R> {
         unsafe {
             with_storage!(spec.dtype, F => copy::gather_units::launch_unchecked::<F, R>(
                 &self.client, count, dim, size, array(&store.side(side).data, store.data_len(side)),
-                array(&out.handle, out.len()), words(&self.client, &table), slots.len() as u32, unit as u32,
+                array(&out.handle, out.len()), words(&self.client, &table, Inline::Searched), slots.len() as u32, unit as u32,
             ));
         }
         Ok(out)
@@ -194,7 +194,7 @@ impl<R: Runtime> Cube<R> {
         unsafe {
             with_storage!(spec.dtype, F => rotate::gather_rotated::launch_unchecked::<F, R>(
                 &self.client, per_unit(x, slots.len()), dim, size, array(&store.keys.data, store.data_len(Side::Keys)),
-                words(&self.client, &table), array(&phases.unit, phases.unit_len),
+                words(&self.client, &table, Inline::Never), array(&phases.unit, phases.unit_len),
                 array(&phases.token, phases.token_len), array(&out.handle, out.len()), slots.len() as u32,
                 spec.tokens_per_unit as u32, spec.kv_heads as u32, phases.unit_pairs, phases.token_pairs, phases.half,
             ));
@@ -229,7 +229,7 @@ impl<R: Runtime> Cube<R> {
                 dim,
                 array(&store.moments, store.moments_len()),
                 array(&out.handle, out.len()),
-                words(&self.client, &rows),
+                words(&self.client, &rows, Inline::Searched),
                 slots.len() as u32,
                 store.row_len() as u32,
                 first as u32,
