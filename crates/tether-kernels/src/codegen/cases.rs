@@ -28,8 +28,11 @@ pub(super) fn run_all<T: Target>(cases: &Cases<T>) {
     ceilings(cases);
 }
 
-fn spec(dim: usize, dtype: DType) -> StoreSpec {
-    StoreSpec { slots: 2, tokens_per_unit: 4, kv_heads: 2, head_dim_k: dim, head_dim_v: dim, dtype }
+/// Heads of keys and values and their channels: as many as a vector takes, and as few as none does.
+const STORES: [(usize, usize); 2] = [(2, DIM), (1, 3)];
+
+fn spec(heads: usize, dim: usize, dtype: DType) -> StoreSpec {
+    StoreSpec { slots: 2, tokens_per_unit: 4, kv_heads: heads, head_dim_k: dim, head_dim_v: dim, dtype }
 }
 
 fn phases(pairing: Pairing, dim: usize) -> Result<PhaseTable, CoreError> {
@@ -41,51 +44,63 @@ const SLOTS: [SlotId; 2] = [SlotId(0), SlotId(1)];
 
 /// Frames in slots: the whole of [`Engine`].
 fn units<T: Target>(cases: &Cases<T>) {
-    cases.each("write with moments", |e, dtype| {
-        let mut store = e.create_store(&spec(DIM, dtype))?;
-        let kv = zeros(e, &[4, 2, DIM], dtype)?;
-        e.write(&mut store, &SLOTS[..1], &kv, &kv, Summaries::Moments)?;
-        e.moments(&store, Side::Keys, &SLOTS)?;
-        e.grow_store(&mut store, 4)
-    });
-    cases.each("align", |e, dtype| {
-        let mut store = e.create_store(&spec(DIM, dtype))?;
-        let job = AlignJob { slots: vec![SLOTS[0]], trusted: vec![SLOTS[1]] };
-        e.align(&mut store, 0.5, &[job])
-    });
-    cases.each("mean logits", |e, dtype| {
-        let store = e.create_store(&spec(DIM, dtype))?;
-        let q = zeros(e, &[4, 4, DIM], dtype)?;
-        e.mean_logits(&store, &q, &[SLOTS.to_vec()]).map(drop)
-    });
-    cases.each("gather units", |e, dtype| {
-        let store = e.create_store(&spec(DIM, dtype))?;
-        e.gather(&store, Side::Values, &SLOTS, None).map(drop)
-    });
-    for (name, pairing) in PAIRINGS {
-        cases.each(format!("gather units, {name}"), |e, dtype| {
-            let store = e.create_store(&spec(DIM, dtype))?;
-            let phases = e.upload_phases(&phases(pairing, DIM)?)?;
-            e.gather(&store, Side::Keys, &SLOTS, Some((&phases, &[0, 1]))).map(drop)
+    for (heads, dim) in STORES {
+        let of = format!("{heads} heads of {dim}");
+        for (name, summaries) in [("write", Summaries::Skip), ("write with moments", Summaries::Moments)] {
+            cases.each(format!("{name}, {of}"), |e, dtype| {
+                let mut store = e.create_store(&spec(heads, dim, dtype))?;
+                let kv = zeros(e, &[4, heads, dim], dtype)?;
+                e.write(&mut store, &SLOTS[..1], &kv, &kv, summaries)
+            });
+        }
+        cases.each(format!("moments, {of}"), |e, dtype| {
+            let store = e.create_store(&spec(heads, dim, dtype))?;
+            e.moments(&store, Side::Keys, &SLOTS).map(drop)
         });
-        for dim in [64, 128] {
-            cases.each(format!("attend, {name}, {dim} channels"), |e, dtype| {
-                let store = e.create_store(&spec(dim, dtype))?;
+        cases.each(format!("grow, {of}"), |e, dtype| {
+            let mut store = e.create_store(&spec(heads, dim, dtype))?;
+            e.grow_store(&mut store, 4)
+        });
+        cases.each(format!("align, {of}"), |e, dtype| {
+            let mut store = e.create_store(&spec(heads, dim, dtype))?;
+            let job = AlignJob { slots: vec![SLOTS[0]], trusted: vec![SLOTS[1]] };
+            e.align(&mut store, 0.5, &[job])
+        });
+        cases.each(format!("mean logits, {of}"), |e, dtype| {
+            let store = e.create_store(&spec(heads, dim, dtype))?;
+            let q = zeros(e, &[4, 2 * heads, dim], dtype)?;
+            e.mean_logits(&store, &q, &[SLOTS.to_vec()]).map(drop)
+        });
+        cases.each(format!("gather units, {of}"), |e, dtype| {
+            let store = e.create_store(&spec(heads, dim, dtype))?;
+            e.gather(&store, Side::Values, &SLOTS, None).map(drop)
+        });
+        cases.each(format!("attend, {of}"), |e, dtype| {
+            let store = e.create_store(&spec(heads, dim, dtype))?;
+            let q = zeros(e, &[4, 2 * heads, dim], dtype)?;
+            let mut out = zeros(e, &[4, 2 * heads, dim], DType::F32)?;
+            let table = AttendTable { slots: &SLOTS, positions: &[0, 1], query_position: 0 };
+            e.attend(&store, None, &q, &[table], &mut out)
+        });
+    }
+    for (pairs, pairing) in PAIRINGS {
+        for (heads, dim) in [(1, 6), (2, 64), (2, DIM)] {
+            let of = format!("{pairs}, {heads} heads of {dim}");
+            cases.each(format!("gather units, {of}"), |e, dtype| {
+                let store = e.create_store(&spec(heads, dim, dtype))?;
                 let phases = e.upload_phases(&phases(pairing, dim)?)?;
-                let q = zeros(e, &[4, 4, dim], dtype)?;
-                let mut out = zeros(e, &[4, 4, dim], DType::F32)?;
+                e.gather(&store, Side::Keys, &SLOTS, Some((&phases, &[0, 1]))).map(drop)
+            });
+            cases.each(format!("attend, {of}"), |e, dtype| {
+                let store = e.create_store(&spec(heads, dim, dtype))?;
+                let phases = e.upload_phases(&phases(pairing, dim)?)?;
+                let q = zeros(e, &[4, 2 * heads, dim], dtype)?;
+                let mut out = zeros(e, &[4, 2 * heads, dim], DType::F32)?;
                 let table = AttendTable { slots: &SLOTS, positions: &[0, 1], query_position: 0 };
                 e.attend(&store, Some(&phases), &q, &[table], &mut out)
             });
         }
     }
-    cases.each("attend, no rotation", |e, dtype| {
-        let store = e.create_store(&spec(DIM, dtype))?;
-        let q = zeros(e, &[4, 4, DIM], dtype)?;
-        let mut out = zeros(e, &[4, 4, DIM], DType::F32)?;
-        let table = AttendTable { slots: &SLOTS, positions: &[0, 1], query_position: 0 };
-        e.attend(&store, None, &q, &[table], &mut out)
-    });
 }
 
 fn rotation<T: Target>(cases: &Cases<T>) {
