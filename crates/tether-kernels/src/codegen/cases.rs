@@ -53,6 +53,12 @@ fn units<T: Target>(cases: &Cases<T>) {
                 e.write(&mut store, &SLOTS[..1], &kv, &kv, summaries)
             });
         }
+        // More slots than ride with a launch.
+        cases.each(format!("write many units, {of}"), |e, dtype| {
+            let mut store = e.create_store(&spec(heads, dim, dtype))?;
+            let kv = zeros(e, &[64 * 4, heads, dim], dtype)?;
+            e.write(&mut store, &[SLOTS[0]; 64], &kv, &kv, Summaries::Moments)
+        });
         cases.each(format!("moments, {of}"), |e, dtype| {
             let store = e.create_store(&spec(heads, dim, dtype))?;
             e.moments(&store, Side::Keys, &SLOTS).map(drop)
@@ -144,19 +150,29 @@ fn compaction<T: Target>(cases: &Cases<T>) {
                 let indices = e.upload_indices(&[2, 1], &[0, 1])?;
                 e.gather_rows(&zeros(e, &[2, 2, dim], dtype)?, layout, &indices).map(drop)
             });
+            cases.each(format!("gather rows of two, {name}, {dim} channels"), |e, dtype| {
+                let indices = e.upload_indices(&[2, 1], &[0, 1])?;
+                let x = zeros(e, &[2, 2, dim], dtype)?;
+                e.gather_rows_of_two((&x, &x), layout, &indices).map(drop)
+            });
         }
     }
     for page in [16 * DIM, 3] {
-        cases.each(format!("gather pages of {page}"), |e, dtype| {
+        cases.each(format!("gather pages, {page} elements"), |e, dtype| {
             let indices = e.upload_indices(&[1], &[1])?;
             e.gather_pages(&zeros(e, &[2, page], dtype)?, &indices).map(drop)
+        });
+        cases.each(format!("gather pages of two, {page} elements"), |e, dtype| {
+            let indices = e.upload_indices(&[1], &[1])?;
+            let pool = zeros(e, &[2, page], dtype)?;
+            e.gather_pages_of_two((&pool, &pool), &indices).map(drop)
         });
     }
 }
 
 fn selection<T: Target>(cases: &Cases<T>) {
-    for columns in [64, 32_768] {
-        cases.once(format!("top 8 of {columns}"), |e| {
+    for columns in [64, 4096, 32_768, 1 << 20] {
+        cases.once(format!("top k, 8 of {columns}"), |e| {
             e.top_k(&zeros(e, &[2, columns], DType::F32)?, 8).map(drop)
         });
     }
