@@ -94,8 +94,12 @@ fn target_folder(shell: &Shell) -> Result<PathBuf> {
 /// Every failure, so that one run shows all that is wrong.
 fn fail_on(root: &Path, entries: &[Entry], verdicts: &[Verdict]) -> Result<()> {
     let mut problems = Vec::new();
+    // A kernel that does not compile fails every case that launches it.
+    let mut known = BTreeSet::new();
     for entry in entries {
-        if let Outcome::Failed(reason) = &entry.outcome {
+        if let Outcome::Failed(reason) = &entry.outcome
+            && known.insert((&entry.target, reason))
+        {
             problems.push(format!("{entry}: {reason}"));
         }
     }

@@ -1,7 +1,7 @@
 //! The source of every kernel for every target, compiled where there is no device: what `cargo xtask codegen` runs.
 //!
-//! The engine runs a list of operations ([`cases`]) on a CubeCL runtime that only compiles ([`recorder`]) and has the properties of a target's
-//! devices ([`target`]). So what is emitted is what such a device would be given, in the variants that the engine chooses for it.
+//! The engine runs a list of operations (`cases`) on a CubeCL runtime that only compiles (`recorder`) and has the properties of a target's
+//! devices (`target`). So what is emitted is what such a device would be given, in the variants that the engine chooses for it.
 
 mod case;
 mod cases;
@@ -98,10 +98,14 @@ fn emit_for<T: Target>(folder: &Path, records: &mut Vec<Record>) -> io::Result<(
     Ok(())
 }
 
+/// A file, and what checked it or what is wrong with it.
+type Written = (PathBuf, Result<Option<&'static str>, String>);
+
 /// The sources of a target: each is written and checked once.
 struct Files<'a, T> {
     folder: &'a Path,
-    written: HashMap<(String, Vec<u8>), (PathBuf, Result<Option<&'static str>, String>)>,
+    /// By kernel and code.
+    written: HashMap<(String, Vec<u8>), Written>,
     target: PhantomData<T>,
 }
 

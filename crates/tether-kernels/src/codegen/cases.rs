@@ -28,8 +28,11 @@ pub(super) fn run_all<T: Target>(cases: &Cases<T>) {
     ceilings(cases);
 }
 
-fn spec(dim: usize, dtype: DType) -> StoreSpec {
-    StoreSpec { slots: 2, tokens_per_unit: 4, kv_heads: 2, head_dim_k: dim, head_dim_v: dim, dtype }
+/// Heads of keys and values and their channels: as many as a vector takes, and as few as none does.
+const STORES: [(usize, usize); 2] = [(2, DIM), (1, 3)];
+
+fn spec(heads: usize, dim: usize, dtype: DType) -> StoreSpec {
+    StoreSpec { slots: 2, tokens_per_unit: 4, kv_heads: heads, head_dim_k: dim, head_dim_v: dim, dtype }
 }
 
 fn phases(pairing: Pairing, dim: usize) -> Result<PhaseTable, CoreError> {
@@ -41,62 +44,69 @@ const SLOTS: [SlotId; 2] = [SlotId(0), SlotId(1)];
 
 /// Frames in slots: the whole of [`Engine`].
 fn units<T: Target>(cases: &Cases<T>) {
-    cases.each("write with moments", |e, dtype| {
-        let mut store = e.create_store(&spec(DIM, dtype))?;
-        let kv = zeros(e, &[4, 2, DIM], dtype)?;
-        e.write(&mut store, &SLOTS[..1], &kv, &kv, Summaries::Moments)?;
-        e.moments(&store, Side::Keys, &SLOTS)?;
-        e.grow_store(&mut store, 4)
-    });
-    cases.each("write without moments", |e, dtype| {
-        let mut store = e.create_store(&spec(DIM, dtype))?;
-        let kv = zeros(e, &[8, 2, DIM], dtype)?;
-        e.write(&mut store, &SLOTS, &kv, &kv, Summaries::Skip)
-    });
-    // More slots than ride with a launch.
-    cases.each("write many units", |e, dtype| {
-        let mut store = e.create_store(&spec(DIM, dtype))?;
-        let kv = zeros(e, &[20 * 4, 2, DIM], dtype)?;
-        e.write(&mut store, &[SLOTS[0]; 20], &kv, &kv, Summaries::Moments)
-    });
-    cases.each("align", |e, dtype| {
-        let mut store = e.create_store(&spec(DIM, dtype))?;
-        let job = AlignJob { slots: vec![SLOTS[0]], trusted: vec![SLOTS[1]] };
-        e.align(&mut store, 0.5, &[job])
-    });
-    cases.each("mean logits", |e, dtype| {
-        let store = e.create_store(&spec(DIM, dtype))?;
-        let q = zeros(e, &[4, 4, DIM], dtype)?;
-        e.mean_logits(&store, &q, &[SLOTS.to_vec()]).map(drop)
-    });
-    cases.each("gather units", |e, dtype| {
-        let store = e.create_store(&spec(DIM, dtype))?;
-        e.gather(&store, Side::Values, &SLOTS, None).map(drop)
-    });
-    for (name, pairing) in PAIRINGS {
-        cases.each(format!("gather units, {name}"), |e, dtype| {
-            let store = e.create_store(&spec(DIM, dtype))?;
-            let phases = e.upload_phases(&phases(pairing, DIM)?)?;
-            e.gather(&store, Side::Keys, &SLOTS, Some((&phases, &[0, 1]))).map(drop)
+    for (heads, dim) in STORES {
+        let of = format!("{heads} heads of {dim}");
+        for (name, summaries) in [("write", Summaries::Skip), ("write with moments", Summaries::Moments)] {
+            cases.each(format!("{name}, {of}"), |e, dtype| {
+                let mut store = e.create_store(&spec(heads, dim, dtype))?;
+                let kv = zeros(e, &[4, heads, dim], dtype)?;
+                e.write(&mut store, &SLOTS[..1], &kv, &kv, summaries)
+            });
+        }
+        // More slots than ride with a launch.
+        cases.each(format!("write many units, {of}"), |e, dtype| {
+            let mut store = e.create_store(&spec(heads, dim, dtype))?;
+            let kv = zeros(e, &[64 * 4, heads, dim], dtype)?;
+            e.write(&mut store, &[SLOTS[0]; 64], &kv, &kv, Summaries::Moments)
         });
-        for dim in [64, 128] {
-            cases.each(format!("attend, {name}, {dim} channels"), |e, dtype| {
-                let store = e.create_store(&spec(dim, dtype))?;
+        cases.each(format!("moments, {of}"), |e, dtype| {
+            let store = e.create_store(&spec(heads, dim, dtype))?;
+            e.moments(&store, Side::Keys, &SLOTS).map(drop)
+        });
+        cases.each(format!("grow, {of}"), |e, dtype| {
+            let mut store = e.create_store(&spec(heads, dim, dtype))?;
+            e.grow_store(&mut store, 4)
+        });
+        cases.each(format!("align, {of}"), |e, dtype| {
+            let mut store = e.create_store(&spec(heads, dim, dtype))?;
+            let job = AlignJob { slots: vec![SLOTS[0]], trusted: vec![SLOTS[1]] };
+            e.align(&mut store, 0.5, &[job])
+        });
+        cases.each(format!("mean logits, {of}"), |e, dtype| {
+            let store = e.create_store(&spec(heads, dim, dtype))?;
+            let q = zeros(e, &[4, 2 * heads, dim], dtype)?;
+            e.mean_logits(&store, &q, &[SLOTS.to_vec()]).map(drop)
+        });
+        cases.each(format!("gather units, {of}"), |e, dtype| {
+            let store = e.create_store(&spec(heads, dim, dtype))?;
+            e.gather(&store, Side::Values, &SLOTS, None).map(drop)
+        });
+        cases.each(format!("attend, {of}"), |e, dtype| {
+            let store = e.create_store(&spec(heads, dim, dtype))?;
+            let q = zeros(e, &[4, 2 * heads, dim], dtype)?;
+            let mut out = zeros(e, &[4, 2 * heads, dim], DType::F32)?;
+            let table = AttendTable { slots: &SLOTS, positions: &[0, 1], query_position: 0 };
+            e.attend(&store, None, &q, &[table], &mut out)
+        });
+    }
+    for (pairs, pairing) in PAIRINGS {
+        for (heads, dim) in [(1, 6), (2, 64), (2, DIM)] {
+            let of = format!("{pairs}, {heads} heads of {dim}");
+            cases.each(format!("gather units, {of}"), |e, dtype| {
+                let store = e.create_store(&spec(heads, dim, dtype))?;
                 let phases = e.upload_phases(&phases(pairing, dim)?)?;
-                let q = zeros(e, &[4, 4, dim], dtype)?;
-                let mut out = zeros(e, &[4, 4, dim], DType::F32)?;
+                e.gather(&store, Side::Keys, &SLOTS, Some((&phases, &[0, 1]))).map(drop)
+            });
+            cases.each(format!("attend, {of}"), |e, dtype| {
+                let store = e.create_store(&spec(heads, dim, dtype))?;
+                let phases = e.upload_phases(&phases(pairing, dim)?)?;
+                let q = zeros(e, &[4, 2 * heads, dim], dtype)?;
+                let mut out = zeros(e, &[4, 2 * heads, dim], DType::F32)?;
                 let table = AttendTable { slots: &SLOTS, positions: &[0, 1], query_position: 0 };
                 e.attend(&store, Some(&phases), &q, &[table], &mut out)
             });
         }
     }
-    cases.each("attend, no rotation", |e, dtype| {
-        let store = e.create_store(&spec(DIM, dtype))?;
-        let q = zeros(e, &[4, 4, DIM], dtype)?;
-        let mut out = zeros(e, &[4, 4, DIM], DType::F32)?;
-        let table = AttendTable { slots: &SLOTS, positions: &[0, 1], query_position: 0 };
-        e.attend(&store, None, &q, &[table], &mut out)
-    });
 }
 
 fn rotation<T: Target>(cases: &Cases<T>) {
@@ -140,19 +150,29 @@ fn compaction<T: Target>(cases: &Cases<T>) {
                 let indices = e.upload_indices(&[2, 1], &[0, 1])?;
                 e.gather_rows(&zeros(e, &[2, 2, dim], dtype)?, layout, &indices).map(drop)
             });
+            cases.each(format!("gather rows of two, {name}, {dim} channels"), |e, dtype| {
+                let indices = e.upload_indices(&[2, 1], &[0, 1])?;
+                let x = zeros(e, &[2, 2, dim], dtype)?;
+                e.gather_rows_of_two((&x, &x), layout, &indices).map(drop)
+            });
         }
     }
     for page in [16 * DIM, 3] {
-        cases.each(format!("gather pages of {page}"), |e, dtype| {
+        cases.each(format!("gather pages, {page} elements"), |e, dtype| {
             let indices = e.upload_indices(&[1], &[1])?;
             e.gather_pages(&zeros(e, &[2, page], dtype)?, &indices).map(drop)
+        });
+        cases.each(format!("gather pages of two, {page} elements"), |e, dtype| {
+            let indices = e.upload_indices(&[1], &[1])?;
+            let pool = zeros(e, &[2, page], dtype)?;
+            e.gather_pages_of_two((&pool, &pool), &indices).map(drop)
         });
     }
 }
 
 fn selection<T: Target>(cases: &Cases<T>) {
-    for columns in [64, 32_768] {
-        cases.once(format!("top 8 of {columns}"), |e| {
+    for columns in [64, 4096, 32_768, 1 << 20] {
+        cases.once(format!("top k, 8 of {columns}"), |e| {
             e.top_k(&zeros(e, &[2, columns], DType::F32)?, 8).map(drop)
         });
     }

@@ -3,7 +3,7 @@
 //!
 //! 1. `*_statistics`: for each query row and part of the tokens, a reference and the sum of `2^(logit - reference)`.
 //! 2. `*_weights`: logits again; their weights, added up over the query rows of a block.
-//! 3. `smooth`: sums over blocks, smoothing, mean over the group. Left out where there is nothing to do.
+//! 3. `smooth_scores`: sums over blocks, smoothing, mean over the group. Left out where there is nothing to do.
 //!
 //! Cube x counts parts of the tokens, cube y blocks of query rows, cube z key heads. A block's rows belong to one *unit*, which is what is
 //! smoothed as one: all query heads of a key head where smoothing is linear, else one query head. Logits are in units of `log2`.
@@ -14,7 +14,7 @@ mod smoothing;
 
 pub(crate) use matrix::{Matrix, matrix_statistics, matrix_weights};
 pub(crate) use plain::{BLOCK, THREADS, plain_statistics, plain_weights};
-pub(crate) use smoothing::smooth;
+pub(crate) use smoothing::smooth_scores;
 
 use cubecl::prelude::*;
 

@@ -131,7 +131,7 @@ pub(crate) fn launch<R: Runtime>(
     #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
     // SAFETY: one thread a score; places outside the prompt are left out.
     unsafe {
-        window::smooth::launch_unchecked::<R>(
+        window::smooth_scores::launch_unchecked::<R>(
             client,
             count,
             dim,

@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 /// `out[head, token]`: for each unit of the head, its blocks' weights added up and smoothed over `size` tokens; the units added up. One score a
 /// thread. Tokens that are not there count as 0 in a mean, and not at all in a maximum.
 #[cube(launch_unchecked)]
-pub(crate) fn smooth(
+pub(crate) fn smooth_scores(
     weights: &Array<f32>,
     out: &mut Array<f32>,
     scores: u32,
