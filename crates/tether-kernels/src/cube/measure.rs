@@ -23,6 +23,9 @@ impl<R: Runtime> Cube<R> {
         if len / vector > u32::MAX as usize {
             return Err(CoreError::SizeOverflow { what: "tensor elements", factors: shape.into() });
         }
+        if (len * dtype.bytes()) as u64 > self.client.properties().memory.max_page_size {
+            return Err(CoreError::Unsupported { engine: self.name, feature: "buffers of this size" });
+        }
         let handle = self.client.empty(len.max(1) * dtype.bytes());
         let (count, dim) = flat(len / vector);
         with_storage!(dtype, F => {

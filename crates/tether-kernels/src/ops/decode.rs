@@ -33,15 +33,19 @@ impl Blueprint {
         engine: &'static str,
         problem: &DecodeProblem,
         dtype: DType,
+        bits: u32,
         longest: usize,
     ) -> Result<Self, CoreError> {
         let unsupported = |feature| CoreError::Unsupported { engine, feature };
         let hardware = &client.properties().hardware;
         let (dk, dv) = (problem.head_dim_k, problem.head_dim_v);
-        let matrix = dtype != DType::F32
-            && has_matrix_units(client, dtype)
+        // Four threads share a row of keys and eight one of values, in whole words.
+        let words = |dim: usize| dim * bits as usize / 32;
+        let matrix = has_matrix_units(client, dtype)
             && dk.is_multiple_of(16)
-            && dv.is_multiple_of(16);
+            && dv.is_multiple_of(16)
+            && words(dk).is_multiple_of(4)
+            && words(dv).is_multiple_of(8);
         let (mut rows, mut tile) = (problem.group.min(decode::ROWS), 16);
         let merge_bytes = |warps: u32| warps as usize * rows * (dv + 2) * size_of::<f32>();
         let warps = [4u32, 2, 1].into_iter().find(|&w| merge_bytes(w) <= 40 << 10).unwrap_or(1);
@@ -156,7 +160,7 @@ fn run<R: Runtime>(
     out: &CubeTensor,
     lse: &CubeTensor,
 ) -> Result<(), CoreError> {
-    let print = Blueprint::new(client, engine, problem, q.dtype, tables.longest)?;
+    let print = Blueprint::new(client, engine, problem, q.dtype, stored.bits(), tables.longest)?;
     let rows = problem.sequences * problem.query_heads();
     if print.parts == 1 {
         with_storage!(q.dtype, F => {
