@@ -1,4 +1,4 @@
-//! Selection and observation-window scores on each runtime that was compiled in, against a sort and against `f64`.
+//! Selection at the sizes that decide how it is spread over a device, against a sort, on each runtime that was compiled in.
 
 #![cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
@@ -7,18 +7,13 @@ use std::cmp::Ordering;
 
 use tether_core::{Engine, HostTensor, TokenEngine};
 use tether_kernels::Cube;
-use tether_kernels::cubecl::{self, Runtime};
-use tether_testing::or_skip;
+use tether_kernels::cubecl::Runtime;
 
-/// What wgpu compiles to in this binary, as `TETHER_REQUIRE` names it.
-#[cfg(feature = "wgpu")]
-const WGPU: &str = if cfg!(feature = "vulkan") {
-    "vulkan"
-} else if cfg!(feature = "metal") {
-    "metal"
-} else {
-    "wgpu"
-};
+#[path = "support/runtimes.rs"]
+#[allow(dead_code, reason = "scores are f32 only")]
+mod runtimes;
+
+use runtimes::on_each_runtime;
 
 /// Xorshift: the same numbers everywhere.
 struct Noise(u64);
@@ -160,33 +155,12 @@ fn selects_from_more_rows_than_a_grid_axis<R: Runtime>(engine: &Cube<R>) {
     check_top_k(engine, &rows, 5, 2, &mut Noise(77));
 }
 
-macro_rules! select_tests {
-    ($runtime:ident, $name:expr, $type:ty) => {
-        mod $runtime {
-            use super::*;
+on_each_runtime! {
+    fn selects_what_a_sort_selects(engine) {
+        super::selects_what_a_sort_selects(&engine);
+    }
 
-            fn on_device(case: impl FnOnce(Cube<$type>)) {
-                if let Some(engine) = or_skip($name, tether_kernels::$runtime()) {
-                    case(engine);
-                }
-            }
-
-            #[test]
-            fn selects_what_a_sort_selects() {
-                on_device(|e| super::selects_what_a_sort_selects(&e));
-            }
-
-            #[test]
-            fn selects_from_more_rows_than_a_grid_axis() {
-                on_device(|e| super::selects_from_more_rows_than_a_grid_axis(&e));
-            }
-        }
-    };
+    fn selects_from_more_rows_than_a_grid_axis(engine) {
+        super::selects_from_more_rows_than_a_grid_axis(&engine);
+    }
 }
-
-#[cfg(feature = "cuda")]
-select_tests!(cuda, "cuda", cubecl::cuda::CudaRuntime);
-#[cfg(feature = "rocm")]
-select_tests!(rocm, "rocm", cubecl::hip::HipRuntime);
-#[cfg(feature = "wgpu")]
-select_tests!(wgpu, WGPU, cubecl::wgpu::WgpuRuntime);

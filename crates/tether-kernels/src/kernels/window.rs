@@ -1,7 +1,7 @@
 //! Observation-window scores in two passes over the keys, because a softmax needs its sum before its first weight can be written: logits of a
 //! 128k prompt are half a gigabyte, and computing them twice is cheaper than writing them.
 //!
-//! 1. `*_statistics`: for each query row and part of the tokens, a reference and the sum of `2^(logit - reference)`.
+//! 1. `*_log_sums`: for each query row and part of the tokens, the logarithm of the softmax's sum.
 //! 2. `*_weights`: logits again; their weights, added up over the query rows of a block.
 //! 3. `smooth_scores`: sums over blocks, smoothing, mean over the group. Left out where there is nothing to do.
 //!
@@ -12,8 +12,8 @@ mod matrix;
 mod plain;
 mod smoothing;
 
-pub(crate) use matrix::{Matrix, matrix_statistics, matrix_weights};
-pub(crate) use plain::{BLOCK, THREADS, plain_statistics, plain_weights};
+pub(crate) use matrix::{Matrix, matrix_log_sums, matrix_weights};
+pub(crate) use plain::{BLOCK, THREADS, plain_log_sums, plain_weights};
 pub(crate) use smoothing::smooth_scores;
 
 use cubecl::prelude::*;
@@ -73,24 +73,44 @@ fn exp2(x: f32, #[comptime] instruction: bool) -> f32 {
     if comptime!(instruction) { f32::new(2.0).powf(x) } else { (x * std::f32::consts::LN_2).exp() }
 }
 
-/// `log2` of the sum of `2^logit` over all parts. `stats` is `[blocks, parts, 2, block_rows]`.
+/// `reference + log2(sum)`: what a part leaves for a row of which it has seen `sum` of `2^(logit - reference)`.
+#[cube]
+fn log_of(reference: f32, sum: f32) -> f32 {
+    select(sum > 0.0f32, reference + sum.ln() * std::f32::consts::LOG2_E, f32::new(MASKED))
+}
+
+/// Parts whose logarithms a thread reads at once, so that it waits for memory a few times and not for each.
+const AT_ONCE: u32 = 16;
+
+/// A row's `log2` of the sum of `2^logit` over all parts, of which `logs` has one each: `[blocks, parts, block_rows]`.
 #[cube]
 fn log_sum(
-    stats: &Array<f32>,
+    logs: &Array<f32>,
     row: u32,
     parts: u32,
     #[comptime] block_rows: u32,
     #[comptime] instruction: bool,
 ) -> f32 {
-    let first = block_of_cube() * parts * 2 * block_rows + row;
+    let first = block_of_cube() * parts * block_rows + row;
     let mut peak = f32::new(NOTHING);
-    for part in 0..parts {
-        peak = peak.max(stats[(first + part * 2 * block_rows) as usize]);
-    }
-    let mut sum = 0.0f32;
-    for part in 0..parts {
-        let at = first + part * 2 * block_rows;
-        sum += stats[(at + block_rows) as usize] * exp2(stats[at as usize] - peak, instruction);
+    let mut sum = f32::new(0.0);
+    for batch in 0..parts.div_ceil(AT_ONCE) {
+        let mut values = Array::<f32>::new(AT_ONCE as usize);
+        let mut higher = peak;
+        #[unroll]
+        for i in 0..AT_ONCE {
+            let part = batch * AT_ONCE + i;
+            let there = part < parts;
+            let value = logs[(first + select(there, part, 0u32) * block_rows) as usize];
+            values[i as usize] = select(there, value, f32::new(MASKED));
+            higher = higher.max(values[i as usize]);
+        }
+        sum *= exp2(peak - higher, instruction);
+        #[unroll]
+        for i in 0..AT_ONCE {
+            sum += exp2(values[i as usize] - higher, instruction);
+        }
+        peak = higher;
     }
     peak + sum.ln() * std::f32::consts::LOG2_E
 }

@@ -9,9 +9,10 @@ use crate::CubeTensor;
 use crate::cube::launch::{array, begins_at, flat, vector_size, with_storage};
 use crate::kernels::window::{self, ExtentsLaunch, Matrix};
 
-/// Cubes of a multiprocessor that run at once: with matrix units, as registers allow (for 4 warps), and without.
-const MATRIX_CUBES: u32 = 3;
-const PLAIN_CUBES: u32 = 4;
+/// Cubes of a multiprocessor that run at once, in the first pass and in the second: with matrix units, as registers allow (for 4 warps), and
+/// without.
+const MATRIX_CUBES: [u32; 2] = [3, 4];
+const PLAIN_CUBES: [u32; 2] = [4, 4];
 /// Multiprocessors of a device that does not say.
 const MULTIPROCESSORS: u32 = 32;
 /// Query rows of a cube at most, with matrix units.
@@ -47,7 +48,10 @@ impl Blueprint {
         let unit_rows = (problem.group * problem.window / units) as u32;
         let matrix = matrix(client, problem, spec, (q, k), unit_rows);
         let (block_rows, tile, at_once) = match &matrix {
-            Some(plan) => (plan.rows(), plan.tile, MATRIX_CUBES * WARPS * 32 / plan.threads()),
+            Some(plan) => {
+                let cubes = MATRIX_CUBES.map(|cubes| (cubes * WARPS * 32 / plan.threads()).max(1));
+                (plan.rows(), plan.tile, cubes)
+            }
             None => (window::BLOCK, window::BLOCK, PLAIN_CUBES),
         };
         let unit_blocks = unit_rows.div_ceil(block_rows);
@@ -56,10 +60,12 @@ impl Blueprint {
             return Err(unsupported("more than 65535 heads, or blocks of query rows"));
         }
         let multiprocessors = client.properties().hardware.num_streaming_multiprocessors;
-        let cubes = multiprocessors.unwrap_or(MULTIPROCESSORS) * at_once.max(1);
-        let most = (cubes as usize / (blocks * problem.kv_heads)).max(1);
-        let parts = [problem.tokens, problem.prefix()]
-            .map(|tokens| most.min(tokens.div_ceil(tile as usize)).max(1) as u32);
+        let multiprocessors = multiprocessors.unwrap_or(MULTIPROCESSORS);
+        let parts = |at_once: u32, tokens: usize| {
+            let most = (multiprocessors * at_once) as usize / (blocks * problem.kv_heads);
+            most.min(tokens.div_ceil(tile as usize)).max(1) as u32
+        };
+        let parts = [parts(at_once[0], problem.tokens), parts(at_once[1], problem.prefix())];
         Ok(Self { matrix, units: units as u32, unit_blocks, block_rows, parts })
     }
 }
@@ -116,16 +122,16 @@ pub(crate) fn launch<R: Runtime>(
     let blueprint = Blueprint::new(client, engine, problem, spec, (q, k))?;
     let blocks = blueprint.units * blueprint.unit_blocks;
     let parts = blueprint.parts[0] * blueprint.matrix.map_or(1, |plan| plan.token_warps);
-    let stats_len = problem.kv_heads * (blocks * parts * 2 * blueprint.block_rows) as usize;
-    let stats = client.empty(stats_len * size_of::<f32>());
+    let logs_len = problem.kv_heads * (blocks * parts * blueprint.block_rows) as usize;
+    let logs = client.empty(logs_len * size_of::<f32>());
     let mean = 1.0 / (problem.group * problem.window) as f32;
     if blocks == 1 && spec.pool.size() == 1 {
-        passes(client, &blueprint, problem, spec.scale, (q, k), (&stats, stats_len), (&out.handle, mean));
+        passes(client, &blueprint, problem, spec.scale, (q, k), (&logs, logs_len), (&out.handle, mean));
         return Ok(());
     }
     let weights_len = problem.kv_heads * blocks as usize * problem.prefix();
     let weights = client.empty(weights_len * size_of::<f32>());
-    passes(client, &blueprint, problem, spec.scale, (q, k), (&stats, stats_len), (&weights, mean));
+    passes(client, &blueprint, problem, spec.scale, (q, k), (&logs, logs_len), (&weights, mean));
     let (count, dim) = flat(out.len());
     let largest = matches!(spec.pool, Pool::Max(_));
     #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
@@ -156,7 +162,7 @@ fn passes<R: Runtime>(
     problem: &WindowProblem,
     scale: f32,
     (q, k): (&CubeTensor, &CubeTensor),
-    (stats, stats_len): (&Handle, usize),
+    (logs, logs_len): (&Handle, usize),
     (weights, factor): (&Handle, f32),
 ) {
     let blocks = blueprint.units * blueprint.unit_blocks;
@@ -172,12 +178,12 @@ fn passes<R: Runtime>(
     let counts = blueprint.parts.map(|parts| CubeCount::Static(parts, blocks, problem.kv_heads as u32));
     let [first, second] = counts;
     let scale = (f64::from(scale) * std::f64::consts::LOG2_E) as f32;
-    let stats = || array(stats, stats_len);
+    let logs = || array(logs, logs_len);
     let weights = array(weights, problem.kv_heads * blocks as usize * problem.prefix());
     let dim = problem.head_dim;
     #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
     // SAFETY: rows past a block's and tokens past the prompt are replaced before they are read, and left out where results are written;
-    // statistics and weights have a place for each block and part of the launch.
+    // logarithms and weights have a place for each block and part of the launch.
     unsafe {
         match blueprint.matrix {
             Some(plan) => {
@@ -187,7 +193,7 @@ fn passes<R: Runtime>(
                 macro_rules! launch {
                     ($F:ty) => {{
                         let (on_q, on_k) = arrays();
-                        window::matrix_statistics::launch_unchecked::<$F, R>(
+                        window::matrix_log_sums::launch_unchecked::<$F, R>(
                             client,
                             first,
                             threads,
@@ -195,7 +201,7 @@ fn passes<R: Runtime>(
                             2,
                             on_q,
                             on_k,
-                            stats(),
+                            logs(),
                             extents(),
                             scale,
                             plan,
@@ -209,7 +215,7 @@ fn passes<R: Runtime>(
                             2,
                             on_q,
                             on_k,
-                            stats(),
+                            logs(),
                             weights,
                             extents(),
                             parts,
@@ -236,12 +242,12 @@ fn passes<R: Runtime>(
                 let arrays = || (array(&q.handle, q.len() / width), array(&k.handle, k.len() / width));
                 with_storage!(k.dtype, F => {
                     let (on_q, on_k) = arrays();
-                    window::plain_statistics::launch_unchecked::<F, R>(
-                        client, first, threads, width, on_q, on_k, stats(), extents(), dim as u32, scale,
+                    window::plain_log_sums::launch_unchecked::<F, R>(
+                        client, first, threads, width, on_q, on_k, logs(), extents(), dim as u32, scale,
                     );
                     let (on_q, on_k) = arrays();
                     window::plain_weights::launch_unchecked::<F, R>(
-                        client, second, threads, width, on_q, on_k, stats(), weights, extents(),
+                        client, second, threads, width, on_q, on_k, logs(), weights, extents(),
                         blueprint.parts[0], dim as u32, scale, factor,
                     );
                 });

@@ -4,21 +4,19 @@
 //! tile's tokens. Thread `lane` of a warp holds, of a product, tokens `lane / 4` and `lane / 4 + 8` of query rows `2 (lane % 4)` and one more: so a
 //! row's sum over the tokens and a token's sum over the rows are sums of a thread's own values until the very end.
 
-use cubecl::cmma::{MatrixIdent, MmaDefinition};
-use cubecl::prelude::barrier::{Barrier, copy_async};
+mod operands;
+
+use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 
 use super::{
-    Extents, MASKED, NOTHING, block_of_cube, exp2, first_row, first_tile, log_sum, rows_of_block,
+    Extents, MASKED, NOTHING, block_of_cube, exp2, first_row, first_tile, log_of, log_sum, rows_of_block,
     tiles_of_cube,
 };
+use operands::{CHUNK, copy_tile, load_queries, products, read_tile, write_tile};
 
 /// Sums beyond this get a new reference: far from what `f32` holds, and far above what a reference that is merely not the highest gives.
 const LARGE: f32 = 1e30;
-/// Channels of a product.
-const DEPTH: u32 = 16;
-/// Elements of a 16-byte access.
-const CHUNK: u32 = 8;
 
 /// How the matrix kernels are cut. All of it is known when a kernel is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,171 +74,13 @@ impl Matrix {
     }
 }
 
-/// This thread's query rows, as the second operand of products.
-#[cube]
-fn load_queries<F: Float, NQ: Size, NB: Size>(
-    q: &Array<Vector<F, NQ>>,
-    first: u32,
-    rows: u32,
-    #[comptime] plan: Matrix,
-) -> Sequence<Array<Vector<F, NB>>> {
-    let lane = UNIT_POS % 32;
-    let warp = UNIT_POS / 32 % plan.row_warps;
-    let mut queries = Sequence::<Array<Vector<F, NB>>>::new();
-    #[unroll]
-    for octet in 0..plan.octets {
-        let row = (warp * plan.octets + octet) * 8 + lane / 4;
-        #[unroll]
-        for step in 0..comptime!(plan.dim / DEPTH) {
-            let mut b = Array::<Vector<F, NB>>::new(2usize);
-            #[unroll]
-            for half in 0..2u32 {
-                let mut pair = Vector::<F, NB>::new(F::from_int(0));
-                if row < rows {
-                    let at = ((first + row) * plan.dim + step * DEPTH) / 2 + lane % 4 + half * 4;
-                    pair = Vector::cast_from(q[at as usize]);
-                }
-                b[half as usize] = pair;
-            }
-            queries.push(b);
-        }
-    }
-    queries
-}
-
-/// Where chunk `i` of this thread lies in the keys and in a shared tile. Past the last token stands the last token: it is masked later.
-#[cube]
-fn chunk_places(head: u32, tile: u32, tokens: u32, i: u32, #[comptime] plan: Matrix) -> (u32, u32) {
-    let chunk = i * comptime!(plan.threads()) + UNIT_POS;
-    let chunks = comptime!(plan.dim / CHUNK);
-    let place = chunk / chunks;
-    let channel = chunk % chunks;
-    let token = tile * plan.tile + place;
-    let token = select(token < tokens, token, tokens - 1);
-    ((head * tokens + token) * chunks + channel, place * comptime!(plan.stride()) + channel)
-}
-
-/// Starts the copy of a tile.
-#[cube]
-fn copy_tile<F: Float, N: Size>(
-    k: &Array<Vector<F, N>>,
-    keys: &mut SharedMemory<Vector<F, N>>,
-    buffer: u32,
-    head: u32,
-    tile: u32,
-    tokens: u32,
-    #[comptime] plan: Matrix,
-) {
-    #[unroll]
-    for i in 0..comptime!(plan.own_chunks()) {
-        if i * comptime!(plan.threads()) + UNIT_POS < comptime!(plan.tile_chunks()) {
-            let (from, to) = chunk_places(head, tile, tokens, i, plan);
-            let to = (buffer * comptime!(plan.tile * plan.stride()) + to) as usize;
-            copy_async(&k.slice(from as usize, from as usize + 1), &mut keys.slice_mut(to, to + 1), CHUNK);
-        }
-    }
-}
-
-/// Reads this thread's chunks of a tile.
-#[cube]
-fn read_tile<F: Float, N: Size>(
-    k: &Array<Vector<F, N>>,
-    chunks: &mut Array<Vector<F, N>>,
-    head: u32,
-    tile: u32,
-    tokens: u32,
-    #[comptime] plan: Matrix,
-) {
-    #[unroll]
-    for i in 0..comptime!(plan.own_chunks()) {
-        if i * comptime!(plan.threads()) + UNIT_POS < comptime!(plan.tile_chunks()) {
-            let (from, _) = chunk_places(head, tile, tokens, i, plan);
-            chunks[i as usize] = k[from as usize];
-        }
-    }
-}
-
-/// Writes what [`read_tile`] read.
-#[cube]
-fn write_tile<F: Float, N: Size>(
-    keys: &mut SharedMemory<Vector<F, N>>,
-    chunks: &Array<Vector<F, N>>,
-    buffer: u32,
-    #[comptime] plan: Matrix,
-) {
-    #[unroll]
-    for i in 0..comptime!(plan.own_chunks()) {
-        if i * comptime!(plan.threads()) + UNIT_POS < comptime!(plan.tile_chunks()) {
-            let (_, to) = chunk_places(0u32, 0u32, comptime!(plan.tile).runtime(), i, plan);
-            keys[(buffer * comptime!(plan.tile * plan.stride()) + to) as usize] = chunks[i as usize];
-        }
-    }
-}
-
-/// Products of `plan.blocks` times 16 tokens from `place` of a shared tile: that of block `m`, octet `n`, token half `h` and row `c` is at
-/// `((m octets + n) 2 + h) 2 + c`.
-#[cube]
-fn products<F: Float, N: Size, NB: Size>(
-    keys: &SharedMemory<Vector<F, N>>,
-    queries: &Sequence<Array<Vector<F, NB>>>,
-    place: u32,
-    #[comptime] plan: Matrix,
-) -> Array<f32> {
-    let def = MmaDefinition::<F, F, f32>::new(16usize, 8usize, 16usize);
-    let size!(N2) = 2usize;
-    let lane = UNIT_POS % 32;
-    let blocks = comptime!(plan.blocks as usize);
-    let octets = comptime!(plan.octets as usize);
-    let steps = comptime!((plan.dim / DEPTH) as usize);
-    let mut sums = Sequence::<Array<Vector<f32, N2>>>::new();
-    #[unroll]
-    for _ in 0..comptime!(blocks * octets) {
-        let mut c = Array::<Vector<f32, N2>>::new(2usize);
-        c[0] = Vector::new(0.0f32);
-        c[1] = Vector::new(0.0f32);
-        sums.push(c);
-    }
-    // Row of a matrix load that this thread names: 8 rows by 8 channels, then the next 8 rows, then the same of the next 8 channels.
-    let row = (place + lane % 16) * comptime!(plan.stride()) + lane / 16;
-    #[unroll]
-    for step in 0..steps {
-        #[unroll]
-        for block in 0..blocks {
-            let at = (row + comptime!(block as u32 * 16 * plan.stride() + step as u32 * 2)) as usize;
-            let a =
-                def.load_matrix::<Vector<F, N>, N2>(&keys.slice(at, at + 1), MatrixIdent::A, 4usize, false);
-            #[unroll]
-            for octet in 0..octets {
-                def.execute_inplace(
-                    &a,
-                    queries.index(comptime!(octet * steps + step)),
-                    sums.index_mut(comptime!(block * octets + octet)),
-                );
-            }
-        }
-    }
-    let mut products = Array::<f32>::new(comptime!(blocks * octets * 4));
-    #[unroll]
-    for i in 0..comptime!(blocks * octets) {
-        let c = sums.index(i);
-        #[unroll]
-        for half in 0..2usize {
-            #[unroll]
-            for column in 0..2usize {
-                products[comptime!((i * 2 + half) * 2 + column)] = c[half][column];
-            }
-        }
-    }
-    products
-}
-
-/// `stats[block, part, 0]`: a reference for each row, and `stats[block, part, 1]`: its sum of `2^(logit - reference)`. Parts are cubes times
-/// token warps. The scale must be positive.
+/// `logs[block, part]`: for each row, `log2` of the sum of `2^logit` over the part's tokens that it sees. Parts are cubes times token warps. The
+/// scale must be positive.
 #[cube(launch_unchecked, fast_math = FastMath::all())]
-pub(crate) fn matrix_statistics<F: Float, N: Size, NQ: Size>(
+pub(crate) fn matrix_log_sums<F: Float, N: Size, NQ: Size>(
     q: &Array<Vector<F, NQ>>,
     k: &Array<Vector<F, N>>,
-    stats: &mut Array<f32>,
+    logs: &mut Array<f32>,
     extents: &Extents,
     scale: f32,
     #[comptime] plan: Matrix,
@@ -251,6 +91,7 @@ pub(crate) fn matrix_statistics<F: Float, N: Size, NQ: Size>(
         16usize,
     );
     let lane = UNIT_POS % 32;
+    let quad = lane % 4;
     let row_warp = UNIT_POS / 32 % plan.row_warps;
     let token_warp = UNIT_POS / 32 / plan.row_warps;
     let head = CUBE_POS_Z;
@@ -310,7 +151,7 @@ pub(crate) fn matrix_statistics<F: Float, N: Size, NQ: Size>(
                         for h in 0..2u32 {
                             #[unroll]
                             for c in 0..2u32 {
-                                let row = first + (row_warp * plan.octets + n) * 8 + 2 * (lane % 4) + c;
+                                let row = first + (row_warp * plan.octets + n) * 8 + 2 * quad + c;
                                 let seen = token + m * 16 + h * 8 <= prefix + row % extents.window;
                                 let at = (((m * plan.octets + n) * 2 + h) * 2 + c) as usize;
                                 logits[at] = select(seen, logits[at], f32::new(MASKED));
@@ -401,9 +242,8 @@ pub(crate) fn matrix_statistics<F: Float, N: Size, NQ: Size>(
                 + comptime!(column as u32 % 2);
             let part = CUBE_POS_X * plan.token_warps + token_warp;
             let parts = CUBE_COUNT_X * plan.token_warps;
-            let at = (block_of_cube() * parts + part) * comptime!(2 * plan.rows()) + row;
-            stats[at as usize] = reference;
-            stats[(at + comptime!(plan.rows())) as usize] = sum;
+            let at = (block_of_cube() * parts + part) * comptime!(plan.rows()) + row;
+            logs[at as usize] = log_of(reference, sum);
         }
     }
 }
@@ -413,7 +253,7 @@ pub(crate) fn matrix_statistics<F: Float, N: Size, NQ: Size>(
 pub(crate) fn matrix_weights<F: Float, N: Size, NQ: Size>(
     q: &Array<Vector<F, NQ>>,
     k: &Array<Vector<F, N>>,
-    stats: &Array<f32>,
+    logs: &Array<f32>,
     weights: &mut Array<f32>,
     extents: &Extents,
     parts: u32,
@@ -429,6 +269,7 @@ pub(crate) fn matrix_weights<F: Float, N: Size, NQ: Size>(
     let mut log_sums = SharedMemory::<f32>::new(comptime!(plan.rows() as usize));
     let mut totals = SharedMemory::<f32>::new(comptime!((2 * plan.row_warps * plan.tile) as usize));
     let lane = UNIT_POS % 32;
+    let quad = lane % 4;
     let row_warp = UNIT_POS / 32 % plan.row_warps;
     let token_warp = UNIT_POS / 32 / plan.row_warps;
     let head = CUBE_POS_Z;
@@ -456,7 +297,7 @@ pub(crate) fn matrix_weights<F: Float, N: Size, NQ: Size>(
     for i in 0..comptime!(plan.rows().div_ceil(plan.threads())) {
         let row = i * comptime!(plan.threads()) + UNIT_POS;
         if row < comptime!(plan.rows()) {
-            let log = log_sum(stats, row, parts, comptime!(plan.rows()), true);
+            let log = log_sum(logs, row, parts, comptime!(plan.rows()), true);
             // Rows that are not there weigh nothing.
             log_sums[row as usize] = select(row < rows, log, f32::new(-MASKED));
         }
@@ -468,7 +309,7 @@ pub(crate) fn matrix_weights<F: Float, N: Size, NQ: Size>(
     for n in 0..plan.octets {
         #[unroll]
         for c in 0..2u32 {
-            let row = (row_warp * plan.octets + n) * 8 + 2 * (lane % 4) + c;
+            let row = (row_warp * plan.octets + n) * 8 + 2 * quad + c;
             references[(n * 2 + c) as usize] = log_sums[row as usize];
         }
     }
@@ -503,7 +344,7 @@ pub(crate) fn matrix_weights<F: Float, N: Size, NQ: Size>(
                     }
                     sum += plane_shuffle_xor(sum, 1u32);
                     sum += plane_shuffle_xor(sum, 2u32);
-                    if lane & 3 == 0 {
+                    if quad == 0u32 {
                         let place = share + m * 16 + h * 8 + lane / 4;
                         totals[((buffer * plan.row_warps + row_warp) * plan.tile + place) as usize] = sum;
                     }

@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 use super::{
-    Extents, MASKED, NOTHING, block_of_cube, exp2, first_row, first_tile, log_sum, rows_of_block,
+    Extents, MASKED, NOTHING, block_of_cube, exp2, first_row, first_tile, log_of, log_sum, rows_of_block,
     tiles_of_cube,
 };
 
@@ -95,12 +95,12 @@ fn products<F: Float, N: Size>(
     sums
 }
 
-/// `stats[block, part, 0]`: each row's highest logit in the part, `stats[block, part, 1]`: its sum of `2^(logit - highest)`.
+/// `logs[block, part]`: for each row, `log2` of the sum of `2^logit` over the part's tokens that it sees.
 #[cube(launch_unchecked)]
-pub(crate) fn plain_statistics<F: Float, N: Size>(
+pub(crate) fn plain_log_sums<F: Float, N: Size>(
     q: &Array<Vector<F, N>>,
     k: &Array<Vector<F, N>>,
-    stats: &mut Array<f32>,
+    logs: &mut Array<f32>,
     extents: &Extents,
     dim: u32,
     scale: f32,
@@ -175,9 +175,8 @@ pub(crate) fn plain_statistics<F: Float, N: Size>(
             let place = (UNIT_POS * LANES + lane) as usize;
             total += totals[place] * exp2(peaks[place] - peak, false);
         }
-        let at = (block_of_cube() * CUBE_COUNT_X + CUBE_POS_X) * 2 * BLOCK + UNIT_POS;
-        stats[at as usize] = peak;
-        stats[(at + BLOCK) as usize] = total;
+        let at = (block_of_cube() * CUBE_COUNT_X + CUBE_POS_X) * BLOCK + UNIT_POS;
+        logs[at as usize] = log_of(peak, total);
     }
 }
 
@@ -186,7 +185,7 @@ pub(crate) fn plain_statistics<F: Float, N: Size>(
 pub(crate) fn plain_weights<F: Float, N: Size>(
     q: &Array<Vector<F, N>>,
     k: &Array<Vector<F, N>>,
-    stats: &Array<f32>,
+    logs: &Array<f32>,
     weights: &mut Array<f32>,
     extents: &Extents,
     parts: u32,
@@ -206,7 +205,7 @@ pub(crate) fn plain_weights<F: Float, N: Size>(
     let tiles = prefix.div_ceil(BLOCK);
 
     let row = UNIT_POS % BLOCK;
-    let log = log_sum(stats, row, parts, BLOCK, false);
+    let log = log_sum(logs, row, parts, BLOCK, false);
     if UNIT_POS < BLOCK {
         // Rows that are not there weigh nothing.
         log_sums[row as usize] = select(row < rows, log, f32::new(-MASKED));
