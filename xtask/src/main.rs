@@ -1,5 +1,6 @@
 //! `cargo xtask`: the checks that a change passes before it is merged.
 
+mod bench;
 mod codegen;
 mod step;
 mod tidy;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use bench::Bench;
 use clap::{Parser, Subcommand};
 use step::Step;
 use xshell::{Shell, cmd};
@@ -28,6 +30,8 @@ enum Task {
         #[arg(long)]
         skip_tests: bool,
     },
+    /// Times every device operation on the GPU that is here, beside its own ceilings, and checks the results
+    Bench(Bench),
     #[command(flatten)]
     Step(Step),
 }
@@ -41,6 +45,8 @@ impl Task {
             // Whoever asks for the tests means all of them, and neither runner does both kinds.
             Self::Step(Step::Test(tests)) if tests.are_default() => vec![Step::Test(tests), Step::Doctest],
             Self::Step(step) => vec![step],
+            // No check.
+            Self::Bench(_) => Vec::new(),
         }
     }
 }
@@ -59,6 +65,9 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<()> {
     let shell = Shell::new()?;
     shell.change_dir(workspace_root(&shell)?);
+    if let Task::Bench(bench) = &task {
+        return bench.run(&shell);
+    }
     task.steps().into_iter().try_for_each(|step| step.run(&shell))
 }
 
