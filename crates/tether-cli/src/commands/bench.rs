@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use crate::cli::BenchArgs;
+#[cfg(feature = "bench")]
 use crate::device;
 use crate::exit::Usage;
 

@@ -47,7 +47,19 @@ pub fn gathers_rows<E: TokenEngine>(engine: &E, dtype: DType) -> Result<(), Core
             poison(engine, to.len())?;
             let got = read(engine, &engine.gather_rows(&on_device, layout, &uploaded)?)?;
             let expected = gather_token_rows(&x.to_f32_vec(), &shape, &chosen);
-            assert_same_bits(&what, &got, &tensor(&to.dims(), dtype, &expected));
+            let expected = tensor(&to.dims(), dtype, &expected);
+            assert_same_bits(&what, &got, &expected);
+            // Two at once, told apart by their signs.
+            let negated: Vec<f32> = x.to_f32_vec().iter().map(|x| -x).collect();
+            let other = engine.upload(&tensor(&shape.dims(), dtype, &negated))?;
+            let (a, b) = engine.gather_rows_of_two((&other, &on_device), layout, &uploaded)?;
+            let negated: Vec<f32> = expected.to_f32_vec().iter().map(|x| -x).collect();
+            assert_same_bits(
+                &format!("{what}, first of two"),
+                &read(engine, &a)?,
+                &tensor(&to.dims(), dtype, &negated),
+            );
+            assert_same_bits(&format!("{what}, second of two"), &read(engine, &b)?, &expected);
         }
     }
     Ok(())
@@ -86,7 +98,14 @@ pub fn gathers_pages<E: TokenEngine>(engine: &E, dtype: DType) -> Result<(), Cor
         let expected: Vec<f32> =
             chosen.iter().flat_map(|&p| &all[p as usize * len..][..len]).copied().collect();
         let to: Vec<usize> = [kept].iter().chain(&shape[1..]).copied().collect();
-        assert_same_bits(&what, &got, &tensor(&to, dtype, &expected));
+        let expected = tensor(&to, dtype, &expected);
+        assert_same_bits(&what, &got, &expected);
+        let negated: Vec<f32> = all.iter().map(|x| -x).collect();
+        let other = engine.upload(&tensor(shape, dtype, &negated))?;
+        let (a, b) = engine.gather_pages_of_two((&other, &on_device), &uploaded)?;
+        let negated: Vec<f32> = expected.to_f32_vec().iter().map(|x| -x).collect();
+        assert_same_bits(&format!("{what}, first of two"), &read(engine, &a)?, &tensor(&to, dtype, &negated));
+        assert_same_bits(&format!("{what}, second of two"), &read(engine, &b)?, &expected);
     }
     Ok(())
 }
