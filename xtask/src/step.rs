@@ -155,9 +155,12 @@ fn on_device(shell: &Shell, runtime: Runtime) -> Result<Outcome> {
     let Some(feature) = runtime.feature() else {
         return Ok(Outcome::Skipped("the host's tests are the default ones"));
     };
-    for (package, test) in
-        [("tether-kernels", "engine"), ("tether-kernels", "tokens"), ("tethercache", "golden_sims")]
-    {
+    for (package, test) in [
+        ("tether-kernels", "engine"),
+        ("tether-kernels", "tokens"),
+        ("tether-kernels", "select"),
+        ("tethercache", "golden_sims"),
+    ] {
         cmd!(
             shell,
             "cargo test -p {package} --features {feature} --test {test} -- --nocapture --test-threads=1"
