@@ -7,6 +7,7 @@
 
 mod case;
 mod cases;
+mod compiler;
 mod recorder;
 mod target;
 mod wgsl;
@@ -14,7 +15,6 @@ mod wgsl;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use cubecl::Runtime;
@@ -22,8 +22,8 @@ use tether_core::DType;
 
 use crate::Cube;
 use case::{Cases, Done, Event};
-use recorder::{Nowhere, Recorder, Source};
-use target::{Cuda, HipWave32, HipWave64, Msl, SpirV, Target, Wgsl};
+use recorder::{Recorder, Source};
+use target::Target;
 
 /// What an operation did on a target.
 #[derive(Clone, Debug)]
@@ -73,19 +73,16 @@ pub enum Outcome {
 /// A file that cannot be written. What cannot be compiled is in the records.
 pub fn emit(folder: &Path) -> io::Result<Vec<Record>> {
     let mut records = Vec::new();
-    emit_for::<Cuda>(folder, &mut records)?;
-    emit_for::<HipWave32>(folder, &mut records)?;
-    emit_for::<HipWave64>(folder, &mut records)?;
-    emit_for::<SpirV>(folder, &mut records)?;
-    emit_for::<Wgsl>(folder, &mut records)?;
-    emit_for::<Msl>(folder, &mut records)?;
+    for target in Target::ALL {
+        emit_for(target, folder, &mut records)?;
+    }
     Ok(records)
 }
 
-fn emit_for<T: Target>(folder: &Path, records: &mut Vec<Record>) -> io::Result<()> {
-    let cases = Cases::new(Cube::new(Recorder::<T>::client(&Nowhere)));
+fn emit_for(target: Target, folder: &Path, records: &mut Vec<Record>) -> io::Result<()> {
+    let cases = Cases::new(Cube::new(Recorder::client(&target)));
     cases::run_all(&cases);
-    let mut files = Files::<T> { folder, written: HashMap::new(), target: PhantomData };
+    let mut files = Files { target, folder, written: HashMap::new() };
     for event in cases.into_events() {
         let outcome = match &event.done {
             Done::Kernel { name, compiled } => match &**compiled {
@@ -95,7 +92,7 @@ fn emit_for<T: Target>(folder: &Path, records: &mut Vec<Record>) -> io::Result<(
             Done::Refused(feature) => Outcome::Refused { feature },
             Done::Wrong(reason) => Outcome::Failed { reason: reason.clone() },
         };
-        records.push(Record { target: T::NAME, case: event.case, dtype: event.dtype, outcome });
+        records.push(Record { target: target.name(), case: event.case, dtype: event.dtype, outcome });
     }
     Ok(())
 }
@@ -104,24 +101,24 @@ fn emit_for<T: Target>(folder: &Path, records: &mut Vec<Record>) -> io::Result<(
 type Written = (PathBuf, Result<Option<&'static str>, String>);
 
 /// The sources of a target: each is written and checked once.
-struct Files<'a, T> {
+struct Files<'a> {
+    target: Target,
     folder: &'a Path,
     /// By kernel and code.
     written: HashMap<(String, Vec<u8>), Written>,
-    target: PhantomData<T>,
 }
 
-impl<T: Target> Files<'_, T> {
+impl Files<'_> {
     fn outcome(&mut self, event: &Event, kernel: &str, source: &Source) -> io::Result<Outcome> {
-        let key = (kernel.to_owned(), source.code.clone());
+        let key = (kernel.to_owned(), source.code.bytes.clone());
         let (file, checked) = match self.written.get(&key) {
             Some(known) => known.clone(),
             None => {
                 let file = self.free_name(event, kernel);
                 let path = self.folder.join(&file);
                 fs::create_dir_all(path.parent().unwrap_or(self.folder))?;
-                fs::write(&path, &source.code)?;
-                let fresh = (file, T::check(&source.code));
+                fs::write(&path, &source.code.bytes)?;
+                let fresh = (file, self.target.check(&source.code.bytes));
                 self.written.insert(key, fresh.clone());
                 fresh
             }
@@ -131,7 +128,7 @@ impl<T: Target> Files<'_, T> {
                 kernel: kernel.to_owned(),
                 file,
                 entry: source.entry.clone(),
-                shared_bytes: source.shared_bytes,
+                shared_bytes: source.code.shared_bytes,
                 checked,
             },
             Err(reason) => Outcome::Failed { reason: format!("{}: {reason}", file.display()) },
@@ -149,10 +146,10 @@ impl<T: Target> Files<'_, T> {
                 case.push('-');
             }
         }
-        let folder = Path::new(T::NAME).join(kernel.replace("::", "/"));
+        let folder = Path::new(self.target.name()).join(kernel.replace("::", "/"));
         let name = |number: usize| {
             let number = if number == 1 { String::new() } else { format!("-{number}") };
-            folder.join(format!("{case}{dtype}{number}.{}", T::EXTENSION))
+            folder.join(format!("{case}{dtype}{number}.{}", self.target.file_extension()))
         };
         let taken = |file: &PathBuf| self.written.values().any(|(written, _)| written == file);
         (1..).map(name).find(|file| !taken(file)).unwrap_or_else(|| name(0))

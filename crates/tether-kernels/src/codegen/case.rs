@@ -6,7 +6,6 @@ use std::sync::Arc;
 use tether_core::{CoreError, DType, Engine, HostTensor};
 
 use super::recorder::{Launch, Recorder, Source};
-use super::target::Target;
 use crate::Cube;
 
 /// What a case did.
@@ -29,13 +28,13 @@ pub(super) enum Done {
 }
 
 /// The cases of one target.
-pub(super) struct Cases<T: Target> {
-    engine: Cube<Recorder<T>>,
+pub(super) struct Cases {
+    engine: Cube<Recorder>,
     events: RefCell<Vec<Event>>,
 }
 
-impl<T: Target> Cases<T> {
-    pub(super) fn new(engine: Cube<Recorder<T>>) -> Self {
+impl Cases {
+    pub(super) fn new(engine: Cube<Recorder>) -> Self {
         Self { engine, events: RefCell::default() }
     }
 
@@ -43,7 +42,7 @@ impl<T: Target> Cases<T> {
     pub(super) fn each(
         &self,
         case: impl Into<String>,
-        operation: impl Fn(&Cube<Recorder<T>>, DType) -> Result<(), CoreError>,
+        operation: impl Fn(&Cube<Recorder>, DType) -> Result<(), CoreError>,
     ) {
         let case = case.into();
         for dtype in [DType::F32, DType::F16, DType::BF16] {
@@ -55,7 +54,7 @@ impl<T: Target> Cases<T> {
     pub(super) fn once(
         &self,
         case: impl Into<String>,
-        operation: impl Fn(&Cube<Recorder<T>>) -> Result<(), CoreError>,
+        operation: impl Fn(&Cube<Recorder>) -> Result<(), CoreError>,
     ) {
         self.run(&case.into(), None, operation);
     }
@@ -64,7 +63,7 @@ impl<T: Target> Cases<T> {
         &self,
         case: &str,
         dtype: Option<DType>,
-        operation: impl FnOnce(&Cube<Recorder<T>>) -> Result<(), CoreError>,
+        operation: impl FnOnce(&Cube<Recorder>) -> Result<(), CoreError>,
     ) {
         let result = operation(&self.engine);
         let flushed = self.engine.client().flush();

@@ -11,14 +11,13 @@ use tether_core::{
 };
 
 use super::case::{Cases, zeros};
-use super::target::Target;
 
 /// Channels of a head, where a case is not about them.
 const DIM: usize = 128;
 const PAIRINGS: [(&str, Pairing); 2] = [("interleaved", Pairing::Interleaved), ("half", Pairing::Half)];
 
 /// Runs every case.
-pub(super) fn run_all<T: Target>(cases: &Cases<T>) {
+pub(super) fn run_all(cases: &Cases) {
     units(cases);
     rotation(cases);
     compaction(cases);
@@ -43,7 +42,7 @@ fn phases(pairing: Pairing, dim: usize) -> Result<PhaseTable, CoreError> {
 const SLOTS: [SlotId; 2] = [SlotId(0), SlotId(1)];
 
 /// Frames in slots: the whole of [`Engine`].
-fn units<T: Target>(cases: &Cases<T>) {
+fn units(cases: &Cases) {
     for (heads, dim) in STORES {
         let of = format!("{heads} heads of {dim}");
         for (name, summaries) in [("write", Summaries::Skip), ("write with moments", Summaries::Moments)] {
@@ -109,7 +108,7 @@ fn units<T: Target>(cases: &Cases<T>) {
     }
 }
 
-fn rotation<T: Target>(cases: &Cases<T>) {
+fn rotation(cases: &Cases) {
     let frequencies = vec![0.5; DIM / 2];
     let rotation = |pairing, rotary_dim: usize| Rotation {
         pairing,
@@ -143,7 +142,7 @@ fn rotation<T: Target>(cases: &Cases<T>) {
     }
 }
 
-fn compaction<T: Target>(cases: &Cases<T>) {
+fn compaction(cases: &Cases) {
     for (layout, name) in [(TokenLayout::Nhd, "NHD"), (TokenLayout::Hnd, "HND")] {
         for dim in [DIM, 3] {
             cases.each(format!("gather rows, {name}, {dim} channels"), |e, dtype| {
@@ -170,7 +169,7 @@ fn compaction<T: Target>(cases: &Cases<T>) {
     }
 }
 
-fn selection<T: Target>(cases: &Cases<T>) {
+fn selection(cases: &Cases) {
     for columns in [64, 4096, 32_768, 1 << 20] {
         cases.once(format!("top k, 8 of {columns}"), |e| {
             e.top_k(&zeros(e, &[2, columns], DType::F32)?, 8).map(drop)
@@ -189,7 +188,7 @@ fn selection<T: Target>(cases: &Cases<T>) {
 
 const BITS: [(&str, Bits); 2] = [("4 bits", Bits::Four), ("8 bits", Bits::Eight)];
 
-fn codes<T: Target>(cases: &Cases<T>) {
+fn codes(cases: &Cases) {
     for (name, bits) in BITS {
         for (shared, grouping) in [("token", Grouping::Token), ("channel", Grouping::Channel(32))] {
             for dim in [DIM, 96] {
@@ -202,7 +201,7 @@ fn codes<T: Target>(cases: &Cases<T>) {
     }
 }
 
-fn decode<T: Target>(cases: &Cases<T>) {
+fn decode(cases: &Cases) {
     let tables = |pages: &'static [u32], page_size, indptr, lengths| BlockTables {
         page_size,
         groups: 1,
@@ -237,7 +236,7 @@ fn decode<T: Target>(cases: &Cases<T>) {
 }
 
 /// What benchmarks compare with.
-fn ceilings<T: Target>(cases: &Cases<T>) {
+fn ceilings(cases: &Cases) {
     cases.each("ceilings", |e, dtype| {
         let from = e.noise(&[4096], dtype, 1)?;
         let to = e.noise(&[4096], DType::F32, 1)?;

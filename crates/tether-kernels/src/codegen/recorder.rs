@@ -1,9 +1,9 @@
 //! A CubeCL runtime without a device: a launch compiles its kernel and keeps the source.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,11 +28,12 @@ use cubecl_runtime::memory_management::{ManagedMemoryHandle, MemoryAllocationMod
 use cubecl_runtime::storage::{ComputeStorage, ManagedResource, StorageHandle, StorageId};
 use cubecl_runtime::validation::{validate_cube_dim, validate_units};
 
+use super::compiler::Code;
 use super::target::Target;
 
-/// The runtime whose launches are recorded for `T`.
+/// The runtime. Each target is a device of it.
 #[derive(Clone, Debug)]
-pub(super) struct Recorder<T>(PhantomData<T>);
+pub(super) struct Recorder;
 
 /// One launch: the kernel's type, and what the compiler made of it.
 #[derive(Debug)]
@@ -46,58 +47,57 @@ pub(super) struct Launch {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Source {
     pub(super) entry: String,
-    pub(super) code: Vec<u8>,
-    pub(super) shared_bytes: usize,
+    pub(super) code: Code,
 }
 
 /// Launches since they were last taken.
-#[derive(Debug, Default)]
-pub(super) struct Log(Mutex<Vec<Launch>>);
+#[derive(Debug)]
+pub(super) struct Log {
+    target: Target,
+    launches: Mutex<Vec<Launch>>,
+}
 
 impl Log {
     fn add(&self, launch: Launch) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(launch);
+        self.launches.lock().unwrap_or_else(PoisonError::into_inner).push(launch);
     }
 
     /// Empties the log. A launch that is still queued is not in it: flush the client first.
     pub(super) fn take(&self) -> Vec<Launch> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.launches.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// The device of every recorder.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Nowhere;
-
-impl Device for Nowhere {
-    fn from_id(_: DeviceId) -> Self {
-        Self
+impl Device for Target {
+    fn from_id(id: DeviceId) -> Self {
+        Self::ALL[usize::from(id.index_id)]
     }
 
     fn to_id(&self) -> DeviceId {
-        DeviceId::new(0, 0)
+        DeviceId::new(0, *self as u16)
     }
 }
 
-impl<T: Target> Runtime for Recorder<T> {
-    type Compiler = T::Compiler;
-    type Server = Server<T>;
-    type Device = Nowhere;
+thread_local! {
+    /// The target of the kernel that this thread compiles: CubeCL asks the runtime for what its devices differ in here.
+    static COMPILED_FOR: Cell<Target> = const { Cell::new(Target::Cuda) };
+}
 
-    fn client(device: &Nowhere) -> ComputeClient<Self> {
+impl Runtime for Recorder {
+    type Compiler = Target;
+    type Server = Server;
+    type Device = Target;
+
+    fn client(device: &Target) -> ComputeClient<Self> {
         ComputeClient::load(device)
     }
 
-    fn name(_: &ComputeClient<Self>) -> &'static str {
-        T::NAME
-    }
-
-    fn require_array_lengths() -> bool {
-        T::ARRAY_LENGTHS
+    fn name(client: &ComputeClient<Self>) -> &'static str {
+        client.info().target.name()
     }
 
     fn max_cube_count() -> (u32, u32, u32) {
-        T::device().hardware.max_cube_count
+        (65_535, 65_535, 65_535)
     }
 
     fn can_read_tensor(_: &Shape, _: &Strides) -> bool {
@@ -105,39 +105,40 @@ impl<T: Target> Runtime for Recorder<T> {
     }
 
     fn target_properties() -> TargetProperties {
-        T::matrices()
+        COMPILED_FOR.get().matrices()
     }
 
     fn enumerate_devices(_: u16, _: &Log) -> Vec<DeviceId> {
-        vec![Nowhere.to_id()]
+        Target::ALL.iter().map(Device::to_id).collect()
     }
 }
 
 /// Compiles, and has no memory.
 #[derive(Debug)]
-pub(super) struct Server<T: Target> {
+pub(super) struct Server {
+    target: Target,
     utilities: Arc<ServerUtilities<Self>>,
     compiled: HashMap<(KernelId, bool), Arc<Result<Source, String>>>,
 }
 
-impl<T: Target> Server<T> {
-    fn compile(&self, kernel: &dyn CubeTask<T::Compiler>, mode: ExecutionMode) -> Result<Source, String> {
+impl Server {
+    fn compile(&self, kernel: &dyn CubeTask<Target>, mode: ExecutionMode) -> Result<Source, String> {
         let properties = &self.utilities.properties;
         let id = kernel.id();
         // A runtime refuses these at launch, so a kernel that asks for them is of no use on the target.
-        validate_cube_dim(properties, &id)
-            .map_err(|_| format!("a cube of {:?} is too large", id.cube_dim))?;
-        validate_units(properties, &id).map_err(|_| format!("a cube of {:?} is too large", id.cube_dim))?;
+        let too_large = || format!("a cube of {:?} is too large", id.cube_dim);
+        validate_cube_dim(properties, &id).map_err(|_| too_large())?;
+        validate_units(properties, &id).map_err(|_| too_large())?;
+        COMPILED_FOR.set(self.target);
         let compiled = kernel
-            .compile(&mut T::Compiler::default(), &T::options(), mode, kernel.address_type())
+            .compile(&mut self.target.clone(), &(), mode, kernel.address_type())
             .map_err(|error| reason(&error))?;
-        let repr = compiled.repr.as_ref().ok_or("the compiler gave text only")?;
-        let shared_bytes = T::shared_bytes(repr);
-        let most = properties.hardware.max_shared_memory_size;
-        if shared_bytes > most {
-            return Err(format!("{shared_bytes} bytes of shared memory, {most} is the most"));
+        let code = compiled.repr.ok_or("the compiler gave text only")?;
+        let (shared, most) = (code.shared_bytes, properties.hardware.max_shared_memory_size);
+        if shared > most {
+            return Err(format!("{shared} bytes of shared memory, {most} is the most"));
         }
-        Ok(Source { entry: compiled.entrypoint_name, code: T::code(repr, compiled.source), shared_bytes })
+        Ok(Source { entry: compiled.entrypoint_name, code })
     }
 }
 
@@ -159,13 +160,15 @@ fn no_memory() -> ServerError {
     IoError::UnsupportedIoOperation { backtrace: BackTrace::capture() }.into()
 }
 
-impl<T: Target> DeviceService for Server<T> {
-    fn init(_: DeviceId) -> Self {
-        let properties = T::device();
+impl DeviceService for Server {
+    fn init(id: DeviceId) -> Self {
+        let target = Target::from_id(id);
+        let properties = target.device();
         let layout = ContiguousMemoryLayoutPolicy::new(properties.memory.alignment as usize);
         let logger = Arc::new(ServerLogger::default());
-        let utilities = ServerUtilities::new(properties, logger, Log::default(), layout);
-        Self { utilities: Arc::new(utilities), compiled: HashMap::new() }
+        let log = Log { target, launches: Mutex::default() };
+        let utilities = ServerUtilities::new(properties, logger, log, layout);
+        Self { target, utilities: Arc::new(utilities), compiled: HashMap::new() }
     }
 
     fn utilities(&self) -> ServerUtilitiesHandle {
@@ -173,12 +176,12 @@ impl<T: Target> DeviceService for Server<T> {
     }
 }
 
-impl<T: Target> ServerCommunication for Server<T> {
+impl ServerCommunication for Server {
     const SERVER_COMM_ENABLED: bool = false;
 }
 
-impl<T: Target> ComputeServer for Server<T> {
-    type Kernel = Box<dyn CubeTask<T::Compiler>>;
+impl ComputeServer for Server {
+    type Kernel = Box<dyn CubeTask<Target>>;
     type Info = Log;
     type MemoryLayoutPolicy = ContiguousMemoryLayoutPolicy;
     type Storage = NoStorage;
