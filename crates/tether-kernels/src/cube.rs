@@ -26,8 +26,7 @@ pub use tensor::CubeTensor;
 pub use tokens::{CubeIndices, CubeRotation, CubeTables};
 
 use crate::kernels::{attend, rotate};
-use crate::ops::decode::has_matrix_units;
-use launch::{array, flat, uploaded, with_storage};
+use launch::{array, flat, has_matrix_units, uploaded, with_storage};
 
 /// Keys, values and attention on a device of runtime `R`.
 ///

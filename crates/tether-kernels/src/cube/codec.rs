@@ -7,7 +7,7 @@ use tether_core::{CoreError, DType, Shape};
 
 use super::tokens::CubeTables;
 use super::{Cube, CubeTensor};
-use crate::ops;
+use crate::ops::{self, decode::Stored};
 
 /// Codes with their scales on the device.
 #[derive(Clone, Debug)]
@@ -133,12 +133,6 @@ impl<R: Runtime> CodecEngine for Cube<R> {
             let feature = "attention over codes that are not per token, or keys and values of unequal bits";
             return Err(CoreError::Unsupported { engine: self.name, feature });
         }
-        self.require(q.dtype)?;
-        let out = self.tensor(&[problem.sequences, problem.query_heads(), problem.head_dim_v], q.dtype)?;
-        let lse = self.tensor(&[problem.sequences, problem.query_heads()], DType::F32)?;
-        if out.len() > 0 {
-            ops::decode::launch_codes(&self.client, self.name, &problem, tables, scale, q, k, v, &out, &lse)?;
-        }
-        Ok((out, lse))
+        self.decode_stored(&problem, tables, scale, q, &Stored::Codes { k, v })
     }
 }

@@ -1,7 +1,9 @@
 //! Arguments and sizes of launches.
 
+use cubecl::ir::features::MmaConfig;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
+use tether_core::DType;
 
 use crate::kernels::words::WordsLaunch;
 
@@ -111,4 +113,18 @@ pub(crate) fn planes<R: Runtime>(client: &ComputeClient<R>) -> Option<u32> {
     let properties = client.properties();
     let exchanges = properties.features.plane.contains(cubecl::ir::features::Plane::Ops);
     (exchanges && properties.hardware.plane_size_min >= 1).then_some(properties.hardware.plane_size_min)
+}
+
+/// True where matrix units take 16 x 8 x 16 products of `dtype` into `f32`, and operands come straight from shared memory: CUDA's, whose
+/// register layout the kernels are made for.
+pub(crate) fn has_matrix_units<R: Runtime>(client: &ComputeClient<R>, dtype: DType) -> bool {
+    let properties = client.properties();
+    let matmul = &properties.features.matmul;
+    let of = |dtype| with_storage!(dtype, F => F::as_type_native_unchecked().storage_type());
+    let (ab, cd_type) = (of(dtype), of(DType::F32));
+    let wanted = MmaConfig { a_type: ab, b_type: ab, cd_type, m: 16, n: 8, k: 16 };
+    dtype != DType::F32
+        && matmul.mma.contains(&wanted)
+        && matmul.ldmatrix.contains(&ab)
+        && properties.hardware.plane_size_min == 32
 }

@@ -3,10 +3,9 @@
 use cubecl::prelude::*;
 use tether_core::{CoreError, DType};
 
-use super::launch::{array, flat, vector_size, with_storage};
+use super::launch::{array, flat, has_matrix_units, vector_size, with_storage};
 use super::{Cube, CubeTensor};
 use crate::kernels::ceiling;
-use crate::ops::decode::has_matrix_units;
 
 /// Threads of a cube in [`Cube::read_through`], and stretches that each reads.
 const READ: (usize, usize) = (256, 16);
@@ -109,7 +108,7 @@ impl<R: Runtime> Cube<R> {
     /// Matrix products out of registers, `rounds` times eight a warp in `to.len() / 32` warps, and the operations that they are; `None`
     /// without CUDA's matrix units. `to` is `f32` and a multiple of 128 long.
     pub fn multiply_through(&self, to: &CubeTensor, rounds: u32, dtype: DType) -> Option<f64> {
-        if dtype == DType::F32 || !has_matrix_units(&self.client, dtype) {
+        if !has_matrix_units(&self.client, dtype) {
             return None;
         }
         let cubes = (to.len() / 128).min(32_768);

@@ -7,8 +7,9 @@ use tether_core::{
     TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec, checks,
 };
 
+use super::launch::uploaded;
 use super::{Cube, CubeTensor};
-use crate::ops;
+use crate::ops::{self, decode::Stored};
 
 /// Row, page or token numbers on the device.
 #[derive(Clone, Debug)]
@@ -63,10 +64,6 @@ pub struct CubeTables {
 }
 
 impl<R: Runtime> Cube<R> {
-    fn words(&self, words: &[u32]) -> Handle {
-        self.client.create_from_slice(u32::as_bytes(if words.is_empty() { &[0] } else { words }))
-    }
-
     pub(super) fn tensor(&self, shape: &[usize], dtype: DType) -> Result<CubeTensor, CoreError> {
         let len = checks::index_space("tensor elements", shape, u32::MAX as usize)?;
         let handle = self.client.empty(len.max(1) * dtype.bytes());
@@ -118,6 +115,24 @@ impl<R: Runtime> Cube<R> {
         let extents = (tables.page_size, tables.groups, tables.sequences);
         DecodeProblem::new(&q.shape, k, v, extents, tables.page_bound)
     }
+
+    /// Output and log-sum-exp of a problem whose arguments fit each other.
+    pub(super) fn decode_stored(
+        &self,
+        problem: &DecodeProblem,
+        tables: &CubeTables,
+        scale: f32,
+        q: &CubeTensor,
+        stored: &Stored<'_>,
+    ) -> Result<(CubeTensor, CubeTensor), CoreError> {
+        self.require(q.dtype)?;
+        let out = self.tensor(&[problem.sequences, problem.query_heads(), problem.head_dim_v], q.dtype)?;
+        let lse = self.tensor(&[problem.sequences, problem.query_heads()], DType::F32)?;
+        if out.len() > 0 {
+            ops::decode::launch(&self.client, self.name, problem, tables, scale, q, stored, &out, &lse)?;
+        }
+        Ok((out, lse))
+    }
 }
 
 impl<R: Runtime> TokenEngine for Cube<R> {
@@ -131,7 +146,7 @@ impl<R: Runtime> TokenEngine for Cube<R> {
             return Err(CoreError::TensorLength { shape: shape.into(), expected, got: indices.len() });
         }
         let bound = indices.iter().max().map_or(0, |&i| i as usize + 1);
-        Ok(CubeIndices { handle: self.words(indices), shape: shape.into(), bound })
+        Ok(CubeIndices { handle: uploaded(&self.client, indices).0, shape: shape.into(), bound })
     }
 
     fn read_indices(&self, indices: &CubeIndices) -> Result<Vec<u32>, CoreError> {
@@ -156,26 +171,29 @@ impl<R: Runtime> TokenEngine for Cube<R> {
             rotation.deltas.iter().flat_map(|axis| axis.iter().map(|d| d.cast_unsigned())).collect();
         Ok(CubeRotation {
             extents,
-            pairs: self.words(&pairs),
-            deltas: self.words(&deltas),
+            pairs: uploaded(&self.client, &pairs).0,
+            deltas: uploaded(&self.client, &deltas).0,
             scale: rotation.scale,
         })
     }
 
     fn upload_tables(&self, tables: &BlockTables<'_>) -> Result<CubeTables, CoreError> {
         tables.check()?;
+        let (indptr, indptr_len) = uploaded(&self.client, tables.indptr);
+        let (pages, pages_len) = uploaded(&self.client, tables.pages);
+        let (lengths, lengths_len) = uploaded(&self.client, tables.lengths);
         Ok(CubeTables {
             page_size: tables.page_size,
             groups: tables.groups,
             sequences: tables.sequences(),
             longest: tables.longest(),
             page_bound: tables.page_bound(),
-            indptr: self.words(tables.indptr),
-            indptr_len: tables.indptr.len(),
-            pages: self.words(tables.pages),
-            pages_len: tables.pages.len().max(1),
-            lengths: self.words(tables.lengths),
-            lengths_len: tables.lengths.len().max(1),
+            indptr,
+            indptr_len,
+            pages,
+            pages_len,
+            lengths,
+            lengths_len,
         })
     }
 
@@ -302,12 +320,6 @@ impl<R: Runtime> TokenEngine for Cube<R> {
     ) -> Result<(CubeTensor, CubeTensor), CoreError> {
         let problem = self.decode_problem(q, &k.shape, &v.shape, tables)?;
         DecodeProblem::same_dtype(q.dtype, k.dtype, v.dtype)?;
-        self.require(q.dtype)?;
-        let out = self.tensor(&[problem.sequences, problem.query_heads(), problem.head_dim_v], q.dtype)?;
-        let lse = self.tensor(&[problem.sequences, problem.query_heads()], DType::F32)?;
-        if out.len() > 0 {
-            ops::decode::launch(&self.client, self.name, &problem, tables, scale, q, k, v, &out, &lse)?;
-        }
-        Ok((out, lse))
+        self.decode_stored(&problem, tables, scale, q, &Stored::Numbers { k, v })
     }
 }

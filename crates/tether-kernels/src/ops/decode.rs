@@ -1,12 +1,11 @@
 //! Paged decode attention: on matrix units where the device has CUDA's 16 x 8 x 16 product, else on shared memory.
 
-use cubecl::ir::features::MmaConfig;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use tether_codec::Bits;
 use tether_core::{CoreError, DType, DecodeProblem};
 
-use crate::cube::launch::{array, spread, with_storage};
+use crate::cube::launch::{array, has_matrix_units, spread, with_storage};
 use crate::kernels::decode;
 use crate::{CubeCodes, CubeTables, CubeTensor};
 
@@ -79,27 +78,13 @@ fn parts(lists: usize, longest: usize, at_once: usize) -> u32 {
     (1..=most).min_by_key(|&parts| cost(parts)).unwrap_or(1) as u32
 }
 
-pub(crate) fn has_matrix_units<R: Runtime>(client: &ComputeClient<R>, dtype: DType) -> bool {
-    let features = &client.properties().features;
-    let ab = match dtype {
-        DType::F32 => return false,
-        DType::F16 => half::f16::as_type_native_unchecked().storage_type(),
-        DType::BF16 => half::bf16::as_type_native_unchecked().storage_type(),
-    };
-    let cd_type = f32::as_type_native_unchecked().storage_type();
-    let wanted = MmaConfig { a_type: ab, b_type: ab, cd_type, m: 16, n: 8, k: 16 };
-    features.matmul.mma.contains(&wanted)
-        && features.matmul.ldmatrix.contains(&ab)
-        && client.properties().hardware.plane_size_min == 32
-}
-
 /// Words of a load: the most that divide a row's words over the threads that share it.
 fn load_words(row_words: usize, threads: usize) -> usize {
     [4, 2, 1].into_iter().find(|n| (row_words / threads).is_multiple_of(*n)).unwrap_or(1)
 }
 
 /// Keys and values as they are stored.
-enum Stored<'a> {
+pub(crate) enum Stored<'a> {
     Numbers { k: &'a CubeTensor, v: &'a CubeTensor },
     Codes { k: &'a CubeCodes, v: &'a CubeCodes },
 }
@@ -118,38 +103,6 @@ impl Stored<'_> {
 
 #[allow(clippy::too_many_arguments, reason = "a launch")]
 pub(crate) fn launch<R: Runtime>(
-    client: &ComputeClient<R>,
-    engine: &'static str,
-    problem: &DecodeProblem,
-    tables: &CubeTables,
-    scale: f32,
-    q: &CubeTensor,
-    k: &CubeTensor,
-    v: &CubeTensor,
-    out: &CubeTensor,
-    lse: &CubeTensor,
-) -> Result<(), CoreError> {
-    run(client, engine, problem, tables, scale, q, &Stored::Numbers { k, v }, out, lse)
-}
-
-#[allow(clippy::too_many_arguments, reason = "a launch")]
-pub(crate) fn launch_codes<R: Runtime>(
-    client: &ComputeClient<R>,
-    engine: &'static str,
-    problem: &DecodeProblem,
-    tables: &CubeTables,
-    scale: f32,
-    q: &CubeTensor,
-    k: &CubeCodes,
-    v: &CubeCodes,
-    out: &CubeTensor,
-    lse: &CubeTensor,
-) -> Result<(), CoreError> {
-    run(client, engine, problem, tables, scale, q, &Stored::Codes { k, v }, out, lse)
-}
-
-#[allow(clippy::too_many_arguments, reason = "a launch")]
-fn run<R: Runtime>(
     client: &ComputeClient<R>,
     engine: &'static str,
     problem: &DecodeProblem,

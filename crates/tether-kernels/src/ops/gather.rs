@@ -1,29 +1,27 @@
 //! Compaction: rows and pages are copied as the widest words that fit them.
 
 use cubecl::prelude::*;
-use tether_core::{DType, PageProblem, RowProblem, TokenLayout};
+use tether_core::{PageProblem, RowProblem, TokenLayout};
 
 use crate::cube::launch::{THREADS, array, spread, vector_size, with_storage};
 use crate::kernels::gather;
 use crate::{CubeIndices, CubeTensor};
 
-/// How `len` elements of `dtype` in a row are moved.
-enum Words {
-    /// 32-bit words, this many at once.
-    Whole { at_once: usize, per_element: (usize, usize) },
-    /// Elements, one at a time: a row of an odd number of half words.
-    Elements,
-}
-
-impl Words {
-    fn of<R: Runtime>(client: &ComputeClient<R>, dtype: DType, len: usize) -> Self {
-        let bytes = len * dtype.bytes();
-        if bytes.is_multiple_of(4) {
-            Self::Whole { at_once: vector_size(client, 4, &[bytes / 4]), per_element: (dtype.bytes(), 4) }
+/// Runs `$body` with `$W` as what rows of `$len` elements of `$dtype` are copied in: as many 32-bit words at once as divide a row, or single elements
+/// where a row is an odd number of half words. `$at_once` of them are a vector, and `$vectors` counts the vectors of so many elements.
+macro_rules! with_words {
+    ($client:expr, $dtype:expr, $len:expr, |$W:ident, $at_once:ident, $vectors:ident| $body:expr) => {{
+        let element = $dtype.bytes();
+        if ($len * element).is_multiple_of(4) {
+            type $W = u32;
+            let $at_once = vector_size($client, 4, &[$len * element / 4]);
+            let $vectors = |elements: usize| elements * element / 4 / $at_once;
+            $body
         } else {
-            Self::Elements
+            let ($at_once, $vectors) = (1, |elements: usize| elements);
+            with_storage!($dtype, $W => $body)
         }
-    }
+    }};
 }
 
 /// One tensor or two of the same shape and dtype, each with where it goes.
@@ -45,33 +43,47 @@ pub(crate) fn launch_rows<R: Runtime>(
     let from = &problem.from;
     let (tokens, heads, kept) = (from.tokens as u32, from.heads as u32, problem.kept as u32);
     let outermost = from.layout == TokenLayout::Hnd;
-    macro_rules! launch {
-        ($W:ty, $at_once:expr, $words:expr) => {{
-            let (at_once, words) = ($at_once, |elements: usize| $words(elements) / $at_once);
-            let whole = |t: &CubeTensor| array::<R>(&t.handle, words(t.len()));
-            let (count, dim) = cubes(words(x_out.len()), 1 + usize::from(other.is_some()));
-            let (rows, row) = (array(&indices.handle, indices.len()), words(from.head_dim) as u32);
-            #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-            // SAFETY: the kernels stop at `heads * kept` rows, and every index is below `tokens` (checked by its bound).
-            unsafe {
-                match other {
-                    None => gather::gather_rows::launch_unchecked::<$W, R>(
-                        client, count, dim, at_once, whole(x), rows, whole(x_out), tokens, heads, kept, row, outermost,
-                    ),
-                    Some((y, y_out)) => gather::gather_rows_of_two::launch_unchecked::<$W, R>(
-                        client, count, dim, at_once, whole(x), whole(y), rows, whole(x_out), whole(y_out), tokens,
-                        heads, kept, row, outermost,
-                    ),
-                }
+    with_words!(client, x.dtype, from.head_dim, |W, at_once, vectors| {
+        let whole = |t: &CubeTensor| array::<R>(&t.handle, vectors(t.len()));
+        let (count, dim) = cubes(vectors(x_out.len()), 1 + usize::from(other.is_some()));
+        let (rows, row) = (array(&indices.handle, indices.len()), vectors(from.head_dim) as u32);
+        #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
+        // SAFETY: the kernels stop at `heads * kept` rows, and every index is below `tokens` (checked by its bound).
+        unsafe {
+            match other {
+                None => gather::gather_rows::launch_unchecked::<W, R>(
+                    client,
+                    count,
+                    dim,
+                    at_once,
+                    whole(x),
+                    rows,
+                    whole(x_out),
+                    tokens,
+                    heads,
+                    kept,
+                    row,
+                    outermost,
+                ),
+                Some((y, y_out)) => gather::gather_rows_of_two::launch_unchecked::<W, R>(
+                    client,
+                    count,
+                    dim,
+                    at_once,
+                    whole(x),
+                    whole(y),
+                    rows,
+                    whole(x_out),
+                    whole(y_out),
+                    tokens,
+                    heads,
+                    kept,
+                    row,
+                    outermost,
+                ),
             }
-        }};
-    }
-    match Words::of(client, x.dtype, from.head_dim) {
-        Words::Whole { at_once, per_element: (bytes, word) } => {
-            launch!(u32, at_once, |elements: usize| elements * bytes / word);
         }
-        Words::Elements => with_storage!(x.dtype, F => launch!(F, 1, |elements: usize| elements)),
-    }
+    });
 }
 
 pub(crate) fn launch_pages<R: Runtime>(
@@ -82,30 +94,39 @@ pub(crate) fn launch_pages<R: Runtime>(
     indices: &CubeIndices,
 ) {
     let kept = problem.kept as u32;
-    macro_rules! launch {
-        ($W:ty, $at_once:expr, $words:expr) => {{
-            let (at_once, words) = ($at_once, |elements: usize| $words(elements) / $at_once);
-            let whole = |t: &CubeTensor| array::<R>(&t.handle, words(t.len()));
-            let (count, dim) = cubes(words(x_out.len()), 1 + usize::from(other.is_some()));
-            let (pages, page) = (array(&indices.handle, indices.len()), words(problem.page_len) as u32);
-            #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-            // SAFETY: the kernels stop at `kept` pages, and every index is below the pool's pages (checked by its bound).
-            unsafe {
-                match other {
-                    None => gather::gather_pages::launch_unchecked::<$W, R>(
-                        client, count, dim, at_once, whole(x), pages, whole(x_out), kept, page,
-                    ),
-                    Some((y, y_out)) => gather::gather_pages_of_two::launch_unchecked::<$W, R>(
-                        client, count, dim, at_once, whole(x), whole(y), pages, whole(x_out), whole(y_out), kept, page,
-                    ),
-                }
+    with_words!(client, x.dtype, problem.page_len, |W, at_once, vectors| {
+        let whole = |t: &CubeTensor| array::<R>(&t.handle, vectors(t.len()));
+        let (count, dim) = cubes(vectors(x_out.len()), 1 + usize::from(other.is_some()));
+        let (pages, page) = (array(&indices.handle, indices.len()), vectors(problem.page_len) as u32);
+        #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
+        // SAFETY: the kernels stop at `kept` pages, and every index is below the pool's pages (checked by its bound).
+        unsafe {
+            match other {
+                None => gather::gather_pages::launch_unchecked::<W, R>(
+                    client,
+                    count,
+                    dim,
+                    at_once,
+                    whole(x),
+                    pages,
+                    whole(x_out),
+                    kept,
+                    page,
+                ),
+                Some((y, y_out)) => gather::gather_pages_of_two::launch_unchecked::<W, R>(
+                    client,
+                    count,
+                    dim,
+                    at_once,
+                    whole(x),
+                    whole(y),
+                    pages,
+                    whole(x_out),
+                    whole(y_out),
+                    kept,
+                    page,
+                ),
             }
-        }};
-    }
-    match Words::of(client, x.dtype, problem.page_len) {
-        Words::Whole { at_once, per_element: (bytes, word) } => {
-            launch!(u32, at_once, |elements: usize| elements * bytes / word);
         }
-        Words::Elements => with_storage!(x.dtype, F => launch!(F, 1, |elements: usize| elements)),
-    }
+    });
 }

@@ -4,9 +4,8 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 use tether_core::{CoreError, DType, Pool, WindowProblem, WindowSpec};
 
-use super::decode::has_matrix_units;
 use crate::CubeTensor;
-use crate::cube::launch::{array, begins_at, flat, vector_size, with_storage};
+use crate::cube::launch::{array, begins_at, flat, has_matrix_units, vector_size, with_storage};
 use crate::kernels::window::{self, ExtentsLaunch, Matrix};
 
 /// Cubes of a multiprocessor that run at once, in the first pass and in the second: with matrix units, as registers allow (for 4 warps), and
@@ -79,12 +78,6 @@ fn matrix<R: Runtime>(
     unit_rows: u32,
 ) -> Option<Matrix> {
     let features = &client.properties().features;
-    let element = match k.dtype {
-        DType::F32 => return None,
-        DType::F16 => half::f16::as_type_native_unchecked().storage_type(),
-        DType::BF16 => half::bf16::as_type_native_unchecked().storage_type(),
-    };
-    let able = has_matrix_units(client, k.dtype) && features.matmul.ldmatrix.contains(&element);
     // Masks are below every logit only where the scale is positive. 16-byte and 4-byte accesses must be aligned.
     let fits = spec.scale > 0.0
         && problem.head_dim > 0
@@ -92,7 +85,7 @@ fn matrix<R: Runtime>(
         && problem.head_dim <= 256
         && begins_at(&k.handle, 2).is_multiple_of(8)
         && begins_at(&q.handle, 2).is_multiple_of(2);
-    if !able || !fits {
+    if !has_matrix_units(client, k.dtype) || !fits {
         return None;
     }
     // Queries of a thread: 2 registers for each 16 channels of 8 rows.
