@@ -1,15 +1,17 @@
 //! `cargo xtask bench`: every device operation timed on the GPU that is here.
 
-use anyhow::{Result, bail};
-use clap::{Args, ValueEnum};
+use anyhow::{Context, Result, bail};
+use clap::Args;
 use xshell::{Shell, cmd};
+
+use crate::step::Runtime;
 
 /// What to time, and where
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bench {
     /// The runtime [default: cuda where `nvidia-smi` runs, rocm where `rocminfo` does, metal on macOS, else vulkan]
     #[arg(long, value_enum)]
-    device: Option<Gpu>,
+    device: Option<Runtime>,
     /// Groups of operations, such as decode,rope [default: all]
     #[arg(long, value_delimiter = ',', value_name = "GROUP")]
     ops: Vec<String>,
@@ -18,45 +20,24 @@ pub(crate) struct Bench {
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Gpu {
-    Cuda,
-    Rocm,
-    Vulkan,
-    Metal,
-    Wgpu,
-}
-
-impl Gpu {
-    /// The feature of the crates and the device of the command have this name.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Cuda => "cuda",
-            Self::Rocm => "rocm",
-            Self::Vulkan => "vulkan",
-            Self::Metal => "metal",
-            Self::Wgpu => "wgpu",
-        }
-    }
-
-    fn here(shell: &Shell) -> Self {
-        let runs =
-            |program: &str| cmd!(shell, "{program}").quiet().ignore_stdout().ignore_stderr().run().is_ok();
-        if runs("nvidia-smi") {
-            Self::Cuda
-        } else if runs("rocminfo") {
-            Self::Rocm
-        } else if cfg!(target_os = "macos") {
-            Self::Metal
-        } else {
-            Self::Vulkan
-        }
+/// The runtime that this machine's GPU is made for.
+fn here(shell: &Shell) -> Runtime {
+    let runs = |program: &str| cmd!(shell, "{program}").quiet().ignore_stdout().ignore_stderr().run().is_ok();
+    if runs("nvidia-smi") {
+        Runtime::Cuda
+    } else if runs("rocminfo") {
+        Runtime::Rocm
+    } else if cfg!(target_os = "macos") {
+        Runtime::Metal
+    } else {
+        Runtime::Vulkan
     }
 }
 
 impl Bench {
     pub(crate) fn run(&self, shell: &Shell) -> Result<()> {
-        let device = self.device.unwrap_or_else(|| Gpu::here(shell)).name();
+        let runtime = self.device.unwrap_or_else(|| here(shell));
+        let device = runtime.feature().context("the host's code is timed by `cargo bench`")?;
         let args = self.arguments(device);
         if cmd!(shell, "cargo run --quiet --release -p tether-cli --features {device} -- {args...}")
             .run()

@@ -48,7 +48,7 @@ impl Tests {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Runtime {
+pub(crate) enum Runtime {
     #[default]
     Host,
     Wgpu,
@@ -59,8 +59,8 @@ enum Runtime {
 }
 
 impl Runtime {
-    /// The feature of the crates that has the same name.
-    fn feature(self) -> Option<&'static str> {
+    /// The feature of the crates that has the same name, as has the command's `--device`.
+    pub(crate) fn feature(self) -> Option<&'static str> {
         match self {
             Self::Host => None,
             Self::Wgpu => Some("wgpu"),

@@ -1,7 +1,8 @@
 //! Compaction: a quarter of the tokens is kept.
 
-use tether_core::{CoreError, TokenEngine, TokenLayout};
+use tether_core::{CoreError, TokenEngine, TokenLayout, TokenShape};
 use tether_kernels::cubecl::Runtime;
+use tether_testing::oracle::gather_token_rows;
 
 use crate::Bench;
 use crate::bench::Work;
@@ -21,10 +22,8 @@ pub(crate) fn run<R: Runtime>(bench: &mut Bench<'_, R>) -> Result<(), CoreError>
     let indices = engine.upload_indices(&[heads, tokens / 4], &rows)?;
     let got = bench.read(&engine.gather_rows_of_two((&v, &k), TokenLayout::Hnd, &indices)?.1)?;
     let host = bench.read(&k)?;
-    let same = got.chunks_exact(dim).zip(&rows).enumerate().all(|(i, (got, &row))| {
-        let at = (i / (tokens / 4) * tokens + row as usize) * dim;
-        got == &host[at..at + dim]
-    });
+    let from = TokenShape { tokens, heads, head_dim: dim, layout: TokenLayout::Hnd };
+    let same = got == gather_token_rows(&host, &from, &rows);
     let timing =
         bench.time(1, |_| engine.gather_rows_of_two((&k, &v), TokenLayout::Hnd, &indices).map(drop))?;
     let bytes = (2 * 2 * (tokens / 4) * heads * row_bytes + 4 * (tokens / 4) * heads) as f64;

@@ -22,31 +22,26 @@ use tether_core::CoreError;
 use tether_kernels::Cube;
 use tether_kernels::cubecl::Runtime;
 
+/// Names of the groups of operations, in the order in which they run.
+pub const GROUPS: [&str; 9] =
+    ["rope", "gather", "quant", "snap", "frame", "commit", "decode", "qdecode", "ar"];
+
 /// A group of operations.
 type Group<R> = fn(&mut Bench<'_, R>) -> Result<(), CoreError>;
 
-fn groups<R: Runtime>() -> [(&'static str, Group<R>); 9] {
+/// The groups, in the order of [`GROUPS`].
+fn groups<R: Runtime>() -> [Group<R>; GROUPS.len()] {
     [
-        ("rope", rope::run),
-        ("gather", compact::run),
-        ("quant", codes::run),
-        ("snap", select::run),
-        ("frame", frames::run),
-        ("commit", commit::run),
-        ("decode", decode::run),
-        ("qdecode", decode::run_codes),
-        ("ar", video::run),
+        rope::run,
+        compact::run,
+        codes::run,
+        select::run,
+        frames::run,
+        commit::run,
+        decode::run,
+        decode::run_codes,
+        video::run,
     ]
-}
-
-/// Names of the groups, in the order in which they run.
-pub fn group_names() -> Vec<&'static str> {
-    #[cfg(feature = "cuda")]
-    return groups::<tether_kernels::cubecl::cuda::CudaRuntime>().iter().map(|(name, _)| *name).collect();
-    #[cfg(all(not(feature = "cuda"), feature = "wgpu"))]
-    return groups::<tether_kernels::cubecl::wgpu::WgpuRuntime>().iter().map(|(name, _)| *name).collect();
-    #[cfg(all(not(feature = "cuda"), not(feature = "wgpu"), feature = "rocm"))]
-    return groups::<tether_kernels::cubecl::hip::HipRuntime>().iter().map(|(name, _)| *name).collect();
 }
 
 /// Measures the ceilings, then the groups in `only` (all when it is empty). `each` sees a record as soon as it is there.
@@ -61,7 +56,7 @@ pub fn run<R: Runtime>(
 ) -> Result<Ceilings, CoreError> {
     let ceilings = ceilings::measure(engine)?;
     let mut bench = Bench::new(engine, ceilings.clone(), each, note);
-    for (name, group) in groups::<R>() {
+    for (name, group) in GROUPS.into_iter().zip(groups::<R>()) {
         if !only.is_empty() && !only.iter().any(|o| o == name) {
             continue;
         }

@@ -1,7 +1,8 @@
 //! Rotations in place.
 
-use tether_core::{CoreError, Pairing, Rotation, TokenEngine, TokenLayout};
+use tether_core::{CoreError, Pairing, Rotation, TokenEngine, TokenLayout, TokenShape};
 use tether_kernels::cubecl::Runtime;
+use tether_testing::oracle::rotate_tokens;
 
 use crate::Bench;
 use crate::bench::{CLOSE, Work};
@@ -58,20 +59,10 @@ fn one<R: Runtime>(
     let after = engine.rotated(&before, TokenLayout::Nhd, &table)?;
     let mut in_place = engine.noise(&shape, dtype, 1)?;
     engine.rotate(&mut in_place, TokenLayout::Nhd, &table)?;
-    let extents = rotation.extents()?;
-    let mut expected: Vec<f64> = host.iter().map(|&x| f64::from(x)).collect();
-    for (row, channels) in expected.chunks_exact_mut(shape[2]).enumerate() {
-        let delta = rotation.deltas[0][row / shape[1] / rotation.tokens_per_delta];
-        for (pair, frequency) in rotation.frequencies.iter().enumerate() {
-            let (a, b) = extents.channels(pair);
-            let (sin, cos) = (f64::from(delta) * frequency).sin_cos();
-            let (x, y) = (channels[a], channels[b]);
-            (channels[a], channels[b]) = (x * cos - y * sin, y * cos + x * sin);
-        }
-    }
-    let wide = |v: Vec<f32>| v.into_iter().map(f64::from);
-    let err = relative(wide(bench.read(&after)?), expected.iter().copied());
-    let err = err.max(relative(wide(bench.read(&in_place)?), expected.iter().copied()));
+    let expected = rotate_tokens(&host, &TokenShape::of("x", &shape, TokenLayout::Nhd)?, rotation);
+    let wide = |v: &[f32]| v.iter().copied().map(f64::from).collect::<Vec<f64>>();
+    let err = |got: Vec<f32>| relative(wide(&got), wide(&expected));
+    let err = err(bench.read(&after)?).max(err(bench.read(&in_place)?));
     let sets = Bench::<R>::sets(shape.iter().product::<usize>() * dtype.bytes());
     let mut all = (0..sets).map(|i| engine.noise(&shape, dtype, i as u32)).collect::<Result<Vec<_>, _>>()?;
     let timing = bench.time(sets, |i| engine.rotate(&mut all[i], TokenLayout::Nhd, &table))?;

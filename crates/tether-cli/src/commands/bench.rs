@@ -17,7 +17,7 @@ pub(crate) fn run(_: &BenchArgs) -> Result<()> {
 /// Runs the subcommand.
 #[cfg(feature = "bench")]
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
-    let names = tether_bench::group_names();
+    let names = tether_bench::GROUPS;
     if let Some(unknown) = args.ops.iter().find(|op| !names.contains(&op.as_str())) {
         return Err(Usage(format!("no group of operations is called {unknown}: {}", names.join(", "))).into());
     }
