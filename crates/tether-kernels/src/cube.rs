@@ -275,22 +275,21 @@ impl<R: Runtime> Engine for Cube<R> {
                 Some(keys) => (&keys.handle, keys.len(), uploaded(&self.client, &in_order)),
                 None => (&store.keys.data, store.data_len(Side::Keys), (slot_table.clone(), slots_len)),
             };
-            let values_len = store.data_len(Side::Values);
-            let (warps, row_blocks) = (attend::WARPS, attend::BLOCKS);
-            with_storage!(spec.dtype, F => {
-                #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-                // SAFETY: the kernel reads units of the tables, which lie in the store (checked), and writes rows below `group * tokens`.
-                unsafe {
-                    attend::attend_matrix::launch_unchecked::<F, R>(
-                        &self.client, blocks(warps * row_blocks * 16), CubeDim::new_1d(warps * 32), 4,
-                        array(&prepared, q.len()), array(keys, keys_len / 8),
-                        array(&store.values.data, values_len / 8), array(&key_table, key_table_len),
-                        array(&slot_table, slots_len), array(&first_unit, first_len), array(&out.handle, out.len()),
-                        tokens as u32, spec.kv_heads as u32, group as u32, spec.tokens_per_unit as u32,
-                        spec.head_dim_k as u32, spec.head_dim_v as u32, warps, row_blocks as usize,
-                    );
-                }
-            });
+            let extents = crate::ops::attend::Extents {
+                store: spec,
+                sequences,
+                query_tokens: tokens,
+                group,
+                longest: tables.iter().map(|t| t.slots.len()).max().unwrap_or(0) * spec.tokens_per_unit,
+            };
+            let stored = crate::ops::attend::Stored {
+                keys: (keys, keys_len),
+                values: (&store.values.data, store.data_len(Side::Values)),
+                key_slots: (&key_table, key_table_len),
+                value_slots: (&slot_table, slots_len),
+                first_unit: (&first_unit, first_len),
+            };
+            crate::ops::attend::launch(&self.client, &extents, &prepared, &stored, &out.handle);
             return Ok(());
         }
         let keys = self.gather_keys(store, &slots, phases.map(|p| (p, positions.as_slice())))?;

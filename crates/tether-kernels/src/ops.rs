@@ -1,5 +1,6 @@
 //! One file per operation: a checked problem becomes a blueprint, chosen on the host for what the device can do, and a launch.
 
+pub(crate) mod attend;
 pub(crate) mod decode;
 pub(crate) mod gather;
 pub(crate) mod quantise;

@@ -1,9 +1,11 @@
 //! Block attention: every query of a chunk over every key of its window.
 
 mod matrix;
+mod parts;
 mod rows;
 
-pub(crate) use matrix::attend_matrix;
+pub(crate) use matrix::{TILE, attend_matrix};
+pub(crate) use parts::attend_parts;
 pub(crate) use rows::{ROWS, attend_rows};
 
 /// Warps of a cube of [`attend_matrix`], and blocks of 16 query rows of each: the fastest of four measured (8 x 2, 4 x 2, 8 x 1, 4 x 1).

@@ -1,18 +1,28 @@
 //! Block attention on matrix units: CUDA's 16 x 8 x 16 product.
 //!
 //! Queries and keys come out of shared memory in whole 16-byte words: which channel sits where in an operand is free as long as the two agree,
-//! so a thread's word of 8 channels serves two steps of the contraction. Values are transposed on the way.
+//! so a thread's word of 8 channels serves two steps of the contraction. Values are transposed on the way. Logits are kept to base 2, which
+//! is what the hardware raises.
 
 use cubecl::cmma::{MatrixIdent, MmaDefinition};
 use cubecl::prelude::*;
 
+/// Turns a power of e into a power of 2.
+const LOG2_E: f32 = std::f32::consts::LOG2_E;
+
 /// Keys of a tile.
-const TILE: u32 = 32;
+pub(crate) const TILE: u32 = 32;
 
 /// Words from a row of keys or queries to the next in shared memory: eight rows by four words are read at a time, and meet in no bank.
 const KEY_PAD: u32 = 4;
 /// The same for values, of which eight rows of one word are read at a time.
 const VALUE_PAD: u32 = 1;
+
+/// One instruction, where an exponential is several.
+#[cube]
+fn power_of_2(x: f32) -> f32 {
+    f32::new(2.0).powf(x)
+}
 
 /// A thread's words of the next tile: four of keys and four of values for each 64 channels.
 #[cube]
@@ -43,8 +53,12 @@ fn load_tile<N4: Size>(
 }
 
 /// Softmax attention of `warps * blocks * 16` query rows a cube over tiles of 32 keys. Queries are prepared (scaled, rotated, `f32`). Keys lie in `key_slots`, values in
-/// `value_slots`, unit after unit; those of sequence `s` from `first_unit[s]` to `first_unit[s + 1]`. Cube x counts blocks of rows (a row is a
-/// query head of the group and a token), cube y key heads, cube z sequences. `dim_k` and `dim_v` are multiples of 64.
+/// `value_slots`, unit after unit; those of sequence `s` from `first_unit[s]` to `first_unit[s + 1]`. `dim_k` and `dim_v` are multiples of 64.
+///
+/// A block of rows (a row is a query head of the group and a token) of a key head of a sequence is a task; tasks count in this order, rows
+/// fastest. The first `whole` tasks are a cube each. The others, which would leave most of a last wave idle, are cut into `parts` cubes by
+/// their keys, which leave `sums` `[tasks, parts, rows, dim_v]` and, for each row, the highest logit and the weight in `weights_of`
+/// `[tasks, parts, rows, 2]` for [`super::attend_parts`].
 #[cube(launch_unchecked, fast_math = FastMath::ReducedPrecision | FastMath::NotNaN | FastMath::NotInf)]
 pub(crate) fn attend_matrix<F: Float, N4: Size>(
     q: &Array<f32>,
@@ -54,9 +68,14 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
     value_slots: &Array<u32>,
     first_unit: &Array<u32>,
     out: &mut Array<f32>,
+    part_sums: &mut Array<f32>,
+    part_weights: &mut Array<f32>,
     query_tokens: u32,
     kv_heads: u32,
     group: u32,
+    cubes: u32,
+    whole: u32,
+    parts: u32,
     #[comptime] tokens: u32,
     #[comptime] dim_k: u32,
     #[comptime] dim_v: u32,
@@ -83,11 +102,17 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
     let warp = UNIT_POS_X / 32;
     let quad = lane % 4;
     let octet = lane / 4;
-    let kv_head = CUBE_POS_Y;
-    let sequence = CUBE_POS_Z;
-    let first_row = CUBE_POS_X * cube_rows;
     let rows = group * query_tokens;
     let query_heads = kv_heads * group;
+    // A grid of two axes may have a few cubes too many: they do what the last one does.
+    let cube = (CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X).min(cubes - 1u32);
+    let is_whole = cube < whole;
+    let task = select(is_whole, cube, whole + (cube - whole) / parts);
+    let part = select(is_whole, 0u32, (cube - whole) % parts);
+    let row_blocks = (rows + comptime!(cube_rows - 1)) / cube_rows;
+    let first_row = task % row_blocks * cube_rows;
+    let kv_head = task / row_blocks % kv_heads;
+    let sequence = task / row_blocks / kv_heads;
 
     // Queries to shared memory as whole operands: blocks of 16 rows, then halves of 32 channels, then lanes.
     let mut index = UNIT_POS_X;
@@ -107,8 +132,9 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
             #[unroll]
             for i in 0..2usize {
                 let mut pair = Vector::<F, N2>::empty();
-                pair[0] = F::cast_from(q[(from + comptime!(2 * i as u32)) as usize]);
-                pair[1] = F::cast_from(q[(from + comptime!(2 * i as u32 + 1)) as usize]);
+                let at = (from + comptime!(2 * i as u32)) as usize;
+                pair[0] = F::cast_from(q[at] * f32::new(LOG2_E));
+                pair[1] = F::cast_from(q[at + 1] * f32::new(LOG2_E));
                 word[comptime!(2 * i + half)] = u32::reinterpret(pair);
             }
         }
@@ -135,14 +161,17 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
 
     let begin = first_unit[sequence as usize];
     let total = (first_unit[sequence as usize + 1] - begin) * tokens;
+    let tiles = (total + comptime!(TILE - 1)) / TILE;
+    let mut start = select(is_whole, 0u32, tiles * part / parts * TILE);
+    let end = select(is_whole, total, total.min(tiles * (part + 1u32) / parts * TILE));
     let mut next_k = Array::<Vector<u32, N4>>::new(comptime!((TILE * row_k / threads) as usize));
     let mut next_v = Array::<Vector<u32, N4>>::new(comptime!((TILE * row_v / threads) as usize));
-    if total > 0u32 {
+    if start < end {
         load_tile::<N4>(
             keys,
             key_slots,
             &mut next_k,
-            0u32,
+            start,
             total,
             begin,
             kv_heads,
@@ -155,7 +184,7 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
             values,
             value_slots,
             &mut next_v,
-            0u32,
+            start,
             total,
             begin,
             kv_heads,
@@ -166,9 +195,8 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
         );
     }
     let query_base = warp * comptime!(blocks as u32 * 2 * dim_k) + lane;
-    let mut start = 0u32;
     let mut stage = 0u32;
-    while start < total {
+    while start < end {
         // Two stages: a warp may still read the other one.
         let base = stage * TILE;
         #[unroll]
@@ -186,7 +214,7 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
         let key_base = (base + octet) * step_k + quad;
         let value_base = (base + lane % 16) * step_v + lane / 16;
         let following = start + TILE;
-        if following < total {
+        if following < end {
             load_tile::<N4>(
                 keys,
                 key_slots,
@@ -296,14 +324,14 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
                 }
                 peak = peak.max(plane_shuffle_xor(peak, 1u32));
                 peak = peak.max(plane_shuffle_xor(peak, 2u32));
-                let keep = (highest[at] - peak).exp();
+                let keep = power_of_2(highest[at] - peak);
                 highest[at] = peak;
                 let mut sum = weights[at] * keep;
                 #[unroll]
                 for n in 0..4usize {
                     let c = logits.index(comptime!(4 * m + n));
-                    let x = (c[half][0] - peak).exp();
-                    let y = (c[half][1] - peak).exp();
+                    let x = power_of_2(c[half][0] - peak);
+                    let y = power_of_2(c[half][1] - peak);
                     sum += x + y;
                     let mut pair = Vector::<F, N2>::empty();
                     pair[0] = F::cast_from(x);
@@ -368,22 +396,38 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
             let mut sum = weights[at];
             sum += plane_shuffle_xor(sum, 1u32);
             sum += plane_shuffle_xor(sum, 2u32);
-            let inverse = f32::new(1.0) / sum;
-            let row = first_row
-                + warp * comptime!(16 * blocks as u32)
-                + comptime!((16 * m + 8 * half) as u32)
-                + octet;
-            if row < rows {
-                let head = kv_head * group + row / query_tokens;
-                let to = ((sequence * query_tokens + row % query_tokens) * query_heads + head) * dim_v;
+            let local = warp * comptime!(16 * blocks as u32) + comptime!((16 * m + 8 * half) as u32) + octet;
+            let row = first_row + local;
+            if is_whole {
+                if row < rows {
+                    let inverse = f32::new(1.0) / sum;
+                    let head = kv_head * group + row / query_tokens;
+                    let to = ((sequence * query_tokens + row % query_tokens) * query_heads + head) * dim_v;
+                    #[unroll]
+                    for block in 0..value_blocks {
+                        let c = sums.index(comptime!(m * value_blocks + block));
+                        #[unroll]
+                        for i in 0..2usize {
+                            let channel = 2u32 * quad + comptime!((8 * block + i) as u32);
+                            out[(to + channel) as usize] = c[half][i] * inverse;
+                        }
+                    }
+                }
+            } else {
+                let part_row = (cube - whole) * cube_rows + local;
+                let to = part_row * dim_v;
                 #[unroll]
                 for block in 0..value_blocks {
                     let c = sums.index(comptime!(m * value_blocks + block));
                     #[unroll]
                     for i in 0..2usize {
                         let channel = 2u32 * quad + comptime!((8 * block + i) as u32);
-                        out[(to + channel) as usize] = c[half][i] * inverse;
+                        part_sums[(to + channel) as usize] = c[half][i];
                     }
+                }
+                if quad == 0u32 {
+                    part_weights[(2u32 * part_row) as usize] = highest[at];
+                    part_weights[(2u32 * part_row + 1u32) as usize] = sum;
                 }
             }
         }
