@@ -56,6 +56,13 @@ fn attends_over_tables() {
 }
 
 #[test]
+fn attends_over_long_tables() {
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        engine_cases::attends_over_tables(&Host::new(), &EngineShape::LONG, dtype).unwrap();
+    }
+}
+
+#[test]
 fn grows_without_losing_anything() {
     everywhere(engine_cases::grows_without_losing_anything);
 }

@@ -239,6 +239,7 @@ impl<R: Runtime> Engine for Cube<R> {
         }
         self.require(q.dtype)?;
         let matrix = has_matrix_units(&self.client, spec.dtype)
+            && self.client.properties().features.copy_async
             && [spec.head_dim_k, spec.head_dim_v].iter().all(|d| matches!(d, 64 | 128));
         let widest = spec.head_dim_k + spec.head_dim_v;
         let shared = self.client.properties().hardware.max_shared_memory_size / size_of::<f32>();

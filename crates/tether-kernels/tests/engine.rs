@@ -7,9 +7,9 @@
 mod runtimes;
 
 use runtimes::{every_dtype, on_each_runtime};
-use tether_core::{CoreError, DType};
-use tether_kernels::Cube;
+use tether_core::{CoreError, DType, Engine, HostTensor, Readback};
 use tether_kernels::cubecl::Runtime;
+use tether_kernels::{Cube, CubeTensor};
 use tether_testing::engine_cases::{self, EngineShape};
 
 fn everywhere<R: Runtime>(
@@ -19,6 +19,19 @@ fn everywhere<R: Runtime>(
     every_dtype(engine, |engine, dtype| {
         EngineShape::ALL.iter().try_for_each(|shape| case(engine, shape, dtype))
     });
+}
+
+fn takes_over_memory<R: Runtime>(engine: &Cube<R>) {
+    let numbers: Vec<f32> = (0..64).map(|i| i as f32).collect();
+    let tensor = engine.upload(&HostTensor::from_f32(&[64], numbers.clone()).unwrap()).unwrap();
+    let from = |bytes: u64| tensor.handle().clone().offset_start(bytes);
+    let second_half = CubeTensor::from_handle(from(128), &[4, 8], DType::F32).unwrap();
+    let read = engine.read(&[&second_half]).unwrap().wait().unwrap();
+    assert_eq!(read[0].to_f32_vec(), numbers[32..]);
+    let e = CubeTensor::from_handle(from(128), &[5, 8], DType::F32);
+    assert!(matches!(e, Err(CoreError::TensorLength { expected: 40, got: 32, .. })), "{e:?}");
+    let e = CubeTensor::from_handle(from(4), &[8], DType::F32);
+    assert!(matches!(e, Err(CoreError::Geometry { value: 4, .. })), "{e:?}");
 }
 
 on_each_runtime! {
@@ -54,6 +67,14 @@ on_each_runtime! {
 
     fn attends_over_tables(engine) {
         everywhere(&engine, engine_cases::attends_over_tables);
+    }
+
+    fn attends_over_long_tables(engine) {
+        every_dtype(&engine, |e, dtype| engine_cases::attends_over_tables(e, &EngineShape::LONG, dtype));
+    }
+
+    fn takes_over_memory_that_fits(engine) {
+        takes_over_memory(&engine);
     }
 
     fn grows_without_losing_anything(engine) {

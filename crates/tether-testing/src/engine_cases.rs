@@ -45,6 +45,9 @@ impl EngineShape {
         Self::new(2, 2, (12, 4), (2, 2), 2, 40, 1),
     ];
 
+    /// So many tokens that a device may cut a query's keys into parts.
+    pub const LONG: Self = Self::new(2, 2, (64, 128), (10, 11), 2, 8, 3);
+
     const fn new(
         kv_heads: usize,
         group: usize,

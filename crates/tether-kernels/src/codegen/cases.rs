@@ -88,6 +88,14 @@ fn units(cases: &Cases) {
             e.attend(&store, None, &q, &[table], &mut out)
         });
     }
+    // So many tokens that a task is cut by its keys.
+    cases.each(format!("attend, long, heads of {DIM}"), |e, dtype| {
+        let store = e.create_store(&StoreSpec { tokens_per_unit: 256, ..spec(2, DIM, dtype) })?;
+        let q = zeros(e, &[256, 4, DIM], dtype)?;
+        let mut out = zeros(e, &[256, 4, DIM], DType::F32)?;
+        let table = AttendTable { slots: &SLOTS, positions: &[0, 1], query_position: 0 };
+        e.attend(&store, None, &q, &[table], &mut out)
+    });
     for (pairs, pairing) in PAIRINGS {
         for (heads, dim) in [(1, 6), (2, 64), (2, DIM)] {
             let of = format!("{pairs}, {heads} heads of {dim}");

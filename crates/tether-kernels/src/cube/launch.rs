@@ -103,11 +103,6 @@ pub(crate) fn vector_size<R: Runtime>(
         .unwrap_or(1)
 }
 
-/// Elements of `element_bytes` from the beginning of its memory to where a tensor begins: a divisor for [`vector_size`].
-pub(crate) fn begins_at(handle: &Handle, element_bytes: usize) -> usize {
-    handle.offset_start.unwrap_or(0) as usize / element_bytes
-}
-
 /// Threads of a plane, where a cube's threads are laid out in whole planes and planes can exchange values.
 pub(crate) fn planes<R: Runtime>(client: &ComputeClient<R>) -> Option<u32> {
     let properties = client.properties();

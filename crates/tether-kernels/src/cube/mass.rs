@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 use tether_core::checks::{self, QueryExtents};
 use tether_core::{CoreError, DType, LogitQuery};
 
-use super::launch::{Inline, array, begins_at, spread, vector_size, with_storage, words};
+use super::launch::{Inline, array, spread, vector_size, with_storage, words};
 use super::{Cube, CubeTensor};
 use crate::kernels::{column, mass};
 
@@ -115,7 +115,7 @@ impl Plan {
         extents: QueryExtents,
     ) -> Self {
         let (dim, bytes) = (query.store.spec.head_dim_k, query.q.dtype.bytes());
-        let size = vector_size(client, bytes, &[dim, begins_at(&query.q.handle, bytes)]);
+        let size = vector_size(client, bytes, &[dim]);
         let columns = column::WIDE / (size * bytes);
         let width = extents.heads * dim / size;
         let blocks = width.div_ceil(columns);

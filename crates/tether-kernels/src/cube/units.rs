@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 use tether_core::{CoreError, DType, Side, SlotId, StoreSpec, Summaries, Traffic, checks};
 
-use super::launch::{Inline, array, begins_at, flat, spread, vector_size, with_storage, words};
+use super::launch::{Inline, array, flat, spread, vector_size, with_storage, words};
 use super::store::SideBuffers;
 use super::{Cube, CubePhases, CubeStore, CubeTensor};
 use crate::kernels::{column, copy, moments, rotate};
@@ -97,9 +97,7 @@ impl<R: Runtime> Cube<R> {
     ) {
         let spec = store.spec;
         let (channels_k, channels_v) = (store.keys.channels, store.values.channels);
-        let offsets = [&k.handle, &v.handle].map(|h| begins_at(h, spec.dtype.bytes()));
-        let divisors = [channels_k, channels_v, offsets[0], offsets[1]];
-        let size = vector_size(&self.client, spec.dtype.bytes(), &divisors);
+        let size = vector_size(&self.client, spec.dtype.bytes(), &[channels_k, channels_v]);
         let rows: Vec<u32> = slots.iter().map(|&slot| store.row(slot)).collect();
         let (units, rows) = (slots.len(), words(&self.client, &rows, Inline::Searched));
         let tensors = || (array(&k.handle, k.len()), array(&v.handle, v.len()));

@@ -98,6 +98,7 @@ pub(crate) fn launch<R: Runtime>(
             CubeCount::Static(x, y, 1),
             CubeDim::new_1d(warps * 32),
             4,
+            8,
             array(prepared, extents.query_len(spec.head_dim_k)),
             array(stored.keys.0, stored.keys.1 / 8),
             array(stored.values.0, stored.values.1 / 8),
@@ -118,6 +119,7 @@ pub(crate) fn launch<R: Runtime>(
             spec.head_dim_v as u32,
             warps,
             row_blocks as usize,
+            attend::HELD,
         ));
         if rest > 0 {
             attend::attend_parts::launch_unchecked::<R>(

@@ -4,7 +4,7 @@ use cubecl::ir::features::Plane;
 use cubecl::prelude::*;
 use tether_core::{CoreError, TopKProblem};
 
-use crate::cube::launch::{array, begins_at, vector_size};
+use crate::cube::launch::{array, vector_size};
 use crate::kernels::top_k::{self, BINS, COARSE, CUT, Spread};
 use crate::{CubeIndices, CubeTensor};
 
@@ -77,8 +77,7 @@ pub(crate) fn launch<R: Runtime>(
 ) -> Result<(), CoreError> {
     let blueprint = blueprint(client, engine, problem)?;
     let &TopKProblem { rows, columns, k } = problem;
-    let width =
-        vector_size(client, size_of::<u32>(), &[columns, begins_at(&scores.handle, size_of::<u32>())]);
+    let width = vector_size(client, size_of::<u32>(), &[columns]);
     // Scores are looked at as bits: a device may flush denormal floats, and may treat NaN as it likes.
     let scores = || array(&scores.handle, scores.len() / width);
     let (rows_y, rows_z) = folded(rows);

@@ -5,7 +5,7 @@ use cubecl::server::Handle;
 use tether_core::{CoreError, DType, Pool, WindowProblem, WindowSpec};
 
 use crate::CubeTensor;
-use crate::cube::launch::{array, begins_at, flat, has_matrix_units, vector_size, with_storage};
+use crate::cube::launch::{array, flat, has_matrix_units, vector_size, with_storage};
 use crate::kernels::window::{self, ExtentsLaunch, Matrix};
 
 /// Cubes of a multiprocessor that run at once, in the first pass and in the second: with matrix units, as registers allow (for 4 warps), and
@@ -18,8 +18,12 @@ const MULTIPROCESSORS: u32 = 32;
 const MATRIX_ROWS: u32 = 128;
 /// Warps of a cube, where there are query rows for them or tokens to share.
 const WARPS: u32 = 4;
-/// Tokens of a tile, with matrix units.
-const TILE: u32 = 64;
+/// Tokens of a tile, with matrix units: fewer than 64 leave registers and shared memory for more cubes at once.
+const TILE: u32 = 32;
+
+fn knob(n: &str, d: u32) -> u32 {
+    std::env::var(n).ok().and_then(|x| x.parse().ok()).unwrap_or(d)
+}
 
 /// Which kernels, and how the work is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +44,12 @@ impl Blueprint {
         engine: &'static str,
         problem: &WindowProblem,
         spec: &WindowSpec,
-        (q, k): (&CubeTensor, &CubeTensor),
+        dtype: DType,
     ) -> Result<Self, CoreError> {
         let unsupported = |feature| CoreError::Unsupported { engine, feature };
         let units = if matches!(spec.pool, Pool::Max(_)) { problem.group } else { 1 };
         let unit_rows = (problem.group * problem.window / units) as u32;
-        let matrix = matrix(client, problem, spec, (q, k), unit_rows);
+        let matrix = matrix(client, problem, spec, dtype, unit_rows);
         let (block_rows, tile, at_once) = match &matrix {
             Some(plan) => {
                 let cubes = MATRIX_CUBES.map(|cubes| (cubes * WARPS * 32 / plan.threads()).max(1));
@@ -74,32 +78,31 @@ fn matrix<R: Runtime>(
     client: &ComputeClient<R>,
     problem: &WindowProblem,
     spec: &WindowSpec,
-    (q, k): (&CubeTensor, &CubeTensor),
+    dtype: DType,
     unit_rows: u32,
 ) -> Option<Matrix> {
     let features = &client.properties().features;
-    // Masks are below every logit only where the scale is positive. 16-byte and 4-byte accesses must be aligned.
+    // Masks are below every logit only where the scale is positive.
     let fits = spec.scale > 0.0
         && problem.head_dim > 0
         && problem.head_dim.is_multiple_of(16)
-        && problem.head_dim <= 256
-        && begins_at(&k.handle, 2).is_multiple_of(8)
-        && begins_at(&q.handle, 2).is_multiple_of(2);
-    if !has_matrix_units(client, k.dtype) || !fits {
+        && problem.head_dim <= 256;
+    if !has_matrix_units(client, dtype) || !fits {
         return None;
     }
     // Queries of a thread: 2 registers for each 16 channels of 8 rows.
     let octets = if problem.head_dim <= 128 { 4 } else { 2 };
     let row_warps = unit_rows.min(MATRIX_ROWS).div_ceil(octets * 8);
-    let token_warps = match WARPS / row_warps {
+    let warps = knob("T_WARPS", WARPS);
+    let token_warps = match warps / row_warps {
         0 | 1 => 1,
         2 | 3 => 2,
         _ => 4,
     };
-    let blocks = (TILE / (token_warps * 16)).min(2);
+    let tile = TILE.max(token_warps * 16);
+    let blocks = (tile / (token_warps * 16)).min(2);
     let dim = problem.head_dim as u32;
-    let plan =
-        Matrix { dim, tile: TILE, octets, row_warps, token_warps, blocks, copies: features.copy_async };
+    let plan = Matrix { dim, tile, octets, row_warps, token_warps, blocks, copies: features.copy_async };
     (plan.shared_bytes() as usize <= client.properties().hardware.max_shared_memory_size).then_some(plan)
 }
 
@@ -112,7 +115,7 @@ pub(crate) fn launch<R: Runtime>(
     k: &CubeTensor,
     out: &CubeTensor,
 ) -> Result<(), CoreError> {
-    let blueprint = Blueprint::new(client, engine, problem, spec, (q, k))?;
+    let blueprint = Blueprint::new(client, engine, problem, spec, k.dtype)?;
     let blocks = blueprint.units * blueprint.unit_blocks;
     let parts = blueprint.parts[0] * blueprint.matrix.map_or(1, |plan| plan.token_warps);
     let logs_len = problem.kv_heads * (blocks * parts * blueprint.block_rows) as usize;
@@ -227,11 +230,7 @@ fn passes<R: Runtime>(
             None => {
                 let threads = CubeDim::new_1d(window::THREADS);
                 let bytes = k.dtype.bytes();
-                let width = vector_size(
-                    client,
-                    bytes,
-                    &[dim, 16, begins_at(&q.handle, bytes), begins_at(&k.handle, bytes)],
-                );
+                let width = vector_size(client, bytes, &[dim, 16]);
                 let arrays = || (array(&q.handle, q.len() / width), array(&k.handle, k.len() / width));
                 with_storage!(k.dtype, F => {
                     let (on_q, on_k) = arrays();

@@ -5,6 +5,7 @@
 //! is what the hardware raises.
 
 use cubecl::cmma::{MatrixIdent, MmaDefinition};
+use cubecl::prelude::barrier::{Barrier, copy_async};
 use cubecl::prelude::*;
 
 /// Turns a power of e into a power of 2.
@@ -12,6 +13,9 @@ const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
 /// Keys of a tile.
 pub(crate) const TILE: u32 = 32;
+
+/// Tiles in shared memory: the one that is read, the next, and one that slower warps may still read.
+const STAGES: u32 = 3;
 
 /// Words from a row of keys or queries to the next in shared memory: eight rows by four words are read at a time, and meet in no bank.
 const KEY_PAD: u32 = 4;
@@ -24,12 +28,28 @@ fn power_of_2(x: f32) -> f32 {
     f32::new(2.0).powf(x)
 }
 
-/// A thread's words of the next tile: four of keys and four of values for each 64 channels.
+/// A thread's part of an operand of 16 rows and 16 channels.
 #[cube]
-fn load_tile<N4: Size>(
-    source: &Array<Vector<u32, N4>>,
+fn query_operand<F: Float, N2: Size, N4: Size>(
+    queries: &SharedMemory<Vector<u32, N4>>,
+    at: u32,
+) -> Array<Vector<F, N2>> {
+    let words = queries[at as usize];
+    let mut operand = Array::<Vector<F, N2>>::new(4usize);
+    #[unroll]
+    for i in 0..4usize {
+        operand[i] = Vector::reinterpret(words[i]);
+    }
+    operand
+}
+
+/// Starts this thread's copies of a tile from `start` on to row `base` of shared memory.
+#[cube]
+fn copy_tile<C: CubePrimitive>(
+    source: &Array<C>,
     slots: &Array<u32>,
-    words: &mut Array<Vector<u32, N4>>,
+    tile: &mut SharedMemory<C>,
+    base: u32,
     start: u32,
     total: u32,
     begin: u32,
@@ -37,18 +57,21 @@ fn load_tile<N4: Size>(
     kv_head: u32,
     #[comptime] tokens: u32,
     #[comptime] row_words: u32,
+    #[comptime] step: u32,
     #[comptime] threads: u32,
+    #[comptime] word: u32,
 ) {
-    let loads = comptime!((TILE * row_words / threads) as usize);
     #[unroll]
-    for i in 0..loads {
+    for i in 0..comptime!((TILE * row_words / threads) as usize) {
         let index = UNIT_POS_X + comptime!(i as u32 * threads);
         let key = start + index / row_words;
         // Past the end the last one comes again; its weight is nothing.
         let key = select(key < total, key, total - 1u32);
         let slot = slots[(begin + key / tokens) as usize];
         let row = (slot * tokens + key % tokens) * kv_heads + kv_head;
-        words[i] = source[(row * row_words + index % row_words) as usize];
+        let from = (row * row_words + index % row_words) as usize;
+        let to = ((base + index / row_words) * step + index % row_words) as usize;
+        copy_async(&source.slice(from, from + 1), &mut tile.slice_mut(to, to + 1), word);
     }
 }
 
@@ -58,12 +81,13 @@ fn load_tile<N4: Size>(
 /// A block of rows (a row is a query head of the group and a token) of a key head of a sequence is a task; tasks count in this order, rows
 /// fastest. The first `whole` tasks are a cube each. The others, which would leave most of a last wave idle, are cut into `parts` cubes by
 /// their keys, which leave `sums` `[tasks, parts, rows, dim_v]` and, for each row, the highest logit and the weight in `weights_of`
-/// `[tasks, parts, rows, 2]` for [`super::attend_parts`].
+/// `[tasks, parts, rows, 2]` for [`super::attend_parts`]. The queries of `held` steps of 32 channels stay in registers, the others in shared
+/// memory.
 #[cube(launch_unchecked, fast_math = FastMath::ReducedPrecision | FastMath::NotNaN | FastMath::NotInf)]
-pub(crate) fn attend_matrix<F: Float, N4: Size>(
+pub(crate) fn attend_matrix<F: Float, N4: Size, N8: Size>(
     q: &Array<f32>,
     keys: &Array<Vector<u32, N4>>,
-    values: &Array<Vector<u32, N4>>,
+    values: &Array<Vector<F, N8>>,
     key_slots: &Array<u32>,
     value_slots: &Array<u32>,
     first_unit: &Array<u32>,
@@ -81,12 +105,12 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
     #[comptime] dim_v: u32,
     #[comptime] warps: u32,
     #[comptime] blocks: usize,
+    #[comptime] held: usize,
 ) {
     let threads = comptime!(warps * 32);
     let cube_rows = comptime!(warps * 16 * blocks as u32);
     let def = MmaDefinition::<F, F, f32>::new(16usize, 8usize, 16usize);
     let size!(N2) = 2usize;
-    let size!(N8) = 8usize;
     let row_k = comptime!(dim_k / 8);
     let row_v = comptime!(dim_v / 8);
     let step_k = comptime!(row_k + KEY_PAD);
@@ -94,9 +118,9 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
     let mut shared_q =
         SharedMemory::<Vector<u32, N4>>::new_aligned(comptime!((cube_rows * row_k) as usize), 16usize);
     let mut shared_k =
-        SharedMemory::<Vector<u32, N4>>::new_aligned(comptime!((2 * TILE * step_k) as usize), 16usize);
+        SharedMemory::<Vector<u32, N4>>::new_aligned(comptime!((STAGES * TILE * step_k) as usize), 16usize);
     let mut shared_v =
-        SharedMemory::<Vector<F, N8>>::new_aligned(comptime!((2 * TILE * step_v) as usize), 16usize);
+        SharedMemory::<Vector<F, N8>>::new_aligned(comptime!((STAGES * TILE * step_v) as usize), 16usize);
 
     let lane = UNIT_POS_X % 32;
     let warp = UNIT_POS_X / 32;
@@ -164,13 +188,32 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
     let tiles = (total + comptime!(TILE - 1)) / TILE;
     let mut start = select(is_whole, 0u32, tiles * part / parts * TILE);
     let end = select(is_whole, total, total.min(tiles * (part + 1u32) / parts * TILE));
-    let mut next_k = Array::<Vector<u32, N4>>::new(comptime!((TILE * row_k / threads) as usize));
-    let mut next_v = Array::<Vector<u32, N4>>::new(comptime!((TILE * row_v / threads) as usize));
+    // Every thread arrives once a tile, and its copies with it. Whoever waits for a tile knows that all have done with the one before the
+    // last, whose place the next tile takes.
+    let arrived = Barrier::shared(threads, UNIT_POS_X == 0u32);
+    let query_base = warp * comptime!(blocks as u32 * 2 * dim_k) + lane;
+    let mut held_queries = Sequence::<Array<Vector<F, N2>>>::new();
+    #[unroll]
+    for j in 0..held {
+        #[unroll]
+        for step in 0..2usize {
+            #[unroll]
+            for m in 0..blocks {
+                held_queries.push(query_operand::<F, N2, N4>(
+                    &shared_q,
+                    query_base + comptime!((2 * dim_k) * m as u32 + 64 * j as u32 + 32 * step as u32),
+                ));
+            }
+        }
+    }
+    let mut stage = 0u32;
+    let mut phase = 0u32;
     if start < end {
-        load_tile::<N4>(
+        copy_tile::<Vector<u32, N4>>(
             keys,
             key_slots,
-            &mut next_k,
+            &mut shared_k,
+            0u32,
             start,
             total,
             begin,
@@ -178,12 +221,15 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
             kv_head,
             tokens,
             row_k,
+            step_k,
             threads,
+            4u32,
         );
-        load_tile::<N4>(
+        copy_tile::<Vector<F, N8>>(
             values,
             value_slots,
-            &mut next_v,
+            &mut shared_v,
+            0u32,
             start,
             total,
             begin,
@@ -191,34 +237,25 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
             kv_head,
             tokens,
             row_v,
+            step_v,
             threads,
+            8u32,
         );
+        arrived.commit_copy_async();
+        let _ = arrived.arrive();
     }
-    let query_base = warp * comptime!(blocks as u32 * 2 * dim_k) + lane;
-    let mut stage = 0u32;
     while start < end {
-        // Two stages: a warp may still read the other one.
+        arrived.wait_parity(phase);
+        phase = 1u32 - phase;
         let base = stage * TILE;
-        #[unroll]
-        for i in 0..comptime!((TILE * row_k / threads) as usize) {
-            let index = UNIT_POS_X + comptime!(i as u32 * threads);
-            shared_k[(base * step_k + index / row_k * step_k + index % row_k) as usize] = next_k[i];
-        }
-        #[unroll]
-        for i in 0..comptime!((TILE * row_v / threads) as usize) {
-            let index = UNIT_POS_X + comptime!(i as u32 * threads);
-            shared_v[(base * step_v + index / row_v * step_v + index % row_v) as usize] =
-                Vector::<F, N8>::reinterpret(next_v[i]);
-        }
-        sync_cube();
-        let key_base = (base + octet) * step_k + quad;
-        let value_base = (base + lane % 16) * step_v + lane / 16;
+        stage = select(stage == comptime!(STAGES - 1), 0u32, stage + 1u32);
         let following = start + TILE;
         if following < end {
-            load_tile::<N4>(
+            copy_tile::<Vector<u32, N4>>(
                 keys,
                 key_slots,
-                &mut next_k,
+                &mut shared_k,
+                stage * TILE,
                 following,
                 total,
                 begin,
@@ -226,12 +263,15 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
                 kv_head,
                 tokens,
                 row_k,
+                step_k,
                 threads,
+                4u32,
             );
-            load_tile::<N4>(
+            copy_tile::<Vector<F, N8>>(
                 values,
                 value_slots,
-                &mut next_v,
+                &mut shared_v,
+                stage * TILE,
                 following,
                 total,
                 begin,
@@ -239,9 +279,15 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
                 kv_head,
                 tokens,
                 row_v,
+                step_v,
                 threads,
+                8u32,
             );
+            arrived.commit_copy_async();
+            let _ = arrived.arrive();
         }
+        let key_base = (base + octet) * step_k + quad;
+        let value_base = (base + lane % 16) * step_v + lane / 16;
 
         // Logits: four blocks of 8 keys for each block of 16 rows.
         let mut logits = Sequence::<Array<Vector<f32, N2>>>::new();
@@ -266,13 +312,17 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
                 for m in 0..blocks {
                     let at =
                         query_base + comptime!((2 * dim_k) * m as u32 + 64 * j as u32 + 32 * step as u32);
-                    let words = shared_q[at as usize];
-                    let mut operand = Array::<Vector<F, N2>>::new(4usize);
-                    #[unroll]
-                    for i in 0..4usize {
-                        operand[i] = Vector::reinterpret(words[i]);
+                    if comptime!(j < held) {
+                        let held = held_queries.index(comptime!((2 * j + step) * blocks + m));
+                        let mut operand = Array::<Vector<F, N2>>::new(4usize);
+                        #[unroll]
+                        for i in 0..4usize {
+                            operand[i] = held[i];
+                        }
+                        a.push(operand);
+                    } else {
+                        a.push(query_operand::<F, N2, N4>(&shared_q, at));
                     }
-                    a.push(operand);
                 }
                 #[unroll]
                 for n in 0..4usize {
@@ -384,7 +434,6 @@ pub(crate) fn attend_matrix<F: Float, N4: Size>(
                 }
             }
         }
-        stage = 1u32 - stage;
         start = following;
     }
 
