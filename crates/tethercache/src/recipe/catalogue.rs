@@ -1,12 +1,14 @@
 //! The recipes that come with the library.
 
-use super::Recipe;
+use super::{Recipe, parse};
 
 /// How far a recipe is known to do what its source does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
     /// Compared number by number with outputs of the published code.
     GoldenData,
+    /// Checked against its definition on numbers worked by hand: there is no published code, or it does something else.
+    HandWorked,
     /// A control whose definition is its own test.
     Control,
 }
@@ -89,15 +91,100 @@ const CATALOGUE: &[Catalogued] = &[
         proof: Proof::Control,
         toml: toml_of!("full"),
     },
+    Catalogued {
+        name: "full",
+        summary: "every token",
+        paper: "",
+        unit: "token",
+        needs: "nothing",
+        frees_memory: false,
+        proof: Proof::Control,
+        toml: toml_of!("tokens/full"),
+    },
+    Catalogued {
+        name: "window",
+        summary: "the last tokens",
+        paper: "",
+        unit: "token",
+        needs: "nothing",
+        frees_memory: true,
+        proof: Proof::Control,
+        toml: toml_of!("tokens/window"),
+    },
+    Catalogued {
+        name: "sink-recent",
+        summary: "the first and the last tokens at their own positions",
+        paper: "arXiv:2309.17453",
+        unit: "token",
+        needs: "nothing",
+        frees_memory: true,
+        proof: Proof::Control,
+        toml: toml_of!("tokens/sink-recent"),
+    },
+    Catalogued {
+        name: "random",
+        summary: "tokens by chance",
+        paper: "",
+        unit: "token",
+        needs: "nothing",
+        frees_memory: true,
+        proof: Proof::Control,
+        toml: toml_of!("tokens/random"),
+    },
+    Catalogued {
+        name: "snapkv",
+        summary: "what the last queries attend to, smoothed, per key head",
+        paper: "arXiv:2404.14469",
+        unit: "token",
+        needs: "the last queries",
+        frees_memory: true,
+        proof: Proof::GoldenData,
+        toml: toml_of!("tokens/snapkv"),
+    },
+    Catalogued {
+        name: "streaming-llm",
+        summary: "the first and the last tokens, re-positioned without gaps",
+        paper: "arXiv:2309.17453",
+        unit: "token",
+        needs: "nothing",
+        frees_memory: true,
+        proof: Proof::GoldenData,
+        toml: toml_of!("tokens/streaming-llm"),
+    },
+    Catalogued {
+        name: "tova",
+        summary: "what the last query attends to, the same for all heads",
+        paper: "arXiv:2401.06104",
+        unit: "token",
+        needs: "the last query",
+        frees_memory: true,
+        proof: Proof::GoldenData,
+        toml: toml_of!("tokens/tova"),
+    },
+    Catalogued {
+        name: "knorm",
+        summary: "short keys",
+        paper: "arXiv:2406.11430",
+        unit: "token",
+        needs: "nothing",
+        frees_memory: true,
+        proof: Proof::GoldenData,
+        toml: toml_of!("tokens/knorm"),
+    },
 ];
+
+/// The text of a recipe of the catalogue; its name must be there.
+pub(crate) fn toml_text(name: &str, unit: &str) -> &'static str {
+    let row = CATALOGUE.iter().find(|c| c.name == name && c.unit == unit);
+    row.expect("the name should be in the catalogue").toml
+}
 
 /// All built-in recipes.
 pub fn catalogue() -> &'static [Catalogued] {
     CATALOGUE
 }
 
-/// A recipe of the catalogue; its name must be there.
+/// A recipe for frames of the catalogue; its name must be there.
 pub(super) fn built_in(name: &str) -> Recipe {
-    let row = CATALOGUE.iter().find(|c| c.name == name).expect("the name should be in the catalogue");
-    Recipe::from_toml(row.toml).expect("built-in recipes should be well-formed")
+    parse::read(toml_text(name, "frame")).expect("built-in recipes should be well-formed")
 }

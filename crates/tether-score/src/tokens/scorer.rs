@@ -1,0 +1,104 @@
+//! What a scorer is, and the list of them.
+
+use serde::{Deserialize, Serialize};
+
+use super::scorers::{Knorm, RandomScore, SnapKv, StreamingLlm, Tova};
+use super::{HeadScores, Needs, Protected, TokenObservation};
+use crate::ScoreError;
+
+/// Where and for how much a scorer is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScoreRequest {
+    /// The layer.
+    pub layer: usize,
+    /// Tokens that each head will keep on average.
+    pub kept: usize,
+}
+
+/// A scorer of tokens: settings and a pure function.
+pub trait ScoreTokens {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`ScoreError::Setting`] for the first one out of range.
+    fn validate(&self) -> Result<(), ScoreError> {
+        Ok(())
+    }
+
+    /// What must be recorded.
+    fn needs(&self) -> Needs;
+
+    /// Tokens at either end that the method keeps whatever their scores.
+    fn protects(&self, _tokens: usize) -> Protected {
+        Protected::default()
+    }
+
+    /// Scores every token of every head; higher stays.
+    ///
+    /// # Errors
+    /// [`ScoreError::Missing`] for what was not recorded, [`ScoreError::NonFiniteToken`] for a score that cannot be ranked.
+    fn score(&self, seen: &dyn TokenObservation, request: ScoreRequest) -> Result<HeadScores, ScoreError>;
+}
+
+macro_rules! scorers {
+    ($($(#[doc = $doc:literal])* $name:literal $variant:ident($settings:ty),)*) => {
+        /// A scorer of tokens, by its name in recipes.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "kind")]
+        pub enum TokenScorer {
+            $($(#[doc = $doc])* #[serde(rename = $name)] $variant($settings),)*
+        }
+
+        impl TokenScorer {
+            fn part(&self) -> &dyn ScoreTokens {
+                match self {
+                    $(Self::$variant(settings) => settings,)*
+                }
+            }
+        }
+    };
+}
+
+scorers! {
+    /// Attention of the last queries, smoothed along the tokens (arXiv:2404.14469).
+    "snapkv" SnapKv(SnapKv),
+    /// The first tokens and the last ones (arXiv:2309.17453).
+    "streaming-llm" StreamingLlm(StreamingLlm),
+    /// Attention of the last query over all heads (arXiv:2401.06104).
+    "tova" Tova(Tova),
+    /// Short keys (arXiv:2406.11430).
+    "knorm" Knorm(Knorm),
+    /// Chance.
+    "random" Random(RandomScore),
+}
+
+impl ScoreTokens for TokenScorer {
+    fn validate(&self) -> Result<(), ScoreError> {
+        self.part().validate()
+    }
+
+    fn needs(&self) -> Needs {
+        self.part().needs()
+    }
+
+    fn protects(&self, tokens: usize) -> Protected {
+        self.part().protects(tokens)
+    }
+
+    fn score(&self, seen: &dyn TokenObservation, request: ScoreRequest) -> Result<HeadScores, ScoreError> {
+        self.part().score(seen, request)
+    }
+}
+
+pub(super) fn at_least(setting: &'static str, value: usize, least: usize) -> Result<(), ScoreError> {
+    let requirement = match least {
+        1 => "must be at least 1",
+        2 => "must be at least 2",
+        _ => "is too small",
+    };
+    if value >= least {
+        Ok(())
+    } else {
+        Err(ScoreError::Setting { setting, value: value as f32, requirement })
+    }
+}
