@@ -113,6 +113,13 @@ pub(crate) struct ReplayArgs {
     /// Which layer a trace of tokens is, when its tensors do not say.
     #[arg(long, value_name = "N")]
     pub(crate) layer: Option<usize>,
+    /// What the model's heads are for, for recipes that treat them by kind: JSON with `echo`, `induction` and `variance` of every layer's
+    /// key heads.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile: Option<PathBuf>,
+    /// Turn keys that move by exact angles, and not by angles rounded to f32 as the models do that traces come from.
+    #[arg(long)]
+    pub(crate) exact_angles: bool,
     /// Layers of the model, where budgets differ between layers [default: as many as the trace's highest layer needs].
     #[arg(long, value_name = "N")]
     pub(crate) layers: Option<usize>,

@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-use tether_score::tokens::{HeadScores, RecordedTokens};
-use tether_testing::Golden;
-use tethercache::tokens::{LayerTurn, SequenceState, TokenPlan, TokenPlanner, TokenRecipe};
+use tether_core::Pairing;
+use tether_rope::{Angles, TokenRope};
+use tether_score::tokens::{HeadScores, RecordedTokens, TokenObservation};
+use tether_testing::{Golden, Tolerance, assert_close, golden_json};
+use tethercache::tokens::{
+    LayerTurn, SequenceState, StoredKeys, TokenPlan, TokenPlanner, TokenRecipe, kept_heads,
+};
 
 fn inputs(seed: usize) -> RecordedTokens {
     let golden = Golden::load(&format!("kvpress/inputs_seed{seed}.safetensors"));
@@ -26,7 +30,6 @@ fn planner(recipe: &str, overrides: &[&str]) -> TokenPlanner {
 }
 
 fn plan_of(recipe: &str, overrides: &[&str], layer: usize, seen: &RecordedTokens) -> TokenPlan {
-    use tether_score::tokens::TokenObservation;
     let turn = LayerTurn { layer, layers: 8, seen: seen.tokens() };
     planner(recipe, overrides).plan(turn, seen, &mut SequenceState::default()).unwrap()
 }
@@ -60,29 +63,48 @@ fn assert_scores(what: &str, scores: &HeadScores, golden: &Golden) {
     assert_near(what, scores.values(), &expected.to_f32_vec(), 1e-5);
 }
 
-/// One case: scores where the file has them, kept sets, and kept keys and values where nothing edits or moves them.
+/// One case: scores and kept sets where the file has them, and keys and values as they are after edits and moves.
 fn check(case: &str, recipe: &str, overrides: &[&str], layer: usize) {
     for seed in 0..2 {
+        // The full attention and the output projection were recorded for seed 0 only.
+        if seed == 1 && (case.starts_with("observed_attention") || case.starts_with("criticalkv")) {
+            continue;
+        }
         let name = format!("kvpress/{case}_seed{seed}.safetensors");
-        if seed == 1 && case.starts_with("observed_attention") {
-            continue;
-        }
-        let mut overrides = overrides.to_vec();
-        if case.starts_with("criticalkv") && seed == 1 {
-            // The output projection was recorded for seed 0 only.
-            continue;
-        }
-        overrides.push("name=\"golden\"");
         let golden = Golden::load(&name);
         let seen = inputs(seed);
-        let plan = plan_of(recipe, &overrides, layer, &seen);
+        let plan = plan_of(recipe, overrides, layer, &seen);
         let scores = plan.scores.as_ref().unwrap();
         if golden.has("scores") {
             assert_scores(&name, scores, &golden);
         }
-        let kept = golden.integers("kept_sorted");
-        for (head, kept) in kept.chunks_exact(kept.len() / plan.keep.heads()).enumerate() {
+        let heads = plan.keep.heads();
+        let kept: Vec<Vec<i64>> = if golden.has("keep_mask") {
+            let mask = golden.integers("keep_mask");
+            let rows = mask.chunks_exact(mask.len() / heads);
+            rows.map(|row| (0..).zip(row).filter(|(_, m)| **m != 0).map(|(t, _)| t).collect()).collect()
+        } else {
+            let kept = golden.integers("kept_sorted");
+            kept.chunks_exact(kept.len() / heads).map(<[i64]>::to_vec).collect()
+        };
+        for (head, kept) in kept.iter().enumerate() {
             assert_kept(&name, plan.keep.head(head), kept, Some(scores.head(head)));
+        }
+        if golden.has("k_compressed") {
+            let rope =
+                TokenRope::from_frequencies(Pairing::Half, seen.frequencies().unwrap().to_vec()).unwrap();
+            // The reference rounds angles to `f32`: 2^-17 for 200 radians, times a channel of up to 8, and once more for the raw keys.
+            for (stored, angles, limit) in [
+                (StoredKeys::PostRope, Angles::Rounded, 1e-5),
+                (StoredKeys::PostRope, Angles::Exact, 1e-4),
+                (StoredKeys::PreRope, Angles::Exact, 2e-4),
+            ] {
+                let heads = kept_heads(&plan, &seen, Some(&rope), stored, angles).unwrap();
+                let keys: Vec<f32> = heads.iter().flat_map(|h| h.keys.clone()).collect();
+                let values: Vec<f32> = heads.iter().flat_map(|h| h.values.clone()).collect();
+                assert_close(&name, &keys, &golden.f32("k_compressed"), Tolerance { abs: limit, rel: 0.0 });
+                assert_close(&name, &values, &golden.f32("v_compressed"), Tolerance { abs: 1e-5, rel: 0.0 });
+            }
         }
     }
 }
@@ -95,7 +117,43 @@ fn recipes_score_and_keep_as_kvpress() {
         ("streamingllm_r50", "streaming-llm", &[]),
         ("tova_r50", "tova", &[]),
         ("knorm_r50", "knorm", &[]),
+        ("keydiff_r50", "keydiff", &[]),
+        ("observed_attention_r50", "observed-attention", &[]),
+        ("expected_attention_r50", "expected-attention", &[]),
+        (
+            "expected_attention_nocov_eps_r50",
+            "expected-attention",
+            &["score.covariance=false", "score.epsilon=0.02"],
+        ),
+        ("lagkv_lag32_r50", "lagkv", &["score.lag=32"]),
+        ("criticalkv_snapkv_w32_r50", "criticalkv", &["score.base.window=32"]),
+        ("chunkkv_snapkv_w32_c20_r50", "chunkkv", &["score.window=32"]),
+        ("adakv_snapkv_w32_a20_r50", "adakv", &["score.window=32"]),
     ] {
         check(case, recipe, overrides, 3);
     }
+}
+
+#[test]
+fn pyramids_are_those_of_kvpress() {
+    check("pyramidkv_w32_layer0_r50", "pyramidkv", &["score.window=32"], 0);
+    check("pyramidkv_w32_layer7_r50", "pyramidkv", &["score.window=32"], 7);
+    let cases = golden_json("kvpress/cases.json");
+    let table = cases["pyramid_budgets_w32_beta20_8layers"].as_object().unwrap();
+    assert_eq!(table.len(), 24);
+    for (name, expected) in table {
+        let (removed, seen) = name.strip_prefix('r').unwrap().split_once("_L").unwrap();
+        let kept = format!("budget.ratio={}", 1.0 - removed.parse::<f64>().unwrap());
+        let planner = planner("pyramidkv", &["score.window=32", &kept]);
+        let turn = |layer| LayerTurn { layer, layers: 8, seen: seen.parse().unwrap() };
+        let got: Vec<usize> = (0..8).map(|layer| planner.kept(turn(layer)).unwrap()).collect();
+        assert_eq!(serde_json::json!(got), *expected, "{name}");
+    }
+}
+
+#[test]
+fn keys_turn_and_values_merge_as_kvpress() {
+    check("rerotate_streamingllm_r50", "streaming-llm", &[], 3);
+    check("rerotate_keydiff_r50", "keydiff", &["position.kind=contiguous"], 3);
+    check("merging_knorm_r50", "merging", &[], 3);
 }

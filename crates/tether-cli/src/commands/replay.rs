@@ -26,8 +26,8 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         let trace = TokenTrace::read(&args.trace, &file)?;
         return super::replay_tokens::run(args, trace);
     }
-    if args.layer.is_some() || args.layers.is_some() {
-        return Err(Usage("--layer and --layers are for traces of tokens".into()).into());
+    if args.layer.is_some() || args.layers.is_some() || args.profile.is_some() {
+        return Err(Usage("--layer, --layers and --profile are for traces of tokens".into()).into());
     }
     let trace = Trace::read(&args.trace, &file)?;
     check_out(args)?;

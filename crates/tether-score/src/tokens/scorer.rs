@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::scorers::{Knorm, RandomScore, SnapKv, StreamingLlm, Tova};
+use super::scorers::*;
 use super::{HeadScores, Needs, Protected, TokenObservation};
 use crate::ScoreError;
 
@@ -28,8 +28,8 @@ pub trait ScoreTokens {
     /// What must be recorded.
     fn needs(&self) -> Needs;
 
-    /// Tokens at either end that the method keeps whatever their scores.
-    fn protects(&self, _tokens: usize) -> Protected {
+    /// Tokens at either end that the method keeps whatever their scores, when a head keeps `kept`.
+    fn protects(&self, _kept: usize) -> Protected {
         Protected::default()
     }
 
@@ -68,6 +68,16 @@ scorers! {
     "tova" Tova(Tova),
     /// Short keys (arXiv:2406.11430).
     "knorm" Knorm(Knorm),
+    /// Attention summed over all queries (H2O, arXiv:2306.14048).
+    "accumulated-attention" AccumulatedAttention(AccumulatedAttention),
+    /// Keys unlike the others (arXiv:2504.15364).
+    "keydiff" KeyDiff(KeyDiff),
+    /// Attention expected from queries to come (arXiv:2510.00636).
+    "expected-attention" ExpectedAttention(ExpectedAttention),
+    /// Blocks measured against the next one (arXiv:2504.04704).
+    "lagkv" LagKv(LagKv),
+    /// Attention first, then what a value does to the output (arXiv:2502.03805).
+    "criticalkv" CriticalKv(CriticalKv),
     /// Chance.
     "random" Random(RandomScore),
 }
@@ -81,8 +91,8 @@ impl ScoreTokens for TokenScorer {
         self.part().needs()
     }
 
-    fn protects(&self, tokens: usize) -> Protected {
-        self.part().protects(tokens)
+    fn protects(&self, kept: usize) -> Protected {
+        self.part().protects(kept)
     }
 
     fn score(&self, seen: &dyn TokenObservation, request: ScoreRequest) -> Result<HeadScores, ScoreError> {

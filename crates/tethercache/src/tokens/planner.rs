@@ -1,8 +1,14 @@
 //! From observations of tokens to plans, without a device.
 
-use tether_score::tokens::{KeepSets, Needs, ScoreRequest, ScoreTokens, TokenObservation};
+use std::collections::BTreeMap;
 
-use super::{TokenPlan, TokenPositions, TokenRecipe};
+use tether_edit::tokens::{Compensation, TokenEdit};
+use tether_score::tokens::{
+    BudgetPlace, HeadProfile, HeadShares, KeepSets, Needs, Protected, ScoreRequest, ScoreTokens,
+    ShareRequest, TokenObservation, TokenScorer,
+};
+
+use super::{TokenEditPart, TokenPlan, TokenPositions, TokenRecipe};
 use crate::Error;
 
 /// Which layer a plan is for, and how far its sequence is.
@@ -16,14 +22,19 @@ pub struct LayerTurn {
     pub seen: usize,
 }
 
-/// What a recipe remembers of one sequence from layer to layer.
+/// What a recipe remembers of one sequence from layer to layer. Layers of one pass come in ascending order; a state that meets a layer again
+/// begins another pass.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct SequenceState {}
+pub struct SequenceState {
+    /// What the first layer of each group chose: the layer, the tokens there were, and the choice.
+    groups: BTreeMap<usize, (usize, usize, KeepSets)>,
+}
 
 /// Turns a recipe for tokens into decisions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenPlanner {
     recipe: TokenRecipe,
+    profile: Option<HeadProfile>,
 }
 
 impl TokenPlanner {
@@ -33,7 +44,13 @@ impl TokenPlanner {
     /// As [`TokenRecipe::validate`].
     pub fn new(recipe: TokenRecipe) -> Result<Self, Error> {
         recipe.validate()?;
-        Ok(Self { recipe })
+        Ok(Self { recipe, profile: None })
+    }
+
+    /// With the profile of the model's heads.
+    #[must_use]
+    pub fn with_profile(self, profile: HeadProfile) -> Self {
+        Self { profile: Some(profile), ..self }
     }
 
     /// The recipe.
@@ -43,40 +60,58 @@ impl TokenPlanner {
 
     /// What a session must record.
     pub fn needs(&self) -> Needs {
-        self.recipe.score.as_ref().map(ScoreTokens::needs).unwrap_or_default()
+        let own = Needs { head_profile: self.recipe.budget.heads.needs_profile(), ..Needs::default() };
+        self.recipe.score.as_ref().map(ScoreTokens::needs).unwrap_or_default().and(own)
     }
 
-    /// Tokens that a head of a layer keeps.
-    pub fn kept(&self, turn: LayerTurn) -> usize {
-        self.recipe.budget.kept(turn.seen)
+    /// True when some pass may find tokens to evict.
+    pub fn evicts(&self) -> bool {
+        self.recipe.score.is_some()
     }
 
-    /// Decides what stays of one layer of one sequence. Nothing is scored when all of it fits.
+    /// Tokens that a head of a layer keeps on average, sinks and last ones included; `None` when that is for the heads' shares to say.
+    pub fn kept(&self, turn: LayerTurn) -> Option<usize> {
+        let budget = &self.recipe.budget;
+        budget.is_given().then(|| {
+            let protected = |kept| self.recipe.score.as_ref().map_or(0, |s| s.protects(kept).recent);
+            let window = protected(budget.average(turn.seen));
+            let LayerTurn { layer, layers, seen } = turn;
+            budget.kept(BudgetPlace { layer, layers, seen, window })
+        })
+    }
+
+    /// Decides what stays of one layer of one sequence. Nothing is scored when all of it fits, and nothing but the first layer of a group
+    /// whose layers keep the same tokens.
     ///
     /// # Errors
-    /// [`Error::Score`] for observations that are missing or scores that cannot be ranked.
+    /// [`Error::Score`] for observations that are missing or scores that cannot be ranked, [`Error::Edit`].
     pub fn plan(
         &self,
         turn: LayerTurn,
         seen: &dyn TokenObservation,
-        _state: &mut SequenceState,
+        state: &mut SequenceState,
     ) -> Result<TokenPlan, Error> {
         let tokens = seen.tokens();
-        let kept = self.kept(turn).min(tokens);
         let mut plan = TokenPlan {
             layer: turn.layer,
             tokens,
             keep: KeepSets::all(seen.kv_heads(), tokens),
+            edits: Vec::new(),
             positions: None,
             scores: None,
         };
-        if let (Some(scorer), Some(selector)) = (&self.recipe.score, &self.recipe.select)
-            && kept < tokens
-        {
-            let scores = scorer.score(seen, ScoreRequest { layer: turn.layer, kept })?;
-            let protected = scorer.protects(tokens).or(self.recipe.budget.protects());
-            plan.keep = selector.select(&scores, kept, protected)?;
-            plan.scores = Some(scores);
+        let group = self.recipe.budget.layers.group(turn.layer);
+        let led =
+            group.and_then(|g| state.groups.get(&g)).filter(|led| led.0 < turn.layer && led.1 == tokens);
+        if let Some((_, _, keep)) = led {
+            plan.keep = keep.clone();
+        } else {
+            if let Some(scorer) = &self.recipe.score {
+                self.choose(scorer, turn, seen, &mut plan)?;
+            }
+            if let Some(group) = group {
+                state.groups.insert(group, (turn.layer, tokens, plan.keep.clone()));
+            }
         }
         if self.recipe.position.kind == TokenPositions::Contiguous {
             let moved = plan.keep.sets().iter().map(|set| (0..set.len() as i32).collect()).collect();
@@ -84,4 +119,100 @@ impl TokenPlanner {
         }
         Ok(plan)
     }
+
+    fn choose(
+        &self,
+        scorer: &TokenScorer,
+        turn: LayerTurn,
+        seen: &dyn TokenObservation,
+        plan: &mut TokenPlan,
+    ) -> Result<(), Error> {
+        let tokens = plan.tokens;
+        let budget = &self.recipe.budget;
+        let kept = self.kept(turn).map(|k| k.min(tokens));
+        let protected = scorer.protects(kept.unwrap_or(tokens)).or(budget.protects());
+        let shares = budget.heads.shares(ShareRequest {
+            layer: turn.layer,
+            layers: turn.layers,
+            heads: seen.kv_heads(),
+            tokens,
+            seen: turn.seen,
+            kept,
+            protected,
+            frames: frames(seen),
+            profile: self.profile.as_ref(),
+        })?;
+        let (Some(selector), false) = (&self.recipe.select, shares.keep_all(tokens)) else { return Ok(()) };
+        let least = match &shares {
+            HeadShares::Each(shares) => shares.iter().map(|s| s.kept).min().unwrap_or(tokens),
+            HeadShares::Together { kept, .. } => *kept,
+        };
+        let scores = scorer.score(seen, ScoreRequest { layer: turn.layer, kept: least })?;
+        // Query heads that keep tokens of their own share as their key heads do.
+        let shares = match shares {
+            HeadShares::Each(shares) if scores.heads() > shares.len() => {
+                let repeat = scores.heads() / shares.len();
+                HeadShares::Each(shares.iter().flat_map(|&s| std::iter::repeat_n(s, repeat)).collect())
+            }
+            shares => shares,
+        };
+        plan.keep = selector.select(&scores, &shares)?;
+        plan.scores = Some(scores);
+        if let Some(part) = &self.recipe.edit {
+            plan.edits = self.edits(part, seen, &plan.keep, &shares, protected)?;
+        }
+        Ok(())
+    }
+
+    fn edits(
+        &self,
+        part: &TokenEditPart,
+        seen: &dyn TokenObservation,
+        keep: &KeepSets,
+        shares: &HeadShares,
+        protected: Protected,
+    ) -> Result<Vec<TokenEdit>, Error> {
+        let (tokens, dims) = (seen.tokens(), (seen.head_dim_k(), seen.head_dim_v()));
+        let (keys, values) = (seen.keys()?, seen.values()?);
+        let mut edits = Vec::new();
+        for (head, kept) in keep.sets().iter().enumerate() {
+            let merges = match shares {
+                HeadShares::Each(shares) => shares.get(head).is_none_or(|s| s.merges),
+                HeadShares::Together { .. } => true,
+            };
+            if !merges || kept.len() == tokens {
+                continue;
+            }
+            let keys = &keys[head * tokens * dims.0..][..tokens * dims.0];
+            let values = &values[head * tokens * dims.1..][..tokens * dims.1];
+            match part {
+                TokenEditPart::MergeSimilar(editor) => {
+                    let merges = editor.plan(head, keys, values, dims, kept)?;
+                    edits.extend(merges.into_iter().map(TokenEdit::Merge));
+                }
+                TokenEditPart::MergeNearest(editor) => {
+                    let merges = editor.plan(head, tokens, kept, protected.sink, protected.recent);
+                    edits.extend(merges.into_iter().map(TokenEdit::Merge));
+                }
+                TokenEditPart::Compensate {} => {
+                    let evicted = keep.evicted(head, tokens);
+                    let token = Compensation::of(head, keys, values, dims, &evicted)?;
+                    edits.extend(token.map(TokenEdit::Compensate));
+                }
+            }
+        }
+        Ok(edits)
+    }
+}
+
+/// Tokens up to the end of the first frame, up to the end of the second, and from the start of the last frame on.
+fn frames(seen: &dyn TokenObservation) -> Option<[usize; 3]> {
+    let grid = seen.grid().ok()?;
+    let frame = |t: usize| grid[t].map(|place| place.frame);
+    let numbers: Vec<u32> = (0..grid.len()).filter_map(frame).collect();
+    let (&first, &last) = (numbers.first()?, numbers.last()?);
+    let second = numbers.iter().copied().find(|&n| n != first).unwrap_or(first);
+    let end = |n: u32| (0..grid.len()).rposition(|t| frame(t) == Some(n)).map_or(0, |t| t + 1);
+    let start = (0..grid.len()).position(|t| frame(t) == Some(last)).unwrap_or(0);
+    Some([end(first), end(second), grid.len() - start])
 }

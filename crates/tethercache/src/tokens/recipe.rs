@@ -1,7 +1,8 @@
 //! Recipes for tokens.
 
 use serde::{Deserialize, Serialize};
-use tether_score::tokens::{Budget, ScoreTokens, TokenScorer, TokenSelector};
+use tether_edit::tokens::{MergeNearest, MergeSimilar};
+use tether_score::tokens::{Budget, HeadBudget, QueryHeads, ScoreTokens, TokenScorer, TokenSelector};
 
 use crate::recipe::parse::{known, overridden, read, written};
 use crate::{Error, RecipeError};
@@ -13,6 +14,18 @@ pub enum TokenUnit {
     /// A token of a text.
     #[default]
     Token,
+}
+
+/// The part that says what becomes of tokens that leave.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum TokenEditPart {
+    /// Values join the kept token whose key is most like theirs.
+    MergeSimilar(MergeSimilar),
+    /// Keys and values join the nearest kept token between the first ones and the last one.
+    MergeNearest(MergeNearest),
+    /// One token stands for all that left a head.
+    Compensate {},
 }
 
 /// Which positions kept tokens have.
@@ -72,6 +85,9 @@ pub struct TokenRecipe {
     /// Selector.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub select: Option<TokenSelector>,
+    /// Editor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edit: Option<TokenEditPart>,
     /// Positions.
     #[serde(default)]
     pub position: TokenPositionPart,
@@ -118,12 +134,31 @@ impl TokenRecipe {
         self.budget.validate()?;
         self.score.iter().try_for_each(ScoreTokens::validate)?;
         self.select.iter().try_for_each(TokenSelector::validate)?;
+        if let Some(TokenEditPart::MergeSimilar(editor)) = &self.edit {
+            editor.validate()?;
+        }
         let refuse = |problem| Err(RecipeError::Combination { recipe: self.name.clone(), problem }.into());
         match (&self.score, &self.select) {
             (Some(_), None) => refuse("a [score] part needs a [select] part"),
             (None, Some(_)) => refuse("a [select] part needs a [score] part"),
+            (Some(_), Some(select)) if select.is_shared() && self.budget.heads != HeadBudget::default() => {
+                refuse(
+                    "this [select] part keeps the same tokens in all heads, so budget.heads must be \"uniform\"",
+                )
+            }
+            _ if self.budget.heads.needs_profile() && separate(self.score.as_ref()) => {
+                refuse("head profiles are of key heads, so score.heads must be \"grouped\"")
+            }
+            _ if self.edit.is_some() && separate(self.score.as_ref()) => {
+                refuse("an [edit] part works on key heads, so score.heads must be \"grouped\"")
+            }
             _ if self.decode.is_some_and(|d| d.every == 0) => refuse("decode.every must be at least 1"),
             _ => Ok(()),
         }
     }
+}
+
+/// True when query heads keep tokens of their own.
+fn separate(score: Option<&TokenScorer>) -> bool {
+    matches!(score, Some(TokenScorer::SnapKv(s)) if s.heads == QueryHeads::Separate)
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::keydiff::norm;
 use crate::ScoreError;
 use crate::tokens::{HeadScores, Needs, ScoreRequest, ScoreTokens, TokenObservation};
 
@@ -17,8 +18,7 @@ impl ScoreTokens for Knorm {
 
     fn score(&self, seen: &dyn TokenObservation, _: ScoreRequest) -> Result<HeadScores, ScoreError> {
         let keys = seen.keys()?;
-        let norm = |key: &[f32]| key.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-        let scores = keys.chunks_exact(seen.head_dim_k()).map(|k| -norm(k) as f32).collect();
+        let scores = keys.chunks_exact(seen.head_dim_k()).map(|k| (-norm(k)) as f32).collect();
         HeadScores::new(seen.kv_heads(), seen.tokens(), scores)
     }
 }
