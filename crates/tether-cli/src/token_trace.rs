@@ -6,7 +6,7 @@ use std::path::Path;
 use safetensors::{Dtype, SafeTensors};
 use tethercache::core::{DType, TensorData};
 use tethercache::score::ScoreError;
-use tethercache::score::tokens::RecordedTokens;
+use tethercache::score::tokens::{GridPlace, RecordedTokens};
 
 use crate::trace::TraceError;
 
@@ -121,6 +121,24 @@ impl Source<'_> {
         }
         if let Some((_, weights)) = self.floats("o_proj_weight")? {
             seen = seen.with_output_projection(weights).map_err(bad)?;
+        }
+        if let (Some((q_shape, queries)), Some((k_shape, keys))) =
+            (self.heads("probe_q_post")?, self.heads("probe_k_post")?)
+        {
+            self.fits("probe_q_post", &q_shape, &[query_heads, q_shape[1], dim])?;
+            self.fits("probe_k_post", &k_shape, &[kv_heads, q_shape[1], dim])?;
+            seen = seen.with_probes(queries, keys).map_err(bad)?;
+        }
+        if let Some(places) = self.integers("grid")? {
+            let places = places.chunks(3).map(|p| match *p {
+                // Text has negative numbers.
+                [frame, row, column] => {
+                    let [frame, row, column] = [frame, row, column].map(u32::try_from);
+                    Some(GridPlace { frame: frame.ok()?, row: row.ok()?, column: column.ok()? })
+                }
+                _ => None,
+            });
+            seen = seen.with_grid(places.collect()).map_err(bad)?;
         }
         Ok(seen)
     }

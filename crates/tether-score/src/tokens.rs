@@ -17,13 +17,13 @@ mod scorers;
 mod scores;
 mod select;
 
-pub use attention::{WindowRows, pooled, window_rows};
+pub use attention::{WindowRows, pooled, sampled_rows, window_rows};
 pub use budget::{Budget, BudgetPlace, Protected, Rounding};
 pub use head_budget::{HeadBudget, HeadShare, HeadShares, ShareRequest};
 pub use keep::KeepSets;
 pub use layer_budget::{LayerBudget, window_groups};
 pub use observation::{GridPlace, Needs, TokenObservation};
-pub use profile::{HeadProfile, LayerProfile, column_variance, echo_and_induction};
+pub use profile::{HeadProfile, LayerProfile, attention_variance, column_variance, echo_and_induction};
 pub use recorded::RecordedTokens;
 pub use scorer::{ScoreRequest, ScoreTokens, TokenScorer};
 pub use scorers::*;

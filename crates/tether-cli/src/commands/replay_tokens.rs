@@ -48,7 +48,7 @@ pub(crate) fn run(args: &ReplayArgs, mut trace: TokenTrace) -> Result<()> {
     let mut tensors = Vec::new();
     let mut log = Vec::new();
     for layer in &trace.layers {
-        let turn = LayerTurn { layer: layer.layer, layers, seen: layer.seen.tokens() };
+        let turn = LayerTurn { layer: layer.layer, layers, seen: layer.seen.tokens(), decoding: false };
         let plan = planner.plan(turn, &layer.seen, &mut state).with_context(|| {
             format!("recipe {} on layer {} of {}", planner.recipe().name, layer.layer, args.trace.display())
         })?;

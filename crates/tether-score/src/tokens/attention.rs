@@ -75,6 +75,29 @@ pub fn window_rows(seen: &(impl TokenObservation + ?Sized), window: usize) -> Re
     Ok(WindowRows { window, tokens, weights })
 }
 
+/// Attention weights of `count` queries at equal distances over the text, the last one included: `[query_heads, count, tokens]`, zero where a
+/// query does not see.
+///
+/// # Errors
+/// [`ScoreError::Missing`] unless all queries were recorded, [`ScoreError::Heads`].
+pub fn sampled_rows(seen: &(impl TokenObservation + ?Sized), count: usize) -> Result<WindowRows, ScoreError> {
+    let (tokens, dim, group) = (seen.tokens(), seen.head_dim_k(), group(seen)?);
+    let count = count.min(tokens);
+    let (queries, keys) = (seen.queries(tokens)?, seen.keys()?);
+    let places: Vec<usize> = (1..=count).map(|i| i * tokens / count - 1).collect();
+    let mut weights = vec![0f32; seen.query_heads() * count * tokens];
+    weights.par_chunks_exact_mut((count * tokens).max(1)).enumerate().for_each(|(head, rows)| {
+        let queries = &queries[head * tokens * dim..][..tokens * dim];
+        let sampled: Vec<f32> = places.iter().flat_map(|&p| &queries[p * dim..][..dim]).copied().collect();
+        logits(rows, &sampled, &keys[head / group * tokens * dim..][..tokens * dim], dim);
+        for (row, &place) in rows.chunks_exact_mut(tokens).zip(&places) {
+            row[place + 1..].fill(0.0);
+            softmax_rows(&mut row[..=place], place + 1);
+        }
+    });
+    Ok(WindowRows { window: count, tokens, weights })
+}
+
 /// `queries . keys / sqrt(dim)`, `[queries, keys]`.
 pub(super) fn logits(out: &mut [f32], queries: &[f32], keys: &[f32], dim: usize) {
     let scale = 1.0 / (dim as f32).sqrt();

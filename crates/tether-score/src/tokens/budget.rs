@@ -66,6 +66,9 @@ pub struct Budget {
     /// Last tokens that stay whatever their scores.
     #[serde(default, skip_serializing_if = "is_default")]
     pub recent: usize,
+    /// First layers that keep everything.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub dense: usize,
     /// How layers share it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub layers: LayerBudget,
@@ -132,6 +135,9 @@ impl Budget {
 
     /// Tokens that a head of one layer keeps on average.
     pub fn kept(&self, place: BudgetPlace) -> usize {
+        if place.layer < self.dense {
+            return place.seen;
+        }
         let share = self.ratio.map_or(place.seen as f64, |r| place.seen as f64 * r);
         let exact = share.min(self.tokens.map_or(f64::INFINITY, |t| t as f64));
         match self.layers {

@@ -26,8 +26,10 @@ pub struct Needs {
     pub grid: bool,
     /// Which heads are of which kind.
     pub head_profile: bool,
-    /// Queries of so many tokens that are not part of the text, run at the positions after it.
-    pub probe_queries: usize,
+    /// Queries and keys of probe tokens that are run after the text and are no part of it: first so many of the text's own first tokens.
+    pub probe_first: usize,
+    /// Then so many of its last ones.
+    pub probe_last: usize,
 }
 
 impl Needs {
@@ -43,7 +45,8 @@ impl Needs {
             output_projection: self.output_projection | other.output_projection,
             grid: self.grid | other.grid,
             head_profile: self.head_profile | other.head_profile,
-            probe_queries: self.probe_queries.max(other.probe_queries),
+            probe_first: self.probe_first.max(other.probe_first),
+            probe_last: self.probe_last.max(other.probe_last),
         }
     }
 }

@@ -195,3 +195,16 @@ pub fn column_variance(weights: &[f32], columns: usize) -> f32 {
     let variance = |&[sum, squares]: &[f64; 2]| (squares / count - (sum / count).powi(2)).max(0.0);
     (sums.iter().map(variance).sum::<f64>() / columns as f64) as f32
 }
+
+/// [`column_variance`] of each key head, of the attention of `count` queries at equal distances over the text; the mean over its query heads.
+///
+/// # Errors
+/// Those of [`super::sampled_rows`].
+pub fn attention_variance(seen: &dyn super::TokenObservation, count: usize) -> Result<Vec<f32>, ScoreError> {
+    let rows = super::sampled_rows(seen, count)?;
+    let group = seen.query_heads() / seen.kv_heads().max(1);
+    let of_query_head = |head: usize| column_variance(rows.head(head), seen.tokens());
+    let of_key_head =
+        |head: usize| (head * group..(head + 1) * group).map(of_query_head).sum::<f32>() / group as f32;
+    Ok((0..seen.kv_heads()).map(of_key_head).collect())
+}

@@ -78,6 +78,20 @@ scorers! {
     "lagkv" LagKv(LagKv),
     /// Attention first, then what a value does to the output (arXiv:2502.03805).
     "criticalkv" CriticalKv(CriticalKv),
+    /// Windows of tokens by the attention of a suffix (`WindowKV`, arXiv:2503.17922).
+    "windowkv" WindowKv(WindowKv),
+    /// Attention of probe tokens at the positions to come (`DapQ`, arXiv:2603.11564).
+    "dapq" DapQ(DapQ),
+    /// Attention of queries sampled from the whole text (HACK, arXiv:2504.09261).
+    "sampled-attention" SampledAttention(SampledAttention),
+    /// Attention, spatial saliency and a gate for what later frames repeat (`ST-Lite`, arXiv:2603.00188).
+    "st-lite" StLite(StLite),
+    /// Likeness of blocks' mean keys to the mean query (`ReKV`, arXiv:2503.00540).
+    "block-likeness" BlockLikeness(BlockLikeness),
+    /// The largest logit that a page's keys can have (Quest, arXiv:2406.10774).
+    "page-bounds" PageBounds(PageBounds),
+    /// Mean logit of the last queries.
+    "question-guided" QuestionGuided(QuestionGuided),
     /// Chance.
     "random" Random(RandomScore),
 }

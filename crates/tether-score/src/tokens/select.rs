@@ -24,6 +24,16 @@ pub enum TokenSelector {
         /// Tokens of a window.
         size: usize,
     },
+    /// A number of blocks of consecutive tokens between the protected ones, the same in all heads, in runs of `chunk` blocks (`ReKV`,
+    /// arXiv:2503.00540). Tokens at the end that do not fill a block stay.
+    Blocks {
+        /// Tokens of a block.
+        size: usize,
+        /// Blocks that stay.
+        top: usize,
+        /// Neighbouring blocks that are chosen together; `top` is a multiple.
+        chunk: usize,
+    },
     /// What the published code of Elastic Cache keeps: between the first tokens and the last one, the places at which the order of scores
     /// happens to hold a large number. For comparison only.
     ElasticOfficial {},
@@ -39,6 +49,27 @@ impl TokenSelector {
             Self::TopK {} | Self::ElasticOfficial {} => Ok(()),
             Self::Chunks { length } => at_least("select.length", length, 1),
             Self::Windows { size } => at_least("select.size", size, 1),
+            Self::Blocks { size, top, chunk } => {
+                at_least("select.size", size, 1)?;
+                at_least("select.chunk", chunk, 1)?;
+                if top.is_multiple_of(chunk) {
+                    return Ok(());
+                }
+                let requirement = "must be a multiple of select.chunk";
+                Err(ScoreError::Setting { setting: "select.top", value: top as f32, requirement })
+            }
+        }
+    }
+
+    /// Tokens that it keeps of `tokens` where the budget does not say.
+    pub fn tokens(&self, protected: Protected, tokens: usize) -> Option<usize> {
+        match *self {
+            Self::Blocks { size, top, .. } => {
+                let between = tokens.saturating_sub(protected.sink + protected.recent);
+                let blocks = (between / size.max(1)).min(top);
+                Some(tokens - between + blocks * size + between % size.max(1))
+            }
+            _ => None,
         }
     }
 
@@ -85,6 +116,9 @@ impl TokenSelector {
             ),
             Self::Chunks { length } => KeepSets::shared(heads, chunks(scores, length, one)),
             Self::Windows { size } => KeepSets::shared(heads, windows(scores, size, one)),
+            Self::Blocks { size, top, chunk } => {
+                KeepSets::shared(heads, blocks(scores, (size, top, chunk), one))
+            }
             Self::ElasticOfficial {} => KeepSets::shared(heads, elastic_official(scores.head(0), one)),
         })
     }
@@ -186,6 +220,21 @@ fn windows(scores: &HeadScores, size: usize, share: HeadShare) -> Vec<u32> {
     let order = descending(&span_means(scores, &spans));
     let dropped = (review - (share.kept - protected.recent).min(review)).div_ceil(size);
     fill(share, tokens, &spans, &order, spans.len().saturating_sub(dropped))
+}
+
+fn blocks(scores: &HeadScores, (size, top, chunk): (usize, usize, usize), share: HeadShare) -> Vec<u32> {
+    let tokens = scores.tokens();
+    let protected = share.protected.within(share.kept, tokens);
+    let between = tokens - protected.sink - protected.recent;
+    let whole = between / size * size;
+    // What does not fill a block is as recent as what follows it.
+    let tail = protected.recent + between - whole;
+    let share = HeadShare { protected: Protected { recent: tail, ..share.protected }, ..share };
+    let mut spans = spans(whole, size * chunk);
+    spans.iter_mut().for_each(|s| *s = s.start + protected.sink..s.end + protected.sink);
+    let order = descending(&span_means(scores, &spans));
+    let count = if whole <= top * size { spans.len() } else { top / chunk };
+    fill(share, tokens, &spans, &order, count)
 }
 
 /// See [`TokenSelector::ElasticOfficial`]: first tokens, a middle, and the last token.

@@ -13,6 +13,9 @@ pub struct TokenPlan {
     pub tokens: usize,
     /// Which of them stay, as places `0..tokens`. One set per key head; per query head where the recipe repeats keys for them.
     pub keep: KeepSets,
+    /// What does not stay is not read now, but remains in memory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retain: bool,
     /// What becomes of tokens that leave; applied before they leave.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub edits: Vec<TokenEdit>,

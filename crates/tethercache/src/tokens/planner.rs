@@ -1,6 +1,7 @@
 //! From observations of tokens to plans, without a device.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use tether_edit::tokens::{Compensation, TokenEdit};
 use tether_score::tokens::{
@@ -8,7 +9,7 @@ use tether_score::tokens::{
     ShareRequest, TokenObservation, TokenScorer,
 };
 
-use super::{TokenEditPart, TokenPlan, TokenPositions, TokenRecipe};
+use super::{FixedPlace, TokenEditPart, TokenPlan, TokenPositions, TokenRecipe};
 use crate::Error;
 
 /// Which layer a plan is for, and how far its sequence is.
@@ -20,6 +21,8 @@ pub struct LayerTurn {
     pub layers: usize,
     /// Tokens that the sequence has had so far, evicted ones included; the share of a budget is a share of these.
     pub seen: usize,
+    /// False for the plan that follows the prompt, true for those while the text grows.
+    pub decoding: bool,
 }
 
 /// What a recipe remembers of one sequence from layer to layer. Layers of one pass come in ascending order; a state that meets a layer again
@@ -28,6 +31,8 @@ pub struct LayerTurn {
 pub struct SequenceState {
     /// What the first layer of each group chose: the layer, the tokens there were, and the choice.
     groups: BTreeMap<usize, (usize, usize, KeepSets)>,
+    /// Where each layer evicts while the text grows.
+    places: BTreeMap<usize, usize>,
 }
 
 /// Turns a recipe for tokens into decisions.
@@ -75,7 +80,7 @@ impl TokenPlanner {
         budget.is_given().then(|| {
             let protected = |kept| self.recipe.score.as_ref().map_or(0, |s| s.protects(kept).recent);
             let window = protected(budget.average(turn.seen));
-            let LayerTurn { layer, layers, seen } = turn;
+            let LayerTurn { layer, layers, seen, .. } = turn;
             budget.kept(BudgetPlace { layer, layers, seen, window })
         })
     }
@@ -96,28 +101,62 @@ impl TokenPlanner {
             layer: turn.layer,
             tokens,
             keep: KeepSets::all(seen.kv_heads(), tokens),
+            retain: self.recipe.retain,
             edits: Vec::new(),
             positions: None,
             scores: None,
         };
-        let group = self.recipe.budget.layers.group(turn.layer);
-        let led =
-            group.and_then(|g| state.groups.get(&g)).filter(|led| led.0 < turn.layer && led.1 == tokens);
-        if let Some((_, _, keep)) = led {
-            plan.keep = keep.clone();
+        if let Some(gone) = self.fixed_place(turn, tokens, state) {
+            let stays = (0..tokens).filter(|t| !gone.contains(t)).map(|t| t as u32).collect();
+            plan.keep = KeepSets::shared(seen.kv_heads(), stays);
         } else {
-            if let Some(scorer) = &self.recipe.score {
-                self.choose(scorer, turn, seen, &mut plan)?;
-            }
-            if let Some(group) = group {
-                state.groups.insert(group, (turn.layer, tokens, plan.keep.clone()));
-            }
+            self.choose_or_follow(turn, seen, state, &mut plan)?;
         }
         if self.recipe.position.kind == TokenPositions::Contiguous {
             let moved = plan.keep.sets().iter().map(|set| (0..set.len() as i32).collect()).collect();
             plan.positions = Some(moved);
         }
         Ok(plan)
+    }
+
+    /// Places that are evicted whatever their scores, where the recipe says so and the text grows.
+    fn fixed_place(&self, turn: LayerTurn, tokens: usize, state: &mut SequenceState) -> Option<Range<usize>> {
+        let FixedPlace { distance } = self.recipe.decode?.place?;
+        let kept = self.kept(turn).unwrap_or(tokens).min(tokens);
+        // The published place counts from the budget of the prompt.
+        let place = if distance > 0 { distance } else { (kept as i64).saturating_add(distance).max(0) };
+        let place = usize::try_from(place).unwrap_or(usize::MAX);
+        if !turn.decoding {
+            state.places.insert(turn.layer, place);
+            return None;
+        }
+        let place = (*state.places.entry(turn.layer).or_insert(place)).min(kept);
+        Some(place..place + tokens - kept)
+    }
+
+    /// Keeps what the first layer of the group chose, or chooses.
+    fn choose_or_follow(
+        &self,
+        turn: LayerTurn,
+        seen: &dyn TokenObservation,
+        state: &mut SequenceState,
+        plan: &mut TokenPlan,
+    ) -> Result<(), Error> {
+        let group = self.recipe.budget.layers.group(turn.layer);
+        if let Some((layer, tokens, keep)) = group.and_then(|g| state.groups.get(&g))
+            && *layer < turn.layer
+            && *tokens == plan.tokens
+        {
+            plan.keep = keep.clone();
+            return Ok(());
+        }
+        if let Some(scorer) = &self.recipe.score {
+            self.choose(scorer, turn, seen, plan)?;
+        }
+        if let Some(group) = group {
+            state.groups.insert(group, (turn.layer, plan.tokens, plan.keep.clone()));
+        }
+        Ok(())
     }
 
     fn choose(
@@ -131,6 +170,7 @@ impl TokenPlanner {
         let budget = &self.recipe.budget;
         let kept = self.kept(turn).map(|k| k.min(tokens));
         let protected = scorer.protects(kept.unwrap_or(tokens)).or(budget.protects());
+        let kept = kept.or_else(|| self.recipe.select.and_then(|s| s.tokens(protected, tokens)));
         let shares = budget.heads.shares(ShareRequest {
             layer: turn.layer,
             layers: turn.layers,

@@ -66,6 +66,17 @@ pub struct TokenPositionPart {
 pub struct DecodePart {
     /// Tokens between evictions, at least 1. A cache exceeds its budget by at most so many tokens.
     pub every: usize,
+    /// What is evicted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<FixedPlace>,
+}
+
+/// Eviction at a place of the cache whatever the scores (Elastic Cache, arXiv:2407.18121): what stands before it and the newest tokens survive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FixedPlace {
+    /// The place, counted from the first token, or, below 1, from the end of the cache as it was after the prompt.
+    pub distance: i64,
 }
 
 /// A method for tokens, as a composition of parts.
@@ -85,6 +96,9 @@ pub struct TokenRecipe {
     /// Selector.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub select: Option<TokenSelector>,
+    /// What is not chosen stays in memory, for later queries to choose from: a method of reading, which frees nothing.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub retain: bool,
     /// Editor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edit: Option<TokenEditPart>,
@@ -152,10 +166,17 @@ impl TokenRecipe {
             _ if self.edit.is_some() && separate(self.score.as_ref()) => {
                 refuse("an [edit] part works on key heads, so score.heads must be \"grouped\"")
             }
+            _ if self.retain && self.edit.is_some() => {
+                refuse("an [edit] part works on what leaves, and with retain nothing does")
+            }
             _ if self.decode.is_some_and(|d| d.every == 0) => refuse("decode.every must be at least 1"),
             _ => Ok(()),
         }
     }
+}
+
+fn is_false(x: &bool) -> bool {
+    !x
 }
 
 /// True when query heads keep tokens of their own.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::tova::mean_of_rows;
 use crate::ScoreError;
 use crate::tokens::attention::group_mean;
 use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, TokenObservation};
@@ -15,6 +16,8 @@ pub struct AccumulatedAttention {
     pub per_query: bool,
     /// Share of the budget that is the last tokens.
     pub recent_share: f64,
+    /// Average over all heads of the layer, so that all keep the same tokens, as Elastic Cache does (arXiv:2407.18121).
+    pub shared: bool,
 }
 
 impl ScoreTokens for AccumulatedAttention {
@@ -38,6 +41,9 @@ impl ScoreTokens for AccumulatedAttention {
         let tokens = seen.tokens();
         let mut mass =
             group_mean(&seen.accumulated_attention()?, seen.kv_heads(), seen.query_heads(), tokens);
+        if self.shared && tokens > 0 {
+            mass = mean_of_rows(&mass, tokens).repeat(seen.kv_heads());
+        }
         if self.per_query {
             for head in 0..seen.kv_heads() {
                 let positions = seen.positions(head);
