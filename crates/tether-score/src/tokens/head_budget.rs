@@ -95,7 +95,7 @@ pub struct ShareRequest<'a> {
     pub tokens: usize,
     /// Tokens that the sequence has had.
     pub seen: usize,
-    /// Tokens that a head keeps on average; `None` when the budget does not say.
+    /// Tokens that a head keeps on average, which may be more than it has; `None` when the budget does not say.
     pub kept: Option<usize>,
     /// Tokens at either end that stay.
     pub protected: Protected,
@@ -142,7 +142,9 @@ impl HeadBudget {
     /// [`ScoreError::Missing`] without the head profile that is needed, and those of [`HeadProfile::check`].
     pub fn shares(&self, request: ShareRequest<'_>) -> Result<HeadShares, ScoreError> {
         let ShareRequest { layer, layers, heads, tokens, protected, .. } = request;
-        let kept = request.kept.unwrap_or(tokens).min(tokens);
+        // Shares are of the budget, which a head that has been cut already may not fill.
+        let budget = request.kept.unwrap_or(tokens);
+        let kept = budget.min(tokens);
         let profile = || -> Result<&HeadProfile, ScoreError> {
             let profile = request.profile.ok_or(ScoreError::Missing { what: "a head profile" })?;
             profile.check(layers, heads)?;
@@ -161,16 +163,19 @@ impl HeadBudget {
                 let others = match request.kept {
                     None => protected.sink + least.max(request.seen / divisor),
                     Some(_) => {
-                        let (all, total) = (layers * heads, layers * heads * kept);
+                        let (all, total) = (layers * heads, layers * heads * budget);
                         // A head that is left with fewer than its sinks and a few more is of no use.
-                        let floor = (protected.sink + 16).min(kept);
-                        while retrieval.len() * tokens + (all - retrieval.len()) * floor > total {
+                        let floor = (protected.sink + 16).min(budget);
+                        while retrieval.len() * request.seen + (all - retrieval.len()) * floor > total {
                             if retrieval.pop().is_none() {
                                 break;
                             }
                         }
                         let rest = all - retrieval.len();
-                        total.saturating_sub(retrieval.len() * tokens).checked_div(rest).unwrap_or(tokens)
+                        total
+                            .saturating_sub(retrieval.len() * request.seen)
+                            .checked_div(rest)
+                            .unwrap_or(tokens)
                     }
                 };
                 let share = |head| {
@@ -184,8 +189,8 @@ impl HeadBudget {
                 let profile = profile()?;
                 let contextual = profile.contextual_heads(contextual)?;
                 let (all, few) = (layers * heads, contextual.len());
-                let little = if few == all { kept } else { (kept as f64 * share) as usize };
-                let rest = (all * kept - few * little) / (all - few).max(1);
+                let little = if few == all { budget } else { (budget as f64 * share) as usize };
+                let rest = (all * budget - few * little) / (all - few).max(1);
                 let share = |head| {
                     if contextual.contains(&(layer, head)) {
                         return HeadShare { kept: little.min(tokens), protected, merges: true };

@@ -168,8 +168,8 @@ impl TokenPlanner {
     ) -> Result<(), Error> {
         let tokens = plan.tokens;
         let budget = &self.recipe.budget;
-        let kept = self.kept(turn).map(|k| k.min(tokens));
-        let protected = scorer.protects(kept.unwrap_or(tokens)).or(budget.protects());
+        let kept = self.kept(turn);
+        let protected = scorer.protects(kept.unwrap_or(tokens).min(tokens)).or(budget.protects());
         let kept = kept.or_else(|| self.recipe.select.and_then(|s| s.tokens(protected, tokens)));
         let shares = budget.heads.shares(ShareRequest {
             layer: turn.layer,
