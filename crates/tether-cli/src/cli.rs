@@ -101,15 +101,28 @@ pub(crate) struct BenchArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct ReplayArgs {
-    /// A trace: FILE.safetensors with its settings in FILE.json.
+    /// A trace: of a video model FILE.safetensors with its settings in FILE.json, of a language model FILE.safetensors.
     #[arg(value_name = "TRACE")]
     pub(crate) trace: PathBuf,
-    /// Recipe to run; its sizes and strengths come from the trace's settings.
-    #[arg(long, default_value = "tethercache", value_name = "NAME")]
-    pub(crate) recipe: String,
+    /// Recipe to run [default: tethercache for frames, whose sizes and strengths come from the trace's settings; snapkv for tokens].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) recipe: Option<String>,
     /// Override a field of the recipe, after the trace's settings.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
+    /// Which layer a trace of tokens is, when its tensors do not say.
+    #[arg(long, value_name = "N")]
+    pub(crate) layer: Option<usize>,
+    /// What the model's heads are for, for recipes that treat them by kind: JSON with `echo`, `induction` and `variance` of every layer's
+    /// key heads.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile: Option<PathBuf>,
+    /// Turn keys that move by exact angles, and not by angles rounded to f32 as the models do that traces come from.
+    #[arg(long)]
+    pub(crate) exact_angles: bool,
+    /// Layers of the model, where budgets differ between layers [default: as many as the trace's highest layer needs].
+    #[arg(long, value_name = "N")]
+    pub(crate) layers: Option<usize>,
     /// Where to write what the cache did: OUT.safetensors, and OUT.json beside it.
     #[arg(short, long, value_name = "OUT")]
     pub(crate) out: PathBuf,
@@ -127,5 +140,8 @@ pub(crate) enum RecipesAction {
     Show {
         /// Its name.
         name: String,
+        /// What it evicts, where recipes for frames and for tokens have the same name: frame or token.
+        #[arg(long, value_name = "UNIT")]
+        unit: Option<String>,
     },
 }

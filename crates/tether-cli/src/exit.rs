@@ -33,7 +33,9 @@ fn code_of(link: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(3);
     }
     match link.downcast_ref::<Error>()? {
-        Error::Score(ScoreError::NonFinite { .. }) => Some(3),
+        Error::Score(
+            ScoreError::NonFinite { .. } | ScoreError::NonFiniteToken { .. } | ScoreError::Missing { .. },
+        ) => Some(3),
         Error::Recipe(_) | Error::Layout(_) | Error::Score(_) | Error::Edit(_) => Some(2),
         Error::Core(CoreError::NonFinite { .. }) => Some(3),
         _ => None,

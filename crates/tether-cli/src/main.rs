@@ -7,6 +7,7 @@ mod commands;
 mod device;
 mod exit;
 mod rollout;
+mod token_trace;
 mod trace;
 
 use std::process::ExitCode;

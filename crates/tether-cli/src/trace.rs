@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use tethercache::core::{CoreError, DType, Geometry, HostTensor, RopeKind, TensorData};
+use tethercache::score::ScoreError;
 
 /// Why a trace cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,10 @@ pub(crate) enum TraceError {
     Geometry { path: PathBuf, source: CoreError },
     #[error("tensor {name}")]
     Tensor { name: String, source: CoreError },
+    #[error("tensor {name}: expected i32 or i64 within 32 bits, got {got:?}")]
+    Integers { name: String, got: Dtype },
+    #[error("{path}: tensors {prefix}* do not fit each other")]
+    Observation { path: PathBuf, prefix: String, source: ScoreError },
 }
 
 /// A trace's JSON file. Counts are in frames.
@@ -117,21 +122,31 @@ fn parse_name(name: &str) -> Option<(Place, &str)> {
     parts.next().is_none().then_some((Place { layer, chunk, pass }, side))
 }
 
+/// The bytes of a file.
+///
+/// # Errors
+/// [`TraceError::Read`].
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, TraceError> {
+    std::fs::read(path).map_err(|source| TraceError::Read { path: path.to_owned(), source })
+}
+
+/// The safetensors container in `bytes`, which were read from `path`.
+///
+/// # Errors
+/// [`TraceError::Container`].
+pub(crate) fn container<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>, TraceError> {
+    SafeTensors::deserialize(bytes).map_err(|source| TraceError::Container { path: path.to_owned(), source })
+}
+
 impl Trace {
-    /// Reads `path` and the JSON file beside it.
+    /// Reads a chunked trace out of `file`, which is at `path`, and the JSON file beside it.
     ///
     /// # Errors
     /// [`TraceError`] for whatever is missing, truncated, of the wrong shape or type, or out of range.
-    pub(crate) fn read(path: &Path) -> Result<Self, TraceError> {
-        let read = |path: &Path| {
-            std::fs::read(path).map_err(|source| TraceError::Read { path: path.to_owned(), source })
-        };
+    pub(crate) fn read(path: &Path, file: &SafeTensors<'_>) -> Result<Self, TraceError> {
         let json = path.with_extension("json");
         let settings: Settings = serde_json::from_slice(&read(&json)?)
             .map_err(|source| TraceError::Settings { path: json.clone(), source })?;
-        let bytes = read(path)?;
-        let file = SafeTensors::deserialize(&bytes)
-            .map_err(|source| TraceError::Container { path: path.to_owned(), source })?;
 
         // Names are kept as written, whatever the number of digits.
         let mut names: BTreeMap<(Place, String), String> = BTreeMap::new();
@@ -175,7 +190,7 @@ impl Trace {
                         let stem = format!("{}c{chunk:02}.p{pass}.{side}", prefix(layer));
                         let name = names.get(&(Place { layer, chunk, pass }, side.to_owned()));
                         let name = name.ok_or(TraceError::Missing { name: stem })?;
-                        load(&file, name, shape, geometry.dtype)
+                        load(file, name, shape, geometry.dtype)
                     };
                     let shape = geometry.key_shape();
                     of_pass.push(RecordedPass {

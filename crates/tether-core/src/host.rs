@@ -14,6 +14,7 @@ use rayon::prelude::*;
 pub use exp::exp;
 pub use mass::{mean_logits, mean_query};
 pub use matmul::{MatRef, matmul};
+pub use softmax::softmax_rows;
 pub use store::HostStore;
 pub use tokens::{HostIndices, HostRotation, HostTables, PagedQueries, paged_attention};
 

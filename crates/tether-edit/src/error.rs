@@ -26,6 +26,26 @@ pub enum EditError {
         /// Channels of a token.
         channels: usize,
     },
+    /// A setting out of range.
+    #[error("{setting} = {value}: {requirement}")]
+    Setting {
+        /// Its name in a recipe.
+        setting: &'static str,
+        /// Its value.
+        value: f32,
+        /// What it must satisfy.
+        requirement: &'static str,
+    },
+    /// An edit of a token that does not exist.
+    #[error("token {token} of head {head} does not exist: there are {tokens}")]
+    NoSuchToken {
+        /// The head.
+        head: usize,
+        /// The token.
+        token: u32,
+        /// Tokens there are.
+        tokens: usize,
+    },
     /// Statistics over a batch need the same edits in every sequence.
     #[error("mixed batch statistics need equal edits, but sequences admit {counts:?} units")]
     Ragged {

@@ -2,6 +2,7 @@
 
 mod align_moments;
 mod error;
+pub mod tokens;
 
 pub use align_moments::{AlignMoments, SequenceEdit, align_tokens};
 pub use error::EditError;

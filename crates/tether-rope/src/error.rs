@@ -18,6 +18,22 @@ pub enum RopeError {
         /// The base given.
         theta: f64,
     },
+    /// Scaled frequencies need a factor of at least 1, a length and an order of turns.
+    #[error(
+        "frequencies cannot be scaled by {factor}: the factor, the original length or the turns are out of range"
+    )]
+    Scaling {
+        /// The factor given.
+        factor: f64,
+    },
+    /// Sections that do not cover the pairs.
+    #[error("sections {sections:?} are not 1 to 3 parts of {pairs} pairs")]
+    Sections {
+        /// Pairs there are.
+        pairs: usize,
+        /// The sections given.
+        sections: Vec<usize>,
+    },
     /// A grid that does not cover a unit.
     #[error("a grid of {height} rows and {width} columns does not cover a unit of {tokens} tokens")]
     Grid {

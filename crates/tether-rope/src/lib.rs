@@ -3,8 +3,10 @@
 mod error;
 mod frequency;
 mod table;
+mod token_rope;
 
 pub use error::RopeError;
 pub use frequency::{AxisSplit, axis_frequencies};
 pub use table::{phase_table, rotate_units};
 pub use tether_core::{Pairing, PhaseTable, RopeKind};
+pub use token_rope::{Angles, TokenRope, Yarn, turned};

@@ -12,6 +12,24 @@ pub enum ScoreError {
         /// The value.
         value: f32,
     },
+    /// A token's score that cannot be ranked.
+    #[error("{what} of token {token} of head {head} is {value}: scores must be finite")]
+    NonFiniteToken {
+        /// What was NaN or infinite.
+        what: &'static str,
+        /// The head.
+        head: usize,
+        /// The token's place.
+        token: usize,
+        /// The value.
+        value: f32,
+    },
+    /// An observation that a scorer needs and that nobody recorded.
+    #[error("this needs {what}, which was not recorded")]
+    Missing {
+        /// What is missing.
+        what: &'static str,
+    },
     /// Head counts that do not fit each other.
     #[error(
         "{query_heads} query heads over {kv_heads} key heads of {dim} channels: not a whole number of each, or none"

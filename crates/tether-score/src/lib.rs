@@ -5,6 +5,7 @@ mod error;
 mod gated_recall;
 mod mass;
 mod select;
+pub mod tokens;
 
 pub use diversity::{Diversity, temporal_diversity};
 pub use error::ScoreError;

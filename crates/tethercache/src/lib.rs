@@ -4,13 +4,14 @@ mod cache;
 mod error;
 mod planner;
 mod recipe;
+pub mod tokens;
 
 pub use cache::{CacheBytes, KvCache, Pass, PassKind, Report, StageReport, Traffic, View};
 pub use error::{Error, ErrorKind};
 pub use planner::{LayerTables, Planner};
 pub use recipe::{
     Catalogued, Compat, EditPart, Keys, PositionPart, Positions, Proof, Recipe, RecipeError, ScorePart,
-    UnitKind, catalogue,
+    UnitKind, catalogue, unknown_recipe,
 };
 pub use {
     tether_core as core, tether_edit as edit, tether_layout as layout, tether_rope as rope,

@@ -1,15 +1,16 @@
 //! Recipes: a method as a composition of parts, as plain TOML.
 
 mod catalogue;
-mod parse;
+pub(crate) mod parse;
 
 use serde::{Deserialize, Serialize};
 use tether_edit::AlignMoments;
 use tether_layout::{RegionSpec, Regions, Rounding};
 use tether_score::{BatchStatistics, GatedRecall, Selector};
 
+pub(crate) use catalogue::toml_text;
 pub use catalogue::{Catalogued, Proof, catalogue};
-pub use parse::RecipeError;
+pub use parse::{RecipeError, unknown_recipe};
 
 use crate::Error;
 

@@ -3,18 +3,21 @@
 use std::io::Write;
 
 use anyhow::Result;
-use tethercache::{Proof, Recipe, catalogue};
+use tethercache::{Proof, catalogue};
 
 use crate::cli::{RecipesAction, RecipesArgs};
 
 /// Runs the subcommand.
 pub(crate) fn run(args: &RecipesArgs) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    if let Some(RecipesAction::Show { name }) = &args.action {
-        // The text as it was written, comments included; the name is checked first.
-        Recipe::named(name)?;
-        let toml = catalogue().iter().find(|c| c.name == name).map_or("", |c| c.toml);
-        out.write_all(toml.as_bytes())?;
+    if let Some(RecipesAction::Show { name, unit }) = &args.action {
+        let mut rows = catalogue().iter().filter(|c| unit.as_ref().is_none_or(|u| c.unit == u));
+        let Some(row) = rows.find(|c| c.name == name) else {
+            let unit = unit.as_deref().unwrap_or("frame or token");
+            return Err(tethercache::unknown_recipe(name, unit).into());
+        };
+        // The text as it was written, comments included.
+        out.write_all(row.toml.as_bytes())?;
         return Ok(());
     }
     let header =
@@ -23,6 +26,7 @@ pub(crate) fn run(args: &RecipesArgs) -> Result<()> {
         .chain(catalogue().iter().map(|c| {
             let proof = match c.proof {
                 Proof::GoldenData => "golden data",
+                Proof::HandWorked => "worked by hand",
                 Proof::Control => "control",
             };
             let frees = if c.frees_memory { "yes" } else { "no" };

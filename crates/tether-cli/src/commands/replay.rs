@@ -14,30 +14,27 @@ use tethercache::{Compat, KvCache, Pass, Recipe, ScorePart};
 use crate::budget::is_set;
 use crate::cli::ReplayArgs;
 use crate::exit::Usage;
-use crate::trace::{Settings, Trace};
+use crate::token_trace::TokenTrace;
+use crate::trace::{self, Settings, Trace};
 
 /// Runs the subcommand.
 pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
-    let trace = Trace::read(&args.trace)?;
-    let out_json = args.out.with_extension("json");
-    let is_trace =
-        |path: &Path| same_file(path, &args.trace) || same_file(path, &args.trace.with_extension("json"));
-    if args.out == out_json {
-        return Err(Usage(format!("{} would hold both the tensors and the log", args.out.display())).into());
+    let bytes = trace::read(&args.trace)?;
+    let file = trace::container(&args.trace, &bytes)?;
+    if TokenTrace::is_one(&file) {
+        check_out(args)?;
+        let trace = TokenTrace::read(&args.trace, &file)?;
+        return super::replay_tokens::run(args, trace);
     }
-    if is_trace(&args.out) || is_trace(&out_json) {
-        return Err(Usage(format!("{} would overwrite the trace", args.out.display())).into());
+    if args.layer.is_some() || args.layers.is_some() || args.profile.is_some() {
+        return Err(Usage("--layer, --layers and --profile are for traces of tokens".into()).into());
     }
+    let trace = Trace::read(&args.trace, &file)?;
+    check_out(args)?;
     let recipe = recipe_for(args, &trace.settings)?;
     let cache = KvCache::new(Host::parallel(), trace.geometry.clone(), recipe)
-        .with_context(|| format!("recipe {} on {}", args.recipe, args.trace.display()))?;
+        .with_context(|| format!("recipe {} on {}", name_of(args), args.trace.display()))?;
     let (tensors, log, cache) = replay(&trace, cache)?;
-
-    if let Some(parent) = args.out.parent().filter(|p| !p.as_os_str().is_empty()) {
-        std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
-    }
-    safetensors::serialize_to_file(tensors, None, &args.out)
-        .with_context(|| format!("cannot write {}", args.out.display()))?;
     let report = json!({
         "trace": args.trace.file_name().map(|n| n.to_string_lossy()),
         "recipe": cache.recipe(),
@@ -45,8 +42,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         "bytes": cache.bytes(),
         "log": log,
     });
-    let text = serde_json::to_string_pretty(&report).context("the report should have a JSON form")?;
-    std::fs::write(&out_json, text + "\n").with_context(|| format!("cannot write {}", out_json.display()))?;
+    write(args, tensors, &report)?;
     eprintln!(
         "{} chunks, {} passes, {} layers under {}: {} and {}",
         trace.passes.len(),
@@ -54,9 +50,43 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         trace.prefixes.len(),
         cache.recipe().name,
         args.out.display(),
-        out_json.display()
+        args.out.with_extension("json").display()
     );
     Ok(())
+}
+
+fn name_of(args: &ReplayArgs) -> &str {
+    args.recipe.as_deref().unwrap_or("tethercache")
+}
+
+/// The tensors and the log have files of their own, neither of which is the trace.
+fn check_out(args: &ReplayArgs) -> Result<(), Usage> {
+    let out_json = args.out.with_extension("json");
+    let is_trace =
+        |path: &Path| same_file(path, &args.trace) || same_file(path, &args.trace.with_extension("json"));
+    if args.out == out_json {
+        return Err(Usage(format!("{} would hold both the tensors and the log", args.out.display())));
+    }
+    if is_trace(&args.out) || is_trace(&out_json) {
+        return Err(Usage(format!("{} would overwrite the trace", args.out.display())));
+    }
+    Ok(())
+}
+
+/// Writes the tensors, and the report beside them.
+pub(super) fn write(
+    args: &ReplayArgs,
+    tensors: Vec<(String, Output)>,
+    report: &serde_json::Value,
+) -> Result<()> {
+    if let Some(parent) = args.out.parent().filter(|p| !p.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+    }
+    safetensors::serialize_to_file(tensors, None, &args.out)
+        .with_context(|| format!("cannot write {}", args.out.display()))?;
+    let out_json = args.out.with_extension("json");
+    let text = serde_json::to_string_pretty(report).context("the report should have a JSON form")?;
+    std::fs::write(&out_json, text + "\n").with_context(|| format!("cannot write {}", out_json.display()))
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
@@ -68,7 +98,7 @@ fn same_file(a: &Path, b: &Path) -> bool {
 
 /// The recipe with the trace's sizes and strengths, and the command line's overrides on top.
 fn recipe_for(args: &ReplayArgs, settings: &Settings) -> Result<Recipe> {
-    let mut recipe = Recipe::named(&args.recipe)?;
+    let mut recipe = Recipe::named(name_of(args))?;
     let &Settings { sink, memory, recent, capacity, .. } = settings;
     // What a recipe has none of goes to its recent frames, so that every recipe has the trace's budget.
     if let Extent::Units(own) = &mut recipe.layout.recent {
@@ -105,10 +135,10 @@ fn recipe_for(args: &ReplayArgs, settings: &Settings) -> Result<Recipe> {
 
 /// A tensor to be written, as the little-endian bytes of the format.
 #[derive(Debug)]
-struct Output {
-    shape: Vec<usize>,
-    dtype: Dtype,
-    bytes: Vec<u8>,
+pub(super) struct Output {
+    pub(super) shape: Vec<usize>,
+    pub(super) dtype: Dtype,
+    pub(super) bytes: Vec<u8>,
 }
 
 impl View for Output {

@@ -3,8 +3,8 @@
 use super::exp::exp;
 
 /// Turns each row of `scores` (`columns` long, at least 1) into weights that sum to 1, and returns the logarithm of each row's sum of
-/// exponentials.
-pub(super) fn softmax_rows(scores: &mut [f32], columns: usize) -> Vec<f32> {
+/// exponentials. A row that holds NaN or a positive infinity becomes NaN.
+pub fn softmax_rows(scores: &mut [f32], columns: usize) -> Vec<f32> {
     let arch = pulp::Arch::new();
     scores.chunks_exact_mut(columns).map(|row| arch.dispatch(SoftmaxRow(row))).collect()
 }

@@ -1,5 +1,7 @@
 //! Reading recipes and overriding their fields, with errors that name the key and what was probably meant.
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::{Recipe, catalogue};
@@ -64,17 +66,77 @@ fn nearest<'a>(word: &str, among: impl IntoIterator<Item = &'a str>) -> Option<B
     (likeness > 0.7).then(|| best.into())
 }
 
+/// The name of the catalogue's recipe `name` for `unit`.
+///
+/// # Errors
+/// [`RecipeError::UnknownRecipe`], with the nearest name.
+pub(crate) fn known(name: &str, unit: &str) -> Result<&'static str, RecipeError> {
+    let mut rows = catalogue().iter().filter(|c| c.unit == unit);
+    rows.find(|c| c.name == name).map(|c| c.name).ok_or_else(|| unknown_recipe(name, unit))
+}
+
+/// The error for a name that no recipe for `unit` (`frame`, `token`, or whatever else for both) has.
+pub fn unknown_recipe(name: &str, unit: &str) -> RecipeError {
+    let both = !catalogue().iter().any(|c| c.unit == unit);
+    let rows = catalogue().iter().filter(|c| both || c.unit == unit);
+    RecipeError::UnknownRecipe { name: name.to_owned(), suggestion: nearest(name, rows.map(|c| c.name)) }
+}
+
+/// Reads a recipe of either kind.
+pub(crate) fn read<R: DeserializeOwned>(text: &str) -> Result<R, RecipeError> {
+    toml::from_str(text).map_err(|e| explain(&e, "the recipe"))
+}
+
+/// A recipe as TOML.
+pub(crate) fn written<R: Serialize>(recipe: &R) -> String {
+    toml::to_string(recipe).expect("a recipe should have a TOML form")
+}
+
+/// A recipe of either kind with fields replaced.
+pub(crate) fn overridden<R: Serialize + DeserializeOwned, S: AsRef<str>>(
+    recipe: &R,
+    overrides: &[S],
+) -> Result<R, RecipeError> {
+    let mut table = Table::try_from(recipe).expect("a recipe should have a TOML form");
+    let try_from_table = |table: &Table| -> Result<R, toml::de::Error> { table.clone().try_into() };
+    let mut place = String::from("the recipe");
+    for text in overrides.iter().map(AsRef::as_ref) {
+        let malformed = || RecipeError::Override { text: text.to_owned() };
+        let (key, value) = text.split_once('=').ok_or_else(malformed)?;
+        let (key, value) = (key.trim(), value.trim());
+        let mut path = key.split('.').collect::<Vec<_>>();
+        if path.iter().any(|p| p.is_empty()) {
+            return Err(malformed());
+        }
+        let last = path.pop().ok_or_else(malformed)?;
+        let mut section = &mut table;
+        for part in path {
+            let entry = section.entry(part).or_insert_with(|| Value::Table(Table::new()));
+            section = entry.as_table_mut().ok_or_else(|| RecipeError::Malformed {
+                place: format!("`{text}`"),
+                message: format!("`{part}` is a value, not a section"),
+            })?;
+        }
+        section.insert(last.to_owned(), parse_value(value));
+        place = format!("`{text}`");
+        // One at a time, so that an error can name its override; parts that need two are checked together at the end.
+        if overrides.len() > 1
+            && let Err(e) = try_from_table(&table)
+            && let error @ RecipeError::Unknown { .. } = explain(&e, &place)
+        {
+            return Err(error);
+        }
+    }
+    try_from_table(&table).map_err(|e| explain(&e, &place))
+}
+
 impl Recipe {
     /// The built-in recipe `name`.
     ///
     /// # Errors
     /// [`RecipeError::UnknownRecipe`], with the nearest name.
     pub fn named(name: &str) -> Result<Self, RecipeError> {
-        if catalogue().iter().any(|c| c.name == name) {
-            return Ok(catalogue::built_in(name));
-        }
-        let suggestion = nearest(name, catalogue().iter().map(|c| c.name));
-        Err(RecipeError::UnknownRecipe { name: name.to_owned(), suggestion })
+        known(name, "frame").map(catalogue::built_in)
     }
 
     /// Reads a recipe.
@@ -82,16 +144,12 @@ impl Recipe {
     /// # Errors
     /// [`RecipeError::Unknown`] for a key or word that does not exist, [`RecipeError::Malformed`] for everything else.
     pub fn from_toml(text: &str) -> Result<Self, RecipeError> {
-        toml::from_str(text).map_err(|e| explain(&e, "the recipe"))
+        read(text)
     }
 
     /// The recipe as TOML.
-    #[allow(
-        clippy::missing_panics_doc,
-        reason = "every recipe has a TOML form, so there is nothing to warn of"
-    )]
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("a recipe should have a TOML form")
+        written(self)
     }
 
     /// This recipe with fields replaced: each override is `section.field=value`, the value in TOML (quotes around a single word may
@@ -99,45 +157,8 @@ impl Recipe {
     ///
     /// # Errors
     /// [`RecipeError::Override`] for text without `=`, else as [`Recipe::from_toml`].
-    #[allow(
-        clippy::missing_panics_doc,
-        reason = "every recipe has a TOML form, so there is nothing to warn of"
-    )]
     pub fn with_overrides<S: AsRef<str>>(&self, overrides: &[S]) -> Result<Self, RecipeError> {
-        let mut table = Table::try_from(self).expect("a recipe should have a TOML form");
-        let mut place = String::from("the recipe");
-        for text in overrides.iter().map(AsRef::as_ref) {
-            let malformed = || RecipeError::Override { text: text.to_owned() };
-            let (key, value) = text.split_once('=').ok_or_else(malformed)?;
-            let (key, value) = (key.trim(), value.trim());
-            let mut path = key.split('.').collect::<Vec<_>>();
-            if path.iter().any(|p| p.is_empty()) {
-                return Err(malformed());
-            }
-            let last = path.pop().ok_or_else(malformed)?;
-            let mut section = &mut table;
-            for part in path {
-                let entry = section.entry(part).or_insert_with(|| Value::Table(Table::new()));
-                section = entry.as_table_mut().ok_or_else(|| RecipeError::Malformed {
-                    place: format!("`{text}`"),
-                    message: format!("`{part}` is a value, not a section"),
-                })?;
-            }
-            section.insert(last.to_owned(), parse_value(value));
-            place = format!("`{text}`");
-            // One at a time, so that an error can name its override; parts that need two are checked together at the end.
-            if overrides.len() > 1
-                && let Err(e) = Self::try_from_table(&table)
-                && let error @ RecipeError::Unknown { .. } = explain(&e, &place)
-            {
-                return Err(error);
-            }
-        }
-        Self::try_from_table(&table).map_err(|e| explain(&e, &place))
-    }
-
-    fn try_from_table(table: &Table) -> Result<Self, toml::de::Error> {
-        table.clone().try_into()
+        overridden(self, overrides)
     }
 }
 

@@ -1,0 +1,23 @@
+//! Edits of single tokens: what becomes of tokens that leave.
+
+mod compensate;
+mod merge;
+mod merge_nearest;
+mod merge_similar;
+
+use serde::{Deserialize, Serialize};
+
+pub use compensate::Compensation;
+pub use merge::{Merge, apply_merges};
+pub use merge_nearest::MergeNearest;
+pub use merge_similar::MergeSimilar;
+
+/// A change of what is kept, as data. Token numbers are places before anything is evicted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TokenEdit {
+    /// Evicted tokens become part of kept ones.
+    Merge(Merge),
+    /// One more token stands for all that left.
+    Compensate(Compensation),
+}

@@ -1,0 +1,186 @@
+//! Rotary embeddings of single tokens: frequencies, axes and the move of keys that are already rotated.
+
+use tether_core::{Host, HostTensor, MAX_AXES, Pairing, Rotation, TokenEngine, TokenLayout, TokenShape};
+
+use crate::{RopeError, axis_frequencies};
+
+/// How a model turns the keys of single tokens: by one position, or by several axes' (M-RoPE), with plain or scaled frequencies.
+///
+/// Turning is exact or refused: a model whose frequencies depend on the length of the text (dynamic NTK) cannot be described, because a key
+/// that was rotated under other frequencies cannot be moved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenRope {
+    pairing: Pairing,
+    frequencies: Vec<f64>,
+    axes: Vec<u8>,
+    attention_factor: f32,
+}
+
+/// `YaRN`'s settings (arXiv:2309.00071).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Yarn {
+    /// How many times longer texts may be than those of training.
+    pub factor: f64,
+    /// Tokens of a text in training.
+    pub original_length: usize,
+    /// Turns within the original length above which a frequency is kept.
+    pub beta_fast: f64,
+    /// Turns below which it is divided by the factor.
+    pub beta_slow: f64,
+}
+
+impl Yarn {
+    /// The published settings for a factor and a length.
+    pub const fn new(factor: f64, original_length: usize) -> Self {
+        Self { factor, original_length, beta_fast: 32.0, beta_slow: 1.0 }
+    }
+}
+
+impl TokenRope {
+    /// A rotation by one position with base `theta` over `rotary_dim` channels.
+    ///
+    /// # Errors
+    /// [`RopeError::HeadDim`] for an odd number of channels, [`RopeError::Theta`].
+    pub fn new(pairing: Pairing, theta: f64, rotary_dim: usize) -> Result<Self, RopeError> {
+        if rotary_dim == 0 || !rotary_dim.is_multiple_of(2) {
+            return Err(RopeError::HeadDim { head_dim: rotary_dim, least: 2 });
+        }
+        if !(theta.is_finite() && theta > 1.0) {
+            return Err(RopeError::Theta { theta });
+        }
+        Self::from_frequencies(pairing, axis_frequencies(theta, rotary_dim / 2).collect())
+    }
+
+    /// A rotation with frequencies as a model lists them, radians per position.
+    ///
+    /// # Errors
+    /// [`RopeError::Core`] for a frequency that is not finite.
+    pub fn from_frequencies(pairing: Pairing, frequencies: Vec<f64>) -> Result<Self, RopeError> {
+        let rope = Self { pairing, frequencies, axes: Vec::new(), attention_factor: 1.0 };
+        rope.rotation(&[&[]], 1.0).extents()?;
+        Ok(rope)
+    }
+
+    /// With `YaRN`'s frequencies and attention factor; `theta` as in [`TokenRope::new`].
+    ///
+    /// # Errors
+    /// As [`TokenRope::new`], and [`RopeError::Scaling`] for settings out of range.
+    pub fn yarn(pairing: Pairing, theta: f64, rotary_dim: usize, yarn: Yarn) -> Result<Self, RopeError> {
+        let plain = Self::new(pairing, theta, rotary_dim)?;
+        let Yarn { factor, original_length, beta_fast, beta_slow } = yarn;
+        let sound = factor.is_finite() && factor >= 1.0 && original_length > 0 && beta_slow > 0.0;
+        if !(sound && beta_fast.is_finite() && beta_fast > beta_slow) {
+            return Err(RopeError::Scaling { factor });
+        }
+        let dim = rotary_dim as f64;
+        let pair_of_turns = |turns: f64| {
+            dim * (original_length as f64 / (turns * std::f64::consts::TAU)).ln() / (2.0 * theta.ln())
+        };
+        let low = pair_of_turns(beta_fast).floor().max(0.0);
+        let high = pair_of_turns(beta_slow).ceil().min(dim - 1.0);
+        let span = if low == high { 1e-3 } else { high - low };
+        let scaled = plain.frequencies.iter().enumerate().map(|(i, f)| {
+            let slow = ((i as f64 - low) / span).clamp(0.0, 1.0);
+            f * (1.0 - slow) + f / factor * slow
+        });
+        let frequencies = scaled.collect();
+        let attention_factor = if factor > 1.0 { (0.1 * factor.ln() + 1.0) as f32 } else { 1.0 };
+        Ok(Self { frequencies, attention_factor, ..plain })
+    }
+
+    /// With the first `sections[0]` pairs turning with axis 0, the next `sections[1]` with axis 1 and so on (M-RoPE, arXiv:2409.12191: 16, 24
+    /// and 24 pairs of a head of 128).
+    ///
+    /// # Errors
+    /// [`RopeError::Sections`] unless the sections cover all pairs and there are 1 to 3.
+    pub fn with_sections(self, sections: &[usize]) -> Result<Self, RopeError> {
+        let pairs = self.frequencies.len();
+        if sections.is_empty() || sections.len() > MAX_AXES || sections.iter().sum::<usize>() != pairs {
+            return Err(RopeError::Sections { pairs, sections: sections.to_vec() });
+        }
+        let axes = (0u8..).zip(sections).flat_map(|(axis, &n)| std::iter::repeat_n(axis, n)).collect();
+        Ok(Self { axes, ..self })
+    }
+
+    /// Axes of a position.
+    pub fn axes(&self) -> usize {
+        self.axes.last().map_or(1, |&a| usize::from(a) + 1)
+    }
+
+    /// Radians per position of each pair.
+    pub fn frequencies(&self) -> &[f64] {
+        &self.frequencies
+    }
+
+    /// What rotated keys are longer by.
+    pub fn attention_factor(&self) -> f32 {
+        self.attention_factor
+    }
+
+    /// The rotation of raw keys to `positions`, one list an axis; applies the attention factor.
+    pub fn to_positions<'a>(&'a self, positions: &'a [&'a [i32]]) -> Rotation<'a> {
+        self.rotation(positions, self.attention_factor)
+    }
+
+    /// The rotation of keys that are rotated by `deltas` more, one list an axis. The attention factor is in them already.
+    pub fn by<'a>(&'a self, deltas: &'a [&'a [i32]]) -> Rotation<'a> {
+        self.rotation(deltas, 1.0)
+    }
+
+    fn rotation<'a>(&'a self, deltas: &'a [&'a [i32]], scale: f32) -> Rotation<'a> {
+        Rotation {
+            pairing: self.pairing,
+            rotary_dim: 2 * self.frequencies.len(),
+            first_pair: 0,
+            frequencies: &self.frequencies,
+            axes: &self.axes,
+            deltas,
+            tokens_per_delta: 1,
+            scale,
+        }
+    }
+}
+
+/// How the angle of a turn, a number of positions times a frequency, is computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Angles {
+    /// Exactly; what an engine does.
+    #[default]
+    Exact,
+    /// Rounded to `f32`, as models in PyTorch do it: off by up to 1e-5 radians a few hundred positions on. To compare with their outputs.
+    Rounded,
+}
+
+/// Turns keys `[tokens, head_dim]` by `rotation`, which has an entry for each token.
+///
+/// To move keys often, keep them as they were first written and turn them by the whole difference: every turn of a stored key rounds it again.
+///
+/// # Errors
+/// [`RopeError::Core`] when the rotation does not fit the keys.
+pub fn turned(
+    mut keys: Vec<f32>,
+    head_dim: usize,
+    rotation: &Rotation<'_>,
+    angles: Angles,
+) -> Result<Vec<f32>, RopeError> {
+    let tokens = keys.len() / head_dim.max(1);
+    if angles == Angles::Exact {
+        let mut keys = HostTensor::from_f32(&[1, tokens, head_dim], keys)?;
+        let host = Host::new();
+        host.rotate(&mut keys, TokenLayout::Hnd, &host.upload_rotation(rotation)?)?;
+        return Ok(keys.to_f32_vec());
+    }
+    let extents = rotation.extents()?;
+    extents.fit(&TokenShape { tokens, heads: 1, head_dim, layout: TokenLayout::Hnd })?;
+    for (token, key) in keys.chunks_exact_mut(head_dim.max(1)).enumerate() {
+        for (pair, &frequency) in rotation.frequencies.iter().enumerate() {
+            let axis = rotation.axes.get(pair).map_or(0, |&a| usize::from(a));
+            let delta = rotation.deltas[axis][token / rotation.tokens_per_delta];
+            let angle = f64::from(delta as f32 * frequency as f32);
+            let (sin, cos) = (angle.sin() as f32 * rotation.scale, angle.cos() as f32 * rotation.scale);
+            let (a, b) = extents.channels(pair);
+            (key[a], key[b]) = (key[a] * cos - key[b] * sin, key[b] * cos + key[a] * sin);
+        }
+    }
+    Ok(keys)
+}

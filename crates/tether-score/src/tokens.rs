@@ -1,0 +1,31 @@
+//! Scorers and selectors of single tokens, per head: what the caches of language models keep.
+//!
+//! A scorer asks a [`TokenObservation`] what it needs to know about one layer of one sequence and answers with [`HeadScores`]; a
+//! [`TokenSelector`] turns scores and the heads' shares of a [`Budget`] into [`KeepSets`]. Neither knows a device: a session may answer an
+//! observation with reductions that ran on one, a trace from recorded arrays ([`RecordedTokens`]).
+
+mod attention;
+mod budget;
+mod head_budget;
+mod keep;
+mod layer_budget;
+mod observation;
+mod profile;
+mod recorded;
+mod scorer;
+mod scorers;
+mod scores;
+mod select;
+
+pub use attention::{WindowRows, pooled, sampled_rows, window_rows};
+pub use budget::{Budget, BudgetPlace, Protected, Rounding};
+pub use head_budget::{HeadBudget, HeadShare, HeadShares, ShareRequest};
+pub use keep::KeepSets;
+pub use layer_budget::{LayerBudget, window_groups};
+pub use observation::{GridPlace, Needs, TokenObservation};
+pub use profile::{HeadProfile, LayerProfile, attention_variance, column_variance, echo_and_induction};
+pub use recorded::RecordedTokens;
+pub use scorer::{ScoreRequest, ScoreTokens, TokenScorer};
+pub use scorers::*;
+pub use scores::HeadScores;
+pub use select::TokenSelector;

@@ -1,0 +1,87 @@
+//! Blocks by their mean keys.
+
+use serde::{Deserialize, Serialize};
+
+use super::question_guided::mean_row;
+use crate::ScoreError;
+use crate::tokens::attention::group;
+use crate::tokens::scorer::at_least;
+use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, TokenObservation};
+
+/// Inner product of a block's mean key and the question's mean query, both before the rotation and over all heads together
+/// (arXiv:2503.00540). All tokens of a block have its score.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BlockLikeness {
+    /// Tokens of a block, such as a frame's.
+    pub block: usize,
+    /// First tokens, which stay and form no block.
+    pub init: usize,
+    /// Last tokens: the question, which stays and forms no block.
+    pub question: usize,
+}
+
+impl Default for BlockLikeness {
+    fn default() -> Self {
+        Self { block: 16, init: 16, question: 32 }
+    }
+}
+
+impl BlockLikeness {
+    /// The likeness of each whole block between the first tokens and the question.
+    ///
+    /// # Errors
+    /// [`ScoreError::Missing`], [`ScoreError::Heads`].
+    pub fn of_blocks(&self, seen: &dyn TokenObservation) -> Result<Vec<f32>, ScoreError> {
+        let (tokens, dim, group) = (seen.tokens(), seen.head_dim_k(), group(seen)?);
+        let (keys, queries) = (seen.raw_keys()?, seen.raw_queries()?);
+        let recorded = queries.len() / (seen.query_heads() * dim);
+        let question = self.question.min(recorded);
+        // A key head's mean key meets the sum of its query heads' mean queries.
+        let of_key_head = |head: usize| -> Vec<f64> {
+            let mut sum = vec![0f64; dim];
+            for head in head * group..(head + 1) * group {
+                let rows = &queries[head * recorded * dim..][(recorded - question) * dim..recorded * dim];
+                sum.iter_mut().zip(mean_row(rows, dim)).for_each(|(s, m)| *s += m);
+            }
+            sum
+        };
+        let query: Vec<Vec<f64>> = (0..seen.kv_heads()).map(of_key_head).collect();
+        let blocks = tokens.saturating_sub(self.init + self.question) / self.block;
+        let likeness = |block: usize| -> f32 {
+            let start = self.init + block * self.block;
+            let of_head = |(head, query): (usize, &Vec<f64>)| -> f64 {
+                let rows = &keys[(head * tokens + start) * dim..][..self.block * dim];
+                mean_row(rows, dim).iter().zip(query).map(|(k, q)| k * q).sum()
+            };
+            query.iter().enumerate().map(of_head).sum::<f64>() as f32
+        };
+        Ok((0..blocks).map(likeness).collect())
+    }
+}
+
+impl ScoreTokens for BlockLikeness {
+    fn validate(&self) -> Result<(), ScoreError> {
+        at_least("score.block", self.block, 1)?;
+        at_least("score.question", self.question, 1)
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { raw_queries: self.question, raw_keys: true, ..Needs::default() }
+    }
+
+    fn protects(&self, _: usize) -> Protected {
+        Protected { sink: self.init, recent: self.question }
+    }
+
+    fn score(&self, seen: &dyn TokenObservation, _: ScoreRequest) -> Result<HeadScores, ScoreError> {
+        let tokens = seen.tokens();
+        let likeness = self.of_blocks(seen)?;
+        let top = likeness.iter().copied().fold(0.0, f32::max) + 1.0;
+        let init = self.init.min(tokens);
+        let mut row = vec![top; init];
+        likeness.iter().for_each(|&score| row.extend(std::iter::repeat_n(score, self.block)));
+        row.resize(tokens, top);
+        HeadScores::shared(seen.kv_heads(), &row)
+    }
+}

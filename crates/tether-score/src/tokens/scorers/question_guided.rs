@@ -1,0 +1,64 @@
+//! Mean logits of a question.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ScoreError;
+use crate::tokens::attention::group;
+use crate::tokens::scorer::at_least;
+use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, TokenObservation};
+
+/// Mean logit that the last queries give a key, over them and over the query heads of a key head: the guide of `QViC-MF`. A mean of inner products
+/// is the inner product of the mean, so no logit of a single query is formed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QuestionGuided {
+    /// Last tokens: the question, which stays.
+    pub question: usize,
+}
+
+impl Default for QuestionGuided {
+    fn default() -> Self {
+        Self { question: 32 }
+    }
+}
+
+impl ScoreTokens for QuestionGuided {
+    fn validate(&self) -> Result<(), ScoreError> {
+        at_least("score.question", self.question, 1)
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { last_queries: self.question, ..Needs::default() }
+    }
+
+    fn protects(&self, _: usize) -> Protected {
+        Protected { sink: 0, recent: self.question }
+    }
+
+    fn score(&self, seen: &dyn TokenObservation, _: ScoreRequest) -> Result<HeadScores, ScoreError> {
+        let (tokens, dim, group) = (seen.tokens(), seen.head_dim_k(), group(seen)?);
+        let question = self.question.min(tokens);
+        let (queries, keys) = (seen.queries(question)?, seen.keys()?);
+        let mut scores = Vec::with_capacity(seen.kv_heads() * tokens);
+        for head in 0..seen.kv_heads() {
+            let of_head = &queries[head * group * question * dim..][..group * question * dim];
+            let mean = mean_row(of_head, dim);
+            let keys = &keys[head * tokens * dim..][..tokens * dim];
+            let scale = (dim as f64).sqrt();
+            scores.extend(keys.chunks_exact(dim).map(|key| {
+                (key.iter().zip(&mean).map(|(&k, q)| f64::from(k) * q).sum::<f64>() / scale) as f32
+            }));
+        }
+        HeadScores::new(seen.kv_heads(), tokens, scores)
+    }
+}
+
+/// The mean of rows of `dim` numbers.
+pub(super) fn mean_row(rows: &[f32], dim: usize) -> Vec<f64> {
+    let count = (rows.len() / dim).max(1) as f64;
+    let mut mean = vec![0f64; dim];
+    for row in rows.chunks_exact(dim) {
+        mean.iter_mut().zip(row).for_each(|(m, &x)| *m += f64::from(x) / count);
+    }
+    mean
+}

@@ -1,0 +1,35 @@
+//! What is to be done to one layer of one sequence.
+
+use serde::{Deserialize, Serialize};
+use tether_edit::tokens::TokenEdit;
+use tether_score::tokens::{HeadScores, KeepSets};
+
+/// A decision about one layer of one sequence, as data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenPlan {
+    /// The layer.
+    pub layer: usize,
+    /// Tokens that each head had.
+    pub tokens: usize,
+    /// Which of them stay, as places `0..tokens`. One set per key head; per query head where the recipe repeats keys for them.
+    pub keep: KeepSets,
+    /// What does not stay is not read now, but remains in memory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retain: bool,
+    /// What becomes of tokens that leave; applied before they leave.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub edits: Vec<TokenEdit>,
+    /// New positions of what stays, per head, where the recipe moves tokens; keys turn by new minus old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positions: Option<Vec<Vec<i32>>>,
+    /// The scores it was decided by, where there were any.
+    #[serde(skip)]
+    pub scores: Option<HeadScores>,
+}
+
+impl TokenPlan {
+    /// True when nothing leaves, moves or changes.
+    pub fn is_nothing(&self) -> bool {
+        self.positions.is_none() && self.edits.is_empty() && self.keep.uniform_len() == Some(self.tokens)
+    }
+}

@@ -1,0 +1,258 @@
+//! From observations of tokens to plans, without a device.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use tether_edit::tokens::{Compensation, TokenEdit};
+use tether_score::tokens::{
+    BudgetPlace, HeadProfile, HeadShares, KeepSets, Needs, Protected, ScoreRequest, ScoreTokens,
+    ShareRequest, TokenObservation, TokenScorer,
+};
+
+use super::{FixedPlace, TokenEditPart, TokenPlan, TokenPositions, TokenRecipe};
+use crate::Error;
+
+/// Which layer a plan is for, and how far its sequence is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerTurn {
+    /// The layer.
+    pub layer: usize,
+    /// Layers of the model.
+    pub layers: usize,
+    /// Tokens that the sequence has had so far, evicted ones included; the share of a budget is a share of these.
+    pub seen: usize,
+    /// False for the plan that follows the prompt, true for those while the text grows.
+    pub decoding: bool,
+}
+
+/// What a recipe remembers of one sequence from layer to layer. Layers of one pass come in ascending order; a state that meets a layer again
+/// begins another pass.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SequenceState {
+    /// What the first layer of each group chose: the layer, the tokens there were, and the choice.
+    groups: BTreeMap<usize, (usize, usize, KeepSets)>,
+    /// Where each layer evicts while the text grows.
+    places: BTreeMap<usize, usize>,
+}
+
+/// Turns a recipe for tokens into decisions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenPlanner {
+    recipe: TokenRecipe,
+    profile: Option<HeadProfile>,
+}
+
+impl TokenPlanner {
+    /// A planner of `recipe`.
+    ///
+    /// # Errors
+    /// As [`TokenRecipe::validate`].
+    pub fn new(recipe: TokenRecipe) -> Result<Self, Error> {
+        recipe.validate()?;
+        Ok(Self { recipe, profile: None })
+    }
+
+    /// With the profile of the model's heads.
+    #[must_use]
+    pub fn with_profile(self, profile: HeadProfile) -> Self {
+        Self { profile: Some(profile), ..self }
+    }
+
+    /// The recipe.
+    pub fn recipe(&self) -> &TokenRecipe {
+        &self.recipe
+    }
+
+    /// What a session must record.
+    pub fn needs(&self) -> Needs {
+        let own = Needs { head_profile: self.recipe.budget.heads.needs_profile(), ..Needs::default() };
+        self.recipe.score.as_ref().map(ScoreTokens::needs).unwrap_or_default().and(own)
+    }
+
+    /// True when some pass may find tokens to evict.
+    pub fn evicts(&self) -> bool {
+        self.recipe.score.is_some()
+    }
+
+    /// Tokens that a head of a layer keeps on average, sinks and last ones included; `None` when that is for the heads' shares to say.
+    pub fn kept(&self, turn: LayerTurn) -> Option<usize> {
+        let budget = &self.recipe.budget;
+        budget.is_given().then(|| {
+            let protected = |kept| self.recipe.score.as_ref().map_or(0, |s| s.protects(kept).recent);
+            let window = protected(budget.average(turn.seen));
+            let LayerTurn { layer, layers, seen, .. } = turn;
+            budget.kept(BudgetPlace { layer, layers, seen, window })
+        })
+    }
+
+    /// Decides what stays of one layer of one sequence. Nothing is scored when all of it fits, and nothing but the first layer of a group
+    /// whose layers keep the same tokens.
+    ///
+    /// # Errors
+    /// [`Error::Score`] for observations that are missing or scores that cannot be ranked, [`Error::Edit`].
+    pub fn plan(
+        &self,
+        turn: LayerTurn,
+        seen: &dyn TokenObservation,
+        state: &mut SequenceState,
+    ) -> Result<TokenPlan, Error> {
+        let tokens = seen.tokens();
+        let mut plan = TokenPlan {
+            layer: turn.layer,
+            tokens,
+            keep: KeepSets::all(seen.kv_heads(), tokens),
+            retain: self.recipe.retain,
+            edits: Vec::new(),
+            positions: None,
+            scores: None,
+        };
+        if let Some(gone) = self.fixed_place(turn, tokens, state) {
+            let stays = (0..tokens).filter(|t| !gone.contains(t)).map(|t| t as u32).collect();
+            plan.keep = KeepSets::shared(seen.kv_heads(), stays);
+        } else {
+            self.choose_or_follow(turn, seen, state, &mut plan)?;
+        }
+        if self.recipe.position.kind == TokenPositions::Contiguous {
+            let moved = plan.keep.sets().iter().map(|set| (0..set.len() as i32).collect()).collect();
+            plan.positions = Some(moved);
+        }
+        Ok(plan)
+    }
+
+    /// Places that are evicted whatever their scores, where the recipe says so and the text grows.
+    fn fixed_place(&self, turn: LayerTurn, tokens: usize, state: &mut SequenceState) -> Option<Range<usize>> {
+        let FixedPlace { distance } = self.recipe.decode?.place?;
+        let kept = self.kept(turn).unwrap_or(tokens).min(tokens);
+        // The published place counts from the budget of the prompt.
+        let place = if distance > 0 { distance } else { (kept as i64).saturating_add(distance).max(0) };
+        let place = usize::try_from(place).unwrap_or(usize::MAX);
+        if !turn.decoding {
+            state.places.insert(turn.layer, place);
+            return None;
+        }
+        let place = (*state.places.entry(turn.layer).or_insert(place)).min(kept);
+        Some(place..place + tokens - kept)
+    }
+
+    /// Keeps what the first layer of the group chose, or chooses.
+    fn choose_or_follow(
+        &self,
+        turn: LayerTurn,
+        seen: &dyn TokenObservation,
+        state: &mut SequenceState,
+        plan: &mut TokenPlan,
+    ) -> Result<(), Error> {
+        let group = self.recipe.budget.layers.group(turn.layer);
+        if let Some((layer, tokens, keep)) = group.and_then(|g| state.groups.get(&g))
+            && *layer < turn.layer
+            && *tokens == plan.tokens
+        {
+            plan.keep = keep.clone();
+            return Ok(());
+        }
+        if let Some(scorer) = &self.recipe.score {
+            self.choose(scorer, turn, seen, plan)?;
+        }
+        if let Some(group) = group {
+            state.groups.insert(group, (turn.layer, plan.tokens, plan.keep.clone()));
+        }
+        Ok(())
+    }
+
+    fn choose(
+        &self,
+        scorer: &TokenScorer,
+        turn: LayerTurn,
+        seen: &dyn TokenObservation,
+        plan: &mut TokenPlan,
+    ) -> Result<(), Error> {
+        let tokens = plan.tokens;
+        let budget = &self.recipe.budget;
+        let kept = self.kept(turn);
+        let protected = scorer.protects(kept.unwrap_or(tokens).min(tokens)).or(budget.protects());
+        let kept = kept.or_else(|| self.recipe.select.and_then(|s| s.tokens(protected, tokens)));
+        let shares = budget.heads.shares(ShareRequest {
+            layer: turn.layer,
+            layers: turn.layers,
+            heads: seen.kv_heads(),
+            tokens,
+            seen: turn.seen,
+            kept,
+            protected,
+            frames: frames(seen),
+            profile: self.profile.as_ref(),
+        })?;
+        let (Some(selector), false) = (&self.recipe.select, shares.keep_all(tokens)) else { return Ok(()) };
+        let least = match &shares {
+            HeadShares::Each(shares) => shares.iter().map(|s| s.kept).min().unwrap_or(tokens),
+            HeadShares::Together { kept, .. } => *kept,
+        };
+        let scores = scorer.score(seen, ScoreRequest { layer: turn.layer, kept: least })?;
+        // Query heads that keep tokens of their own share as their key heads do.
+        let shares = match shares {
+            HeadShares::Each(shares) if scores.heads() > shares.len() => {
+                let repeat = scores.heads() / shares.len();
+                HeadShares::Each(shares.iter().flat_map(|&s| std::iter::repeat_n(s, repeat)).collect())
+            }
+            shares => shares,
+        };
+        plan.keep = selector.select(&scores, &shares)?;
+        plan.scores = Some(scores);
+        if let Some(part) = &self.recipe.edit {
+            plan.edits = self.edits(part, seen, &plan.keep, &shares, protected)?;
+        }
+        Ok(())
+    }
+
+    fn edits(
+        &self,
+        part: &TokenEditPart,
+        seen: &dyn TokenObservation,
+        keep: &KeepSets,
+        shares: &HeadShares,
+        protected: Protected,
+    ) -> Result<Vec<TokenEdit>, Error> {
+        let (tokens, dims) = (seen.tokens(), (seen.head_dim_k(), seen.head_dim_v()));
+        let (keys, values) = (seen.keys()?, seen.values()?);
+        let mut edits = Vec::new();
+        for (head, kept) in keep.sets().iter().enumerate() {
+            let merges = match shares {
+                HeadShares::Each(shares) => shares.get(head).is_none_or(|s| s.merges),
+                HeadShares::Together { .. } => true,
+            };
+            if !merges || kept.len() == tokens {
+                continue;
+            }
+            let keys = &keys[head * tokens * dims.0..][..tokens * dims.0];
+            let values = &values[head * tokens * dims.1..][..tokens * dims.1];
+            match part {
+                TokenEditPart::MergeSimilar(editor) => {
+                    let merges = editor.plan(head, keys, values, dims, kept)?;
+                    edits.extend(merges.into_iter().map(TokenEdit::Merge));
+                }
+                TokenEditPart::MergeNearest(editor) => {
+                    let merges = editor.plan(head, tokens, kept, protected.sink, protected.recent);
+                    edits.extend(merges.into_iter().map(TokenEdit::Merge));
+                }
+                TokenEditPart::Compensate {} => {
+                    let evicted = keep.evicted(head, tokens);
+                    let token = Compensation::of(head, keys, values, dims, &evicted)?;
+                    edits.extend(token.map(TokenEdit::Compensate));
+                }
+            }
+        }
+        Ok(edits)
+    }
+}
+
+/// Tokens up to the end of the first frame, up to the end of the second, and from the start of the last frame on.
+fn frames(seen: &dyn TokenObservation) -> Option<[usize; 3]> {
+    let grid = seen.grid().ok()?;
+    let frame = |t: usize| grid[t].map(|place| place.frame);
+    let numbers: Vec<u32> = (0..grid.len()).filter_map(frame).collect();
+    let (&first, &last) = (numbers.first()?, numbers.last()?);
+    let second = numbers.iter().copied().find(|&n| n != first).unwrap_or(first);
+    let end = |n: u32| (0..grid.len()).rposition(|t| frame(t) == Some(n)).map_or(0, |t| t + 1);
+    let start = (0..grid.len()).position(|t| frame(t) == Some(last)).unwrap_or(0);
+    Some([end(first), end(second), grid.len() - start])
+}

@@ -1,0 +1,185 @@
+//! Recipes for tokens.
+
+use serde::{Deserialize, Serialize};
+use tether_edit::tokens::{MergeNearest, MergeSimilar};
+use tether_score::tokens::{Budget, HeadBudget, QueryHeads, ScoreTokens, TokenScorer, TokenSelector};
+
+use crate::recipe::parse::{known, overridden, read, written};
+use crate::{Error, RecipeError};
+
+/// What is evicted as one: tells a recipe for tokens from one for frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TokenUnit {
+    /// A token of a text.
+    #[default]
+    Token,
+}
+
+/// The part that says what becomes of tokens that leave.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum TokenEditPart {
+    /// Values join the kept token whose key is most like theirs.
+    MergeSimilar(MergeSimilar),
+    /// Keys and values join the nearest kept token between the first ones and the last one.
+    MergeNearest(MergeNearest),
+    /// One token stands for all that left a head.
+    Compensate {},
+}
+
+/// Which positions kept tokens have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TokenPositions {
+    /// Their own.
+    #[default]
+    Keep,
+    /// Places in the cache, `0, 1, ..`, without gaps.
+    Contiguous,
+}
+
+/// How keys are stored where positions change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoredKeys {
+    /// Rotated; a key that moves turns by the difference, always from the key as it was first written.
+    #[default]
+    PostRope,
+    /// Un-rotated.
+    PreRope,
+}
+
+/// The part that says where tokens stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TokenPositionPart {
+    /// Positions of kept tokens.
+    pub kind: TokenPositions,
+    /// Form of the stored keys.
+    pub keys: StoredKeys,
+}
+
+/// The part that says when to evict again while a text grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecodePart {
+    /// Tokens between evictions, at least 1. A cache exceeds its budget by at most so many tokens.
+    pub every: usize,
+    /// What is evicted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<FixedPlace>,
+}
+
+/// Eviction at a place of the cache whatever the scores (Elastic Cache, arXiv:2407.18121): what stands before it and the newest tokens survive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FixedPlace {
+    /// The place, counted from the first token, or, below 1, from the end of the cache as it was after the prompt.
+    pub distance: i64,
+}
+
+/// A method for tokens, as a composition of parts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRecipe {
+    /// Name, in kebab case.
+    pub name: String,
+    /// `token`.
+    pub unit: TokenUnit,
+    /// Scorer; none keeps everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<TokenScorer>,
+    /// How many tokens stay.
+    #[serde(default)]
+    pub budget: Budget,
+    /// Selector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub select: Option<TokenSelector>,
+    /// What is not chosen stays in memory, for later queries to choose from: a method of reading, which frees nothing.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub retain: bool,
+    /// Editor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edit: Option<TokenEditPart>,
+    /// Positions.
+    #[serde(default)]
+    pub position: TokenPositionPart,
+    /// Eviction while a text grows; without it only what was there after the prompt is ever evicted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decode: Option<DecodePart>,
+}
+
+impl TokenRecipe {
+    /// The built-in recipe `name`.
+    ///
+    /// # Errors
+    /// [`RecipeError::UnknownRecipe`], with the nearest name.
+    pub fn named(name: &str) -> Result<Self, RecipeError> {
+        read(crate::recipe::toml_text(known(name, "token")?, "token"))
+    }
+
+    /// Reads a recipe.
+    ///
+    /// # Errors
+    /// [`RecipeError::Unknown`] for a key or word that does not exist, [`RecipeError::Malformed`] for everything else.
+    pub fn from_toml(text: &str) -> Result<Self, RecipeError> {
+        read(text)
+    }
+
+    /// The recipe as TOML.
+    pub fn to_toml(&self) -> String {
+        written(self)
+    }
+
+    /// This recipe with fields replaced, as [`crate::Recipe::with_overrides`].
+    ///
+    /// # Errors
+    /// As [`crate::Recipe::with_overrides`].
+    pub fn with_overrides<S: AsRef<str>>(&self, overrides: &[S]) -> Result<Self, RecipeError> {
+        overridden(self, overrides)
+    }
+
+    /// Checks the parts, by themselves and together.
+    ///
+    /// # Errors
+    /// [`Error::Score`] for a part by itself, [`RecipeError::Combination`] for parts that do not fit each other.
+    pub fn validate(&self) -> Result<(), Error> {
+        self.budget.validate()?;
+        self.score.iter().try_for_each(ScoreTokens::validate)?;
+        self.select.iter().try_for_each(TokenSelector::validate)?;
+        if let Some(TokenEditPart::MergeSimilar(editor)) = &self.edit {
+            editor.validate()?;
+        }
+        let refuse = |problem| Err(RecipeError::Combination { recipe: self.name.clone(), problem }.into());
+        match (&self.score, &self.select) {
+            (Some(_), None) => refuse("a [score] part needs a [select] part"),
+            (None, Some(_)) => refuse("a [select] part needs a [score] part"),
+            (Some(_), Some(select)) if select.is_shared() && self.budget.heads != HeadBudget::default() => {
+                refuse(
+                    "this [select] part keeps the same tokens in all heads, so budget.heads must be \"uniform\"",
+                )
+            }
+            _ if self.budget.heads.needs_profile() && separate(self.score.as_ref()) => {
+                refuse("head profiles are of key heads, so score.heads must be \"grouped\"")
+            }
+            _ if self.edit.is_some() && separate(self.score.as_ref()) => {
+                refuse("an [edit] part works on key heads, so score.heads must be \"grouped\"")
+            }
+            _ if self.retain && self.edit.is_some() => {
+                refuse("an [edit] part works on what leaves, and with retain nothing does")
+            }
+            _ if self.decode.is_some_and(|d| d.every == 0) => refuse("decode.every must be at least 1"),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_false(x: &bool) -> bool {
+    !x
+}
+
+/// True when query heads keep tokens of their own.
+fn separate(score: Option<&TokenScorer>) -> bool {
+    matches!(score, Some(TokenScorer::SnapKv(s)) if s.heads == QueryHeads::Separate)
+}
