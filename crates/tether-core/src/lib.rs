@@ -31,7 +31,8 @@ pub use region::Region;
 pub use rope_kind::{Pairing, RopeKind};
 pub use tensor::{HostTensor, Shape, TensorData};
 pub use tokens::{
-    BlockTables, DecodeProblem, EMPTY_LSE, MAX_AXES, PageProblem, Pool, Rotation, RotationExtents,
-    RowProblem, TokenEngine, TokenLayout, TokenShape, TopKProblem, WindowProblem, WindowSpec, merge_partial,
+    BlockTables, CausalTables, DecodeProblem, EMPTY_LSE, MAX_AXES, PageProblem, Pool, PoolRows, Rotation,
+    RotationExtents, RowProblem, TokenEngine, TokenLayout, TokenShape, TopKProblem, WindowProblem,
+    WindowSpec, check_extend, merge_partial,
 };
 pub use traffic::{Traffic, TrafficCounters};

@@ -86,3 +86,23 @@ fn merges_partial_results() {
 fn refuses_pages_that_do_not_fit() {
     once(token_cases::refuses_pages_that_do_not_fit);
 }
+
+#[test]
+fn reads_and_writes_rows() {
+    everywhere(token_cases::reads_and_writes_rows);
+}
+
+#[test]
+fn refuses_rows_that_are_not_there() {
+    once(token_cases::refuses_rows_that_are_not_there);
+}
+
+#[test]
+fn extends_what_is_cached() {
+    everywhere(token_cases::extends_what_is_cached);
+}
+
+#[test]
+fn refuses_blocks_that_do_not_fit() {
+    once(token_cases::refuses_blocks_that_do_not_fit);
+}

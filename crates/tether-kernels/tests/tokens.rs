@@ -34,6 +34,22 @@ on_each_runtime! {
         token_cases::refuses_rows_and_pages_that_are_not_there(&engine).unwrap();
     }
 
+    fn reads_and_writes_rows(engine) {
+        every_dtype(&engine, token_cases::reads_and_writes_rows);
+    }
+
+    fn refuses_rows_that_are_not_there(engine) {
+        token_cases::refuses_rows_that_are_not_there(&engine).unwrap();
+    }
+
+    fn extends_what_is_cached(engine) {
+        every_dtype(&engine, token_cases::extends_what_is_cached);
+    }
+
+    fn refuses_blocks_that_do_not_fit(engine) {
+        token_cases::refuses_blocks_that_do_not_fit(&engine).unwrap();
+    }
+
     fn selects_the_best(engine) {
         token_cases::selects_the_best(&engine).unwrap();
     }

@@ -1,8 +1,10 @@
 //! Token operations on the host.
 
 mod decode;
+mod extend;
 mod gather;
 mod rotate;
+mod rows;
 mod tables;
 mod top_k;
 mod window;
@@ -14,8 +16,9 @@ pub use tables::HostTables;
 use super::Host;
 use crate::engine::Side;
 use crate::{
-    BlockTables, CoreError, DType, DecodeProblem, HostTensor, PageProblem, Rotation, RowProblem, Shape,
-    TensorData, TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec,
+    BlockTables, CoreError, DType, DecodeProblem, HostTensor, PageProblem, PoolRows, Rotation, RowProblem,
+    Shape, TensorData, TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec,
+    check_extend,
 };
 
 /// Row, page or token numbers in host memory.
@@ -162,5 +165,41 @@ impl TokenEngine for Host {
         };
         let queries = PagedQueries { q, scale, parallel: self.parallel };
         paged_attention(&problem, tables, &queries, load)
+    }
+
+    fn read_rows(&self, pool: &HostTensor, rows: &HostIndices) -> Result<HostTensor, CoreError> {
+        let problem = PoolRows::new(pool.shape(), &rows.shape)?;
+        rows.below("rows", problem.pool_rows)?;
+        let out = rows::read(&problem, pool.data(), &rows.values)?;
+        self.traffic.add(Traffic { gathered: out.data().as_bytes().len() as u64, ..Traffic::default() });
+        Ok(out)
+    }
+
+    fn write_rows(&self, pool: &mut HostTensor, rows: &HostIndices, x: &HostTensor) -> Result<(), CoreError> {
+        let problem = PoolRows::new(pool.shape(), &rows.shape)?;
+        problem.holds(x.shape())?;
+        if x.dtype() != pool.dtype() {
+            return Err(CoreError::DTypeMismatch { what: "x", expected: pool.dtype(), got: x.dtype() });
+        }
+        rows.below("rows", problem.pool_rows)?;
+        rows::write(&problem, pool.data_mut(), &rows.values, x.data());
+        self.traffic.add(Traffic { written: x.data().as_bytes().len() as u64, ..Traffic::default() });
+        Ok(())
+    }
+
+    fn extend(
+        &self,
+        q: &HostTensor,
+        k: &HostTensor,
+        v: &HostTensor,
+        tables: &BlockTables<'_>,
+        scale: f32,
+    ) -> Result<(HostTensor, HostTensor), CoreError> {
+        let tokens = q.shape().first().copied().unwrap_or(0);
+        check_extend(tables, tokens)?;
+        let lists = (tables.page_size, tables.groups, tokens);
+        let problem = DecodeProblem::new(q.shape(), k.shape(), v.shape(), lists, tables.page_bound())?;
+        DecodeProblem::same_dtype(q.dtype(), k.dtype(), v.dtype())?;
+        extend::causal(&problem, tables, (q, k, v), scale, self.parallel)
     }
 }

@@ -140,4 +140,42 @@ pub trait TokenEngine: Engine {
         tables: &Self::Tables,
         scale: f32,
     ) -> Result<(Self::Tensor, Self::Tensor), CoreError>;
+
+    /// Rows `rows[..]` of a pool whose last axis is a row: of the shape of `rows`, and then a row.
+    ///
+    /// # Errors
+    /// Those of [`super::PoolRows::new`], [`CoreError::Count`] for a row outside the pool.
+    fn read_rows(&self, pool: &Self::Tensor, rows: &Self::Indices) -> Result<Self::Tensor, CoreError>;
+
+    /// Writes the rows of `x`, in order, to rows `rows[..]` of a pool whose last axis is a row. The rows must differ from each other.
+    ///
+    /// # Errors
+    /// Those of [`super::PoolRows::new`] and [`super::PoolRows::holds`], [`CoreError::Count`] for a row outside the pool,
+    /// [`CoreError::DTypeMismatch`].
+    fn write_rows(
+        &self,
+        pool: &mut Self::Tensor,
+        rows: &Self::Indices,
+        x: &Self::Tensor,
+    ) -> Result<(), CoreError>;
+
+    /// Attention of the last tokens of one sequence, `q` `[tokens, query_heads, head_dim_k]`, over its pages, which hold those tokens too: none sees
+    /// a token after its own. In each list of `tables` the block is the last `tokens` tokens. Results are as those of
+    /// [`TokenEngine::decode`] for as many sequences.
+    ///
+    /// # Errors
+    /// Those of [`super::check_extend`] and [`TokenEngine::decode`].
+    fn extend(
+        &self,
+        q: &Self::Tensor,
+        k: &Self::Tensor,
+        v: &Self::Tensor,
+        tables: &BlockTables<'_>,
+        scale: f32,
+    ) -> Result<(Self::Tensor, Self::Tensor), CoreError> {
+        let tokens = self.describe(q).0.first().copied().unwrap_or(0);
+        let causal = super::CausalTables::new(tables, tokens)?;
+        let causal = self.upload_tables(&causal.view(tables.page_size, tables.groups))?;
+        self.decode(q, k, v, &causal, scale)
+    }
 }

@@ -175,6 +175,13 @@ fn compaction(cases: &Cases) {
             e.gather_pages_of_two((&pool, &pool), &indices).map(drop)
         });
     }
+    for dim in [DIM, 3] {
+        cases.each(format!("write rows of {dim} channels"), |e, dtype| {
+            let rows = e.upload_indices(&[1], &[1])?;
+            let mut pool = zeros(e, &[2, dim], dtype)?;
+            e.write_rows(&mut pool, &rows, &zeros(e, &[1, dim], dtype)?)
+        });
+    }
 }
 
 fn selection(cases: &Cases) {

@@ -3,8 +3,9 @@
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use tether_core::{
-    BlockTables, CoreError, DType, DecodeProblem, PageProblem, Rotation, RotationExtents, RowProblem, Shape,
-    TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec, checks,
+    BlockTables, CoreError, DType, DecodeProblem, PageProblem, PoolRows, Rotation, RotationExtents,
+    RowProblem, Shape, TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec,
+    checks,
 };
 
 use super::launch::uploaded;
@@ -98,6 +99,15 @@ impl<R: Runtime> Cube<R> {
         let mut shape = pool.shape.clone();
         shape[0] = problem.kept;
         Ok((problem, self.tensor(&shape, pool.dtype)?))
+    }
+
+    fn pool_rows(&self, pool: &CubeTensor, rows: &CubeIndices) -> Result<PoolRows, CoreError> {
+        let problem = PoolRows::new(&pool.shape, &rows.shape)?;
+        if problem.count > 0 && rows.bound > problem.pool_rows {
+            return Err(CoreError::Count { what: "rows", expected: rows.bound, got: problem.pool_rows });
+        }
+        self.require(pool.dtype)?;
+        Ok(problem)
     }
 
     fn gathered(&self, tensors: &[&CubeTensor]) {
@@ -321,5 +331,30 @@ impl<R: Runtime> TokenEngine for Cube<R> {
         let problem = self.decode_problem(q, &k.shape, &v.shape, tables)?;
         DecodeProblem::same_dtype(q.dtype, k.dtype, v.dtype)?;
         self.decode_stored(&problem, tables, scale, q, &Stored::Numbers { k, v })
+    }
+
+    fn read_rows(&self, pool: &CubeTensor, rows: &CubeIndices) -> Result<CubeTensor, CoreError> {
+        let problem = self.pool_rows(pool, rows)?;
+        let out = self.tensor(&problem.shape, pool.dtype)?;
+        if out.len() > 0 {
+            let pages =
+                PageProblem { pages: problem.pool_rows, page_len: problem.row_len, kept: problem.count };
+            ops::gather::launch_pages(&self.client, &pages, (pool, &out), None, rows);
+        }
+        self.gathered(&[&out]);
+        Ok(out)
+    }
+
+    fn write_rows(&self, pool: &mut CubeTensor, rows: &CubeIndices, x: &CubeTensor) -> Result<(), CoreError> {
+        let problem = self.pool_rows(pool, rows)?;
+        problem.holds(&x.shape)?;
+        if x.dtype != pool.dtype {
+            return Err(CoreError::DTypeMismatch { what: "x", expected: pool.dtype, got: x.dtype });
+        }
+        if x.len() > 0 {
+            ops::gather::launch_scatter(&self.client, &problem, pool, x, rows);
+        }
+        self.traffic.add(Traffic { written: (x.len() * x.dtype.bytes()) as u64, ..Traffic::default() });
+        Ok(())
     }
 }

@@ -135,3 +135,24 @@ pub(crate) fn gather_pages_of_two<W: Numeric, N: Size>(
         whole_pages::<W, N>(y, indices, y_out, kept, page);
     }
 }
+
+/// Row `indices[i]` of `pool` becomes row `i` of `x`. A row is `row` vectors.
+#[cube(launch_unchecked)]
+pub(crate) fn scatter_rows<W: Numeric, N: Size>(
+    x: &Array<Vector<W, N>>,
+    indices: &Array<u32>,
+    pool: &mut Array<Vector<W, N>>,
+    count: u32,
+    row: u32,
+) {
+    let first = (CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) * CUBE_DIM_X * PER_THREAD as u32 + UNIT_POS_X;
+    let end = count * row;
+    #[unroll]
+    for i in 0..PER_THREAD {
+        let at = first + i as u32 * CUBE_DIM_X;
+        if at < end {
+            let index = indices[(at / row) as usize];
+            pool[(index * row + at % row) as usize] = x[at as usize];
+        }
+    }
+}

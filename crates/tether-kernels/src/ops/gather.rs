@@ -1,7 +1,7 @@
 //! Compaction: rows and pages are copied as the widest words that fit them.
 
 use cubecl::prelude::*;
-use tether_core::{PageProblem, RowProblem, TokenLayout};
+use tether_core::{PageProblem, PoolRows, RowProblem, TokenLayout};
 
 use crate::cube::launch::{THREADS, array, spread, vector_size, with_storage};
 use crate::kernels::gather;
@@ -127,6 +127,34 @@ pub(crate) fn launch_pages<R: Runtime>(
                     page,
                 ),
             }
+        }
+    });
+}
+
+/// Rows of `x` to rows `rows` of `pool`.
+pub(crate) fn launch_scatter<R: Runtime>(
+    client: &ComputeClient<R>,
+    problem: &PoolRows,
+    pool: &CubeTensor,
+    x: &CubeTensor,
+    rows: &CubeIndices,
+) {
+    with_words!(client, x.dtype, problem.row_len, |W, at_once, vectors| {
+        let (count, dim) = cubes(vectors(x.len()), 1);
+        #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
+        // SAFETY: the kernel stops at `count` rows, and every row number is below the pool's rows (checked by its bound).
+        unsafe {
+            gather::scatter_rows::launch_unchecked::<W, R>(
+                client,
+                count,
+                dim,
+                at_once,
+                array(&x.handle, vectors(x.len())),
+                array(&rows.handle, rows.len()),
+                array(&pool.handle, vectors(pool.len())),
+                problem.count as u32,
+                vectors(problem.row_len) as u32,
+            );
         }
     });
 }

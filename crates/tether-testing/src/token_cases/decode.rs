@@ -25,7 +25,7 @@ pub(crate) struct DecodeShape {
     sharpness: f32,
 }
 
-const fn shape(
+pub(super) const fn shape(
     (sequences, group): (usize, usize),
     groups: (usize, usize),
     head_dims: (usize, usize),
@@ -60,7 +60,7 @@ pub(crate) const DECODE_SHAPES: [DecodeShape; 17] = [
 ];
 
 impl DecodeShape {
-    fn query_heads(&self) -> usize {
+    pub(super) fn query_heads(&self) -> usize {
         self.groups.0 * self.groups.1 * self.group
     }
 
