@@ -9,6 +9,6 @@ pub use compact::{KeptHead, kept_heads};
 pub use plan::TokenPlan;
 pub use planner::{LayerTurn, SequenceState, TokenPlanner};
 pub use recipe::{
-    DecodePart, FixedPlace, StoredKeys, TokenEditPart, TokenPositionPart, TokenPositions, TokenRecipe,
-    TokenUnit,
+    DecodePart, FixedPlace, PrefillPart, StoredKeys, TokenEditPart, TokenPositionPart, TokenPositions,
+    TokenRecipe, TokenUnit,
 };

@@ -402,6 +402,9 @@ fn parts_that_do_not_fit_are_refused() {
         ),
         ("snapkv", &["decode.every=0"]),
         ("merging", &["retain=true"]),
+        ("merging", &["prefill.every=8"]),
+        ("adakv", &["prefill.every=8"]),
+        ("snapkv", &["prefill.every=0"]),
         ("adakv", &["edit.kind=compensate", "score.heads=separate"]),
     ] {
         let recipe = TokenRecipe::named(name).unwrap().with_overrides(overrides).unwrap();
@@ -416,4 +419,88 @@ fn parts_that_do_not_fit_are_refused() {
     assert!(e.contains("did you mean `window`"), "{e}");
     let e = TokenRecipe::named("tethercache").unwrap_err().to_string();
     assert!(e.contains("no recipe"), "{e}");
+}
+
+#[test]
+fn a_prompt_in_pieces_keeps_the_best_of_what_was_there() {
+    let text = Text::new(2, 2, 64, 21);
+    let seen = text.seen();
+    for (name, every) in
+        [("keydiff", 8), ("snapkv", 16), ("lagkv", 30), ("tova", 5), ("knorm", 7), ("expected-attention", 9)]
+    {
+        let recipe = recipes().into_iter().find(|r| r.name == name).unwrap();
+        let every = format!("prefill.every={every}");
+        let whole = recipe.with_overrides(&["budget.ratio=0.3"]).unwrap();
+        let pieces = whole.with_overrides(&[&every]).unwrap();
+        let plan = |recipe: &TokenRecipe| {
+            let planner = TokenPlanner::new(recipe.clone()).unwrap();
+            planner.plan(turn(0, 64), &seen, &mut SequenceState::default()).unwrap()
+        };
+        let (whole, plan) = (plan(&whole), plan(&pieces));
+        assert_eq!(plan.keep.uniform_len(), Some(19), "{name}");
+        // A token's norm does not depend on what else is there; everything else does.
+        assert_eq!(plan.keep == whole.keep, name == "knorm", "{name}");
+    }
+    // One piece is the whole prompt.
+    let recipe = TokenRecipe::named("keydiff").unwrap();
+    let at_once =
+        planner(&recipe, &profile(2, 0)).plan(turn(0, 64), &seen, &mut SequenceState::default()).unwrap();
+    let recipe = recipe.with_overrides(&["prefill.every=32"]).unwrap();
+    let piece =
+        planner(&recipe, &profile(2, 0)).plan(turn(0, 64), &seen, &mut SequenceState::default()).unwrap();
+    assert_eq!(at_once, piece);
+}
+
+#[test]
+fn heads_of_different_lengths_are_planned_one_by_one() {
+    let profile = profile(3, 5);
+    let heads: Vec<RecordedTokens> =
+        [80, 30, 45].iter().map(|&n| Text::new(1, 2, n, n as u64).seen()).collect();
+    let views: Vec<&dyn TokenObservation> = heads.iter().map(|h| h as &dyn TokenObservation).collect();
+    for recipe in recipes().into_iter().filter(|r| r.score.is_some()) {
+        let recipe = with_budget(&recipe, 0.5).with_overrides(&["budget.ratio=0.25"]).unwrap_or(recipe);
+        let planner = planner(&recipe, &profile);
+        let turn = LayerTurn { decoding: true, ..turn(1, 160) };
+        let plan = match planner.plan_heads(turn, &views) {
+            Ok(plan) => plan,
+            Err(Error::Recipe(_)) => {
+                let shared = recipe.select.is_some_and(|s| s.is_shared());
+                assert!(shared || recipe.name == "elastic-cache", "{}", recipe.name);
+                continue;
+            }
+            Err(other) => panic!("{}: {other}", recipe.name),
+        };
+        assert_eq!((plan.keep.heads(), plan.tokens, plan.total), (3, 80, 155), "{}", recipe.name);
+        for (set, head) in plan.keep.sets().iter().zip(&heads) {
+            assert!(set.iter().all(|&t| (t as usize) < head.tokens()));
+        }
+        if let (Some(kept), HeadBudget::Uniform {}) = (planner.kept(turn), recipe.budget.heads) {
+            let lengths: Vec<usize> = plan.keep.sets().iter().map(Vec::len).collect();
+            let expected = [80, 30, 45].map(|n| kept.min(n));
+            assert_eq!(lengths, expected, "{}", recipe.name);
+        }
+        if let HeadBudget::Adaptive { .. } = recipe.budget.heads {
+            assert_eq!(plan.keep.total(), 3 * 40, "{}", recipe.name);
+        }
+        // Planned together, heads of one length come to the same.
+        let whole = Text::new(2, 2, 60, 9);
+        let parts: Vec<RecordedTokens> = (0..2)
+            .map(|h| {
+                let mut one = whole.clone();
+                (one.kv_heads, one.kv, one.q) =
+                    (1, vec![whole.kv[h].clone()], whole.q[2 * h..2 * h + 2].to_vec());
+                one.seen()
+            })
+            .collect();
+        // Scores that average over heads differ, and so do those of pictures.
+        if !["tova", "st-lite", "hack", "razor-attention"].contains(&recipe.name.as_str()) {
+            let views: Vec<&dyn TokenObservation> =
+                parts.iter().map(|h| h as &dyn TokenObservation).collect();
+            let turn = LayerTurn { seen: 60, ..turn };
+            let one_by_one = planner.plan_heads(turn, &views).unwrap();
+            let together = planner.plan(turn, &whole.seen(), &mut SequenceState::default()).unwrap();
+            assert_eq!(one_by_one.keep, together.keep, "{}", recipe.name);
+            assert_eq!(one_by_one.edits, together.edits, "{}", recipe.name);
+        }
+    }
 }

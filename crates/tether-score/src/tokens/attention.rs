@@ -65,6 +65,10 @@ pub fn window_rows(seen: &(impl TokenObservation + ?Sized), window: usize) -> Re
     weights.par_chunks_exact_mut(window * tokens).enumerate().for_each(|(head, rows)| {
         let queries = &queries[head * window * dim..][..window * dim];
         let keys = &keys[head / group * tokens * dim..][..tokens * dim];
+        if window == 1 {
+            // Nothing averages over the rounding of logits, which is a relative error of weights; one row costs little.
+            return one_row(rows, queries, keys, dim);
+        }
         logits(rows, queries, keys, dim);
         for (row, place) in rows.chunks_exact_mut(tokens).zip(tokens - window..) {
             // A query does not see the tokens after its own.
@@ -73,6 +77,17 @@ pub fn window_rows(seen: &(impl TokenObservation + ?Sized), window: usize) -> Re
         }
     });
     Ok(WindowRows { window, tokens, weights })
+}
+
+/// Softmax of one query over all keys, in `f64`.
+fn one_row(weights: &mut [f32], query: &[f32], keys: &[f32], dim: usize) {
+    let scale = 1.0 / (dim as f64).sqrt();
+    let dot = |key: &[f32]| key.iter().zip(query).map(|(&k, &q)| f64::from(k) * f64::from(q)).sum::<f64>();
+    let logits: Vec<f64> = keys.chunks_exact(dim).map(|key| dot(key) * scale).collect();
+    let highest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weigh = |logit: f64| (logit - highest).exp();
+    let total: f64 = logits.iter().map(|&l| weigh(l)).sum();
+    weights.iter_mut().zip(logits).for_each(|(w, l)| *w = (weigh(l) / total) as f32);
 }
 
 /// Attention weights of `count` queries at equal distances over the text, the last one included: `[query_heads, count, tokens]`, zero where a

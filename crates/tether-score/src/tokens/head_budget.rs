@@ -73,11 +73,11 @@ pub enum HeadShares {
 }
 
 impl HeadShares {
-    /// True when every head keeps all of `tokens` tokens.
-    pub fn keep_all(&self, tokens: usize) -> bool {
+    /// True when nothing leaves heads of `lengths` tokens.
+    pub fn keep_all(&self, lengths: &[usize]) -> bool {
         match self {
-            Self::Each(shares) => shares.iter().all(|s| s.kept >= tokens),
-            Self::Together { kept, .. } => *kept >= tokens,
+            Self::Each(shares) => shares.iter().zip(lengths).all(|(s, &len)| s.kept >= len),
+            Self::Together { kept, .. } => kept * lengths.len() >= lengths.iter().sum(),
         }
     }
 }
@@ -91,7 +91,7 @@ pub struct ShareRequest<'a> {
     pub layers: usize,
     /// Heads of a layer.
     pub heads: usize,
-    /// Tokens that a head has.
+    /// Tokens that the longest head has.
     pub tokens: usize,
     /// Tokens that the sequence has had.
     pub seen: usize,

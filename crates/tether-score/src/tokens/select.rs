@@ -91,8 +91,9 @@ impl TokenSelector {
             HeadShares::Each(shares) => {
                 return Err(ScoreError::Count { what: "shares", expected: heads, got: shares.len() });
             }
-            &HeadShares::Together { kept, least, protected } if !self.is_shared() => {
-                return Ok(across_heads(scores, kept, least, protected));
+            HeadShares::Together { .. } if !self.is_shared() => {
+                let rows: Vec<&[f32]> = scores.rows().collect();
+                return Ok(KeepSets::new(each_or_together(&rows, shares)));
             }
             HeadShares::Together { .. } => {
                 return Err(ScoreError::Count { what: "shares", expected: heads, got: 1 });
@@ -122,6 +123,39 @@ impl TokenSelector {
             Self::ElasticOfficial {} => KeepSets::shared(heads, elastic_official(scores.head(0), one)),
         })
     }
+
+    /// [`TokenSelector::select`] for heads that hold different numbers of tokens: scores of one head each.
+    ///
+    /// # Errors
+    /// [`ScoreError::Count`] for a selector that keeps the same tokens in all heads, for scores of more than one head, and when there are not
+    /// as many shares as heads.
+    pub fn select_ragged(&self, scores: &[HeadScores], shares: &HeadShares) -> Result<KeepSets, ScoreError> {
+        self.validate()?;
+        let count = |what, expected, got| Err(ScoreError::Count { what, expected, got });
+        if self.is_shared() {
+            return count("different lengths of heads that keep the same tokens", 0, scores.len());
+        }
+        if let Some(other) = scores.iter().find(|s| s.heads() != 1) {
+            return count("heads of a head's scores", 1, other.heads());
+        }
+        if let HeadShares::Each(shares) = shares
+            && shares.len() != scores.len()
+        {
+            return count("shares", scores.len(), shares.len());
+        }
+        let rows: Vec<&[f32]> = scores.iter().map(HeadScores::values).collect();
+        Ok(KeepSets::new(each_or_together(&rows, shares)))
+    }
+}
+
+/// The best of each row, or of all rows together.
+fn each_or_together(rows: &[&[f32]], shares: &HeadShares) -> Vec<Vec<u32>> {
+    match shares {
+        HeadShares::Each(shares) => {
+            rows.iter().zip(shares).map(|(row, s)| best(row, s.kept, s.protected)).collect()
+        }
+        &HeadShares::Together { kept, least, protected } => across_heads(rows, kept, least, protected),
+    }
 }
 
 /// The `kept` best of `scores`, in no order, the protected ones always among them.
@@ -139,26 +173,26 @@ pub(super) fn best(scores: &[f32], kept: usize, protected: Protected) -> Vec<u32
 }
 
 /// The best tokens of all heads together, `kept` a head on average: the `least` best of each head, then whatever scores highest.
-fn across_heads(scores: &HeadScores, kept: usize, least: usize, protected: Protected) -> KeepSets {
-    let (heads, tokens) = (scores.heads(), scores.tokens());
-    let kept = kept.min(tokens);
-    let protected = protected.within(kept, tokens);
-    let least = least.max(protected.sink + protected.recent).min(kept);
-    let mut sets: Vec<Vec<u32>> = scores.rows().map(|row| best(row, least, protected)).collect();
-    let mut open: Vec<(Reverse<Ranked>, u32, usize)> = Vec::with_capacity(heads * tokens);
-    for (head, row) in scores.rows().enumerate() {
-        let mut forced = vec![false; tokens];
+fn across_heads(rows: &[&[f32]], kept: usize, least: usize, protected: Protected) -> Vec<Vec<u32>> {
+    let forced = |row: &&[f32]| {
+        let ends = protected.within(kept, row.len());
+        best(row, least.max(ends.sink + ends.recent).min(kept), protected)
+    };
+    let mut sets: Vec<Vec<u32>> = rows.iter().map(forced).collect();
+    let mut open: Vec<(Reverse<Ranked>, u32, usize)> = Vec::with_capacity(rows.iter().map(|r| r.len()).sum());
+    for (head, row) in rows.iter().enumerate() {
+        let mut forced = vec![false; row.len()];
         sets[head].iter().for_each(|&t| forced[t as usize] = true);
         let rest = row.iter().enumerate().filter(|(t, _)| !forced[*t]);
         open.extend(rest.map(|(t, &s)| (Reverse(Ranked(s)), t as u32, head)));
     }
-    let room = heads * kept - sets.iter().map(Vec::len).sum::<usize>();
+    let room = (rows.len() * kept).saturating_sub(sets.iter().map(Vec::len).sum());
     if room < open.len() {
         open.select_nth_unstable(room);
         open.truncate(room);
     }
     open.into_iter().for_each(|(_, token, head)| sets[head].push(token));
-    KeepSets::new(sets)
+    sets
 }
 
 /// The means of the spans `[start, end)` over their tokens, of sums over heads.

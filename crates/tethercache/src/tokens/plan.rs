@@ -9,8 +9,10 @@ use tether_score::tokens::{HeadScores, KeepSets};
 pub struct TokenPlan {
     /// The layer.
     pub layer: usize,
-    /// Tokens that each head had.
+    /// Tokens that the longest head had; each head, unless they were planned one by one.
     pub tokens: usize,
+    /// Tokens of all heads together.
+    pub total: usize,
     /// Which of them stay, as places `0..tokens`. One set per key head; per query head where the recipe repeats keys for them.
     pub keep: KeepSets,
     /// What does not stay is not read now, but remains in memory.
@@ -30,6 +32,6 @@ pub struct TokenPlan {
 impl TokenPlan {
     /// True when nothing leaves, moves or changes.
     pub fn is_nothing(&self) -> bool {
-        self.positions.is_none() && self.edits.is_empty() && self.keep.uniform_len() == Some(self.tokens)
+        self.positions.is_none() && self.edits.is_empty() && self.keep.total() == self.total
     }
 }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use tether_edit::tokens::{Compensation, TokenEdit};
+use tether_score::ScoreError;
 use tether_score::tokens::{
-    BudgetPlace, HeadProfile, HeadShares, KeepSets, Needs, Protected, ScoreRequest, ScoreTokens,
+    BudgetPlace, HeadProfile, HeadShares, KeepSets, Needs, PartialText, Protected, ScoreRequest, ScoreTokens,
     ShareRequest, TokenObservation, TokenScorer,
 };
 
-use super::{FixedPlace, TokenEditPart, TokenPlan, TokenPositions, TokenRecipe};
-use crate::Error;
+use super::{FixedPlace, PrefillPart, TokenEditPart, TokenPlan, TokenPositions, TokenRecipe};
+use crate::{Error, RecipeError};
 
 /// Which layer a plan is for, and how far its sequence is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,26 +98,81 @@ impl TokenPlanner {
         state: &mut SequenceState,
     ) -> Result<TokenPlan, Error> {
         let tokens = seen.tokens();
-        let mut plan = TokenPlan {
-            layer: turn.layer,
-            tokens,
-            keep: KeepSets::all(seen.kv_heads(), tokens),
-            retain: self.recipe.retain,
-            edits: Vec::new(),
-            positions: None,
-            scores: None,
-        };
+        let mut plan = self.nothing(turn, &vec![tokens; seen.kv_heads()]);
         if let Some(gone) = self.fixed_place(turn, tokens, state) {
             let stays = (0..tokens).filter(|t| !gone.contains(t)).map(|t| t as u32).collect();
             plan.keep = KeepSets::shared(seen.kv_heads(), stays);
         } else {
             self.choose_or_follow(turn, seen, state, &mut plan)?;
         }
+        self.place(&mut plan);
+        Ok(plan)
+    }
+
+    /// [`TokenPlanner::plan`] of a layer whose key heads hold different numbers of tokens: an observation of each, of one key head and its query
+    /// heads.
+    ///
+    /// # Errors
+    /// As [`TokenPlanner::plan`]; [`RecipeError::Combination`] for a recipe that keeps the same tokens in all heads.
+    pub fn plan_heads(&self, turn: LayerTurn, heads: &[&dyn TokenObservation]) -> Result<TokenPlan, Error> {
+        let lengths: Vec<usize> = heads.iter().map(|h| h.tokens()).collect();
+        let mut plan = self.nothing(turn, &lengths);
+        let (Some(scorer), Some(selector)) = (&self.recipe.score, &self.recipe.select) else {
+            self.place(&mut plan);
+            return Ok(plan);
+        };
+        if selector.is_shared() || self.recipe.decode.is_some_and(|d| d.place.is_some()) {
+            let problem = "it keeps the same tokens in all heads, which then hold equally many";
+            return Err(RecipeError::Combination { recipe: self.recipe.name.clone(), problem }.into());
+        }
+        let (shares, protected) = self.shares(scorer, turn, &lengths, None)?;
+        if !shares.keep_all(&lengths) {
+            let scores = heads
+                .iter()
+                .enumerate()
+                .map(|(head, seen)| {
+                    if seen.kv_heads() != 1 {
+                        let (what, got) = ("key heads of a head's observation", seen.kv_heads());
+                        return Err(ScoreError::Count { what, expected: 1, got });
+                    }
+                    let kept = match &shares {
+                        HeadShares::Each(shares) => shares[head].kept,
+                        HeadShares::Together { kept, .. } => *kept,
+                    };
+                    scorer.score(*seen, ScoreRequest { layer: turn.layer, kept: kept.min(seen.tokens()) })
+                })
+                .collect::<Result<Vec<_>, _>>()?;
+            plan.keep = selector.select_ragged(&scores, &shares)?;
+            if let Some(part) = &self.recipe.edit {
+                for (head, seen) in heads.iter().enumerate().filter(|(h, _)| merges(&shares, *h)) {
+                    plan.edits.extend(edits(part, *seen, (0, head), plan.keep.head(head), protected)?);
+                }
+            }
+        }
+        self.place(&mut plan);
+        Ok(plan)
+    }
+
+    /// A plan that keeps everything.
+    fn nothing(&self, turn: LayerTurn, lengths: &[usize]) -> TokenPlan {
+        TokenPlan {
+            layer: turn.layer,
+            tokens: lengths.iter().copied().max().unwrap_or(0),
+            total: lengths.iter().sum(),
+            keep: KeepSets::new(lengths.iter().map(|&len| (0..len as u32).collect()).collect()),
+            retain: self.recipe.retain,
+            edits: Vec::new(),
+            positions: None,
+            scores: None,
+        }
+    }
+
+    /// New positions, where the recipe moves tokens.
+    fn place(&self, plan: &mut TokenPlan) {
         if self.recipe.position.kind == TokenPositions::Contiguous {
             let moved = plan.keep.sets().iter().map(|set| (0..set.len() as i32).collect()).collect();
             plan.positions = Some(moved);
         }
-        Ok(plan)
     }
 
     /// Places that are evicted whatever their scores, where the recipe says so and the text grows.
@@ -166,32 +222,36 @@ impl TokenPlanner {
         seen: &dyn TokenObservation,
         plan: &mut TokenPlan,
     ) -> Result<(), Error> {
-        let tokens = plan.tokens;
-        let budget = &self.recipe.budget;
-        let kept = self.kept(turn);
-        let protected = scorer.protects(kept.unwrap_or(tokens).min(tokens)).or(budget.protects());
-        let kept = kept.or_else(|| self.recipe.select.and_then(|s| s.tokens(protected, tokens)));
-        let shares = budget.heads.shares(ShareRequest {
-            layer: turn.layer,
-            layers: turn.layers,
-            heads: seen.kv_heads(),
-            tokens,
-            seen: turn.seen,
-            kept,
-            protected,
-            frames: frames(seen),
-            profile: self.profile.as_ref(),
-        })?;
-        let (Some(selector), false) = (&self.recipe.select, shares.keep_all(tokens)) else { return Ok(()) };
-        let least = match &shares {
-            HeadShares::Each(shares) => shares.iter().map(|s| s.kept).min().unwrap_or(tokens),
+        let lengths = vec![plan.tokens; seen.kv_heads()];
+        let (shares, protected) = self.shares(scorer, turn, &lengths, frames(seen))?;
+        let (Some(selector), false) = (&self.recipe.select, shares.keep_all(&lengths)) else { return Ok(()) };
+        let kept = match &shares {
+            HeadShares::Each(shares) => shares.iter().map(|s| s.kept).min().unwrap_or(plan.tokens),
             HeadShares::Together { kept, .. } => *kept,
         };
-        let scores = scorer.score(seen, ScoreRequest { layer: turn.layer, kept: least })?;
+        let request = ScoreRequest { layer: turn.layer, kept };
+        if let Some(PrefillPart { every }) = self.recipe.prefill.filter(|p| kept + p.every < plan.tokens) {
+            // As if the prompt came in pieces: what is kept of a piece and what was there compete with the next one.
+            let mut held = KeepSets::all(seen.kv_heads(), kept);
+            for start in (kept..plan.tokens).step_by(every) {
+                let piece = start as u32..plan.tokens.min(start + every) as u32;
+                let with_piece = |set: &Vec<u32>| set.iter().copied().chain(piece.clone()).collect();
+                let there = KeepSets::new(held.sets().iter().map(with_piece).collect());
+                let scores = scorer.score(&PartialText::new(seen, &there)?, request)?;
+                let chosen = selector.select(&scores, &shares)?;
+                let numbers =
+                    |(set, there): (&Vec<u32>, &Vec<u32>)| set.iter().map(|&i| there[i as usize]).collect();
+                held = KeepSets::new(chosen.sets().iter().zip(there.sets()).map(numbers).collect());
+            }
+            plan.keep = held;
+            return Ok(());
+        }
+        let scores = scorer.score(seen, request)?;
         // Query heads that keep tokens of their own share as their key heads do.
         let shares = match shares {
             HeadShares::Each(shares) if scores.heads() > shares.len() => {
                 let repeat = scores.heads() / shares.len();
+                plan.total *= repeat;
                 HeadShares::Each(shares.iter().flat_map(|&s| std::iter::repeat_n(s, repeat)).collect())
             }
             shares => shares,
@@ -199,50 +259,77 @@ impl TokenPlanner {
         plan.keep = selector.select(&scores, &shares)?;
         plan.scores = Some(scores);
         if let Some(part) = &self.recipe.edit {
-            plan.edits = self.edits(part, seen, &plan.keep, &shares, protected)?;
+            for head in (0..plan.keep.heads()).filter(|&h| merges(&shares, h)) {
+                plan.edits.extend(edits(part, seen, (head, head), plan.keep.head(head), protected)?);
+            }
         }
         Ok(())
     }
 
-    fn edits(
+    /// What the heads of a layer share, and what is protected in each.
+    fn shares(
         &self,
-        part: &TokenEditPart,
-        seen: &dyn TokenObservation,
-        keep: &KeepSets,
-        shares: &HeadShares,
-        protected: Protected,
-    ) -> Result<Vec<TokenEdit>, Error> {
-        let (tokens, dims) = (seen.tokens(), (seen.head_dim_k(), seen.head_dim_v()));
-        let (keys, values) = (seen.keys()?, seen.values()?);
-        let mut edits = Vec::new();
-        for (head, kept) in keep.sets().iter().enumerate() {
-            let merges = match shares {
-                HeadShares::Each(shares) => shares.get(head).is_none_or(|s| s.merges),
-                HeadShares::Together { .. } => true,
-            };
-            if !merges || kept.len() == tokens {
-                continue;
-            }
-            let keys = &keys[head * tokens * dims.0..][..tokens * dims.0];
-            let values = &values[head * tokens * dims.1..][..tokens * dims.1];
-            match part {
-                TokenEditPart::MergeSimilar(editor) => {
-                    let merges = editor.plan(head, keys, values, dims, kept)?;
-                    edits.extend(merges.into_iter().map(TokenEdit::Merge));
-                }
-                TokenEditPart::MergeNearest(editor) => {
-                    let merges = editor.plan(head, tokens, kept, protected.sink, protected.recent);
-                    edits.extend(merges.into_iter().map(TokenEdit::Merge));
-                }
-                TokenEditPart::Compensate {} => {
-                    let evicted = keep.evicted(head, tokens);
-                    let token = Compensation::of(head, keys, values, dims, &evicted)?;
-                    edits.extend(token.map(TokenEdit::Compensate));
-                }
-            }
-        }
-        Ok(edits)
+        scorer: &TokenScorer,
+        turn: LayerTurn,
+        lengths: &[usize],
+        frames: Option<[usize; 3]>,
+    ) -> Result<(HeadShares, Protected), Error> {
+        let tokens = lengths.iter().copied().max().unwrap_or(0);
+        let budget = &self.recipe.budget;
+        let kept = self.kept(turn);
+        let protected = scorer.protects(kept.unwrap_or(tokens).min(tokens)).or(budget.protects());
+        let shares = budget.heads.shares(ShareRequest {
+            layer: turn.layer,
+            layers: turn.layers,
+            heads: lengths.len(),
+            tokens,
+            seen: turn.seen,
+            kept: kept.or_else(|| self.recipe.select.and_then(|s| s.tokens(protected, tokens))),
+            protected,
+            frames,
+            profile: self.profile.as_ref(),
+        })?;
+        Ok((shares, protected))
     }
+}
+
+/// Whether what leaves a head may change what stays.
+fn merges(shares: &HeadShares, head: usize) -> bool {
+    match shares {
+        HeadShares::Each(shares) => shares.get(head).is_none_or(|s| s.merges),
+        HeadShares::Together { .. } => true,
+    }
+}
+
+/// The edits of one head: number `of.0` of what is seen, number `of.1` of the layer.
+fn edits(
+    part: &TokenEditPart,
+    seen: &dyn TokenObservation,
+    of: (usize, usize),
+    kept: &[u32],
+    protected: Protected,
+) -> Result<Vec<TokenEdit>, Error> {
+    let (tokens, dims) = (seen.tokens(), (seen.head_dim_k(), seen.head_dim_v()));
+    if kept.len() == tokens {
+        return Ok(Vec::new());
+    }
+    let (keys, values) = (seen.keys()?, seen.values()?);
+    let keys = &keys[of.0 * tokens * dims.0..][..tokens * dims.0];
+    let values = &values[of.0 * tokens * dims.1..][..tokens * dims.1];
+    Ok(match part {
+        TokenEditPart::MergeSimilar(editor) => {
+            editor.plan(of.1, keys, values, dims, kept)?.into_iter().map(TokenEdit::Merge).collect()
+        }
+        TokenEditPart::MergeNearest(editor) => {
+            let merges = editor.plan(of.1, tokens, kept, protected.sink, protected.recent);
+            merges.into_iter().map(TokenEdit::Merge).collect()
+        }
+        TokenEditPart::Compensate {} => {
+            let evicted = KeepSets::new(vec![kept.to_vec()]).evicted(0, tokens);
+            let token = Compensation::of(of.1, keys, values, dims, &evicted)?;
+            token.into_iter().map(TokenEdit::Compensate).collect()
+        }
+    })
 }
 
 /// Tokens up to the end of the first frame, up to the end of the second, and from the start of the last frame on.

@@ -71,6 +71,14 @@ pub struct DecodePart {
     pub place: Option<FixedPlace>,
 }
 
+/// The part that says how a prompt is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrefillPart {
+    /// Tokens of the prompt between evictions, at least 1: the budget's tokens and so many more are all that is ever held.
+    pub every: usize,
+}
+
 /// Eviction at a place of the cache whatever the scores (Elastic Cache, arXiv:2407.18121): what stands before it and the newest tokens survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -105,6 +113,9 @@ pub struct TokenRecipe {
     /// Positions.
     #[serde(default)]
     pub position: TokenPositionPart,
+    /// Eviction while the prompt is read; without it all of the prompt is there when the first eviction is decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefill: Option<PrefillPart>,
     /// Eviction while a text grows; without it only what was there after the prompt is ever evicted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decode: Option<DecodePart>,
@@ -169,6 +180,13 @@ impl TokenRecipe {
             _ if self.retain && self.edit.is_some() => {
                 refuse("an [edit] part works on what leaves, and with retain nothing does")
             }
+            _ if self.prefill.is_some_and(|p| p.every == 0) => refuse("prefill.every must be at least 1"),
+            _ if self.prefill.is_some() && self.budget.heads != HeadBudget::default() => refuse(
+                "a [prefill] part holds equally many tokens of all heads, so budget.heads must be \"uniform\"",
+            ),
+            _ if self.prefill.is_some() && (self.edit.is_some() || separate(self.score.as_ref())) => refuse(
+                "a [prefill] part goes neither with an [edit] part nor with score.heads = \"separate\"",
+            ),
             _ if self.decode.is_some_and(|d| d.every == 0) => refuse("decode.every must be at least 1"),
             _ => Ok(()),
         }
