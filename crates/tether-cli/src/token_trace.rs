@@ -116,7 +116,8 @@ impl Source<'_> {
         if let Some(positions) = self.integers("positions")? {
             seen = seen.with_positions(positions).map_err(bad)?;
         }
-        if let Some((_, frequencies)) = self.floats("inv_freq")? {
+        if let Some((shape, frequencies)) = self.floats("inv_freq")? {
+            self.fits("inv_freq", &shape, &[frequencies.len().min(dim / 2)])?;
             seen = seen.with_frequencies(frequencies.into_iter().map(f64::from).collect());
         }
         if let Some((_, weights)) = self.floats("o_proj_weight")? {

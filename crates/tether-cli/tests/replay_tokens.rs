@@ -150,8 +150,10 @@ fn small(folder: &Path, spoil: impl Fn(&str, &mut Vec<f32>)) -> PathBuf {
             tensors.push((name, vec![heads, bytes.len() / 2 / heads / 4, 4], Dtype::F16, bytes));
         }
     }
-    let frequencies: Vec<u8> = [1f32, 0.1].iter().flat_map(|x| x.to_le_bytes()).collect();
-    tensors.push(("inv_freq".to_owned(), vec![2], Dtype::F32, frequencies));
+    let mut frequencies = vec![1f32, 0.1];
+    spoil("inv_freq", &mut frequencies);
+    let bytes: Vec<u8> = frequencies.iter().flat_map(|x| x.to_le_bytes()).collect();
+    tensors.push(("inv_freq".to_owned(), vec![frequencies.len()], Dtype::F32, bytes));
     let views = tensors.iter().map(|(name, shape, dtype, bytes)| {
         (name.clone(), TensorView::new(*dtype, shape.clone(), bytes).unwrap())
     });
@@ -237,6 +239,12 @@ fn what_cannot_be_replayed_is_refused() {
         }
     });
     refused(&short, &[], 3, &["layer0.v", "shape"]);
+    let many = small(folder.path(), |name, data| {
+        if name == "inv_freq" {
+            data.push(0.01);
+        }
+    });
+    refused(&many, &[], 3, &["inv_freq", "shape"]);
     let without = small(folder.path(), |name, data| {
         if name == "layer0.q_post" {
             data.truncate(16);
