@@ -62,6 +62,12 @@ pub enum LayoutError {
         /// Slots free.
         free: usize,
     },
+    /// A block that nobody refers to, or that is not there.
+    #[error("block {block} is not in use")]
+    NoSuchBlock {
+        /// The block.
+        block: u32,
+    },
     /// A slot was released that nobody held.
     #[error("slot {slot:?} is not in use")]
     NotInUse {

@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 
+mod block_pool;
 mod csr;
 mod error;
 mod pool;
 mod regions;
 mod window;
 
+pub use block_pool::BlockPool;
 pub use csr::Csr;
 pub use error::LayoutError;
 pub use pool::SlotPool;

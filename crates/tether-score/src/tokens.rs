@@ -18,7 +18,7 @@ mod scorers;
 mod scores;
 mod select;
 
-pub use attention::{WindowRows, pooled, sampled_rows, window_rows};
+pub use attention::{WindowRows, add_causal_mass, pooled, sampled_rows, window_rows};
 pub use budget::{Budget, BudgetPlace, Protected, Rounding};
 pub use head_budget::{HeadBudget, HeadShare, HeadShares, ShareRequest};
 pub use keep::KeepSets;

@@ -46,6 +46,22 @@ pub enum Error {
         /// Sequences there are.
         sequences: usize,
     },
+    /// A sequence that this cache of tokens never made, or has dropped.
+    #[error("there is no sequence {sequence}")]
+    UnknownSequence {
+        /// Its number.
+        sequence: u32,
+    },
+    /// Layers take the same tokens, one layer after the other.
+    #[error("layer {layer:?} has {got} tokens where the layer before it has {expected}")]
+    LayerTokens {
+        /// The layer.
+        layer: LayerId,
+        /// Tokens that the layer before has had.
+        expected: usize,
+        /// Tokens that this one would have.
+        got: usize,
+    },
     /// Chunks come one after the other, and each is committed before the next begins.
     #[error("layer {layer:?}: chunk {} is next, got chunk {}", expected.0, got.0)]
     ChunkOrder {

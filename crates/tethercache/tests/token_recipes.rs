@@ -161,6 +161,12 @@ fn plans(recipe: &TokenRecipe, text: &Text, profile: &HeadProfile) -> Result<Vec
     (0..LAYERS).map(|layer| planner.plan(turn(layer, text.tokens), &seen, &mut state)).collect()
 }
 
+/// First tokens that stay even where the budget is smaller.
+fn sinks(recipe: &TokenRecipe, kept: usize) -> usize {
+    let score = recipe.score.as_ref().unwrap();
+    score.protects(kept).or(recipe.budget.protects()).sink
+}
+
 /// What a recipe protects of a head that keeps `kept`.
 fn is_protected(recipe: &TokenRecipe, kept: usize, tokens: usize) -> impl Fn(usize) -> bool {
     let score = recipe.score.as_ref().unwrap();
@@ -197,6 +203,7 @@ proptest! {
                     prop_assert!(set.iter().all(|&t| (t as usize) < tokens), "{}", name);
                 }
                 let Some(kept) = planner.kept(turn(plan.layer, tokens)) else { continue };
+                let kept = kept.max(sinks(&recipe, kept).min(tokens));
                 match recipe.budget.heads {
                     HeadBudget::Uniform {} => {
                         for set in plan.keep.sets() {
@@ -219,6 +226,7 @@ proptest! {
             }
             if recipe.budget.heads.needs_profile() {
                 let kept = planner.kept(turn(0, tokens)).unwrap();
+                let kept = kept.max(sinks(&recipe, kept).min(tokens));
                 prop_assert!(of_model <= LAYERS * kv_heads * kept, "{}: {} of {} a head", recipe.name, of_model, kept);
             }
         }

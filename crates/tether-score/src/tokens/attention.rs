@@ -153,6 +153,25 @@ pub(super) fn column_mass(seen: &(impl TokenObservation + ?Sized)) -> Result<Vec
     Ok(mass)
 }
 
+/// Adds the attention of the last tokens, with rotated queries `queries` `[n, dim]`, to what each of the tokens with rotated keys `keys`
+/// `[mass.len(), dim]` has got so far: what [`TokenObservation::accumulated_attention`] sums for one query head, as it happens.
+pub fn add_causal_mass(mass: &mut [f32], queries: &[f32], keys: &[f32], dim: usize) {
+    let tokens = mass.len();
+    let past = tokens - (queries.len() / dim).min(tokens);
+    let mut block = vec![0f32; BLOCK.min(tokens) * tokens];
+    for (number, queries) in queries.chunks(BLOCK * dim).enumerate() {
+        let rows = queries.len() / dim;
+        let first = past + number * BLOCK;
+        let visible = first + rows;
+        let block = &mut block[..rows * visible];
+        logits(block, queries, &keys[..visible * dim], dim);
+        for (row, place) in block.chunks_exact_mut(visible).zip(first..) {
+            softmax_rows(&mut row[..=place], place + 1);
+            mass.iter_mut().zip(&row[..=place]).for_each(|(m, &w)| *m += w);
+        }
+    }
+}
+
 /// Each row of `rows` (`[_, columns]`) smoothed along its columns; see [`Pool`].
 pub fn pooled(rows: &[f32], columns: usize, pool: Pool) -> Vec<f32> {
     let half = pool.size() / 2;

@@ -284,7 +284,10 @@ impl TokenPlanner {
             heads: lengths.len(),
             tokens,
             seen: turn.seen,
-            kept: kept.or_else(|| self.recipe.select.and_then(|s| s.tokens(protected, tokens))),
+            // A budget below the sinks is the sinks: they stay, however short the text.
+            kept: kept
+                .map(|kept| kept.max(protected.sink.min(tokens)))
+                .or_else(|| self.recipe.select.and_then(|s| s.tokens(protected, tokens))),
             protected,
             frames,
             profile: self.profile.as_ref(),

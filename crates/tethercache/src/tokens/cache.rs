@@ -1,0 +1,313 @@
+//! A cache of tokens: paged keys and values of every layer and head, under one recipe.
+
+mod blocks;
+mod evict;
+mod extend;
+mod observed;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tether_core::{LayerId, TokenEngine};
+use tether_layout::Csr;
+use tether_score::tokens::{HeadProfile, QueryHeads, TokenScorer};
+
+use super::{SequenceState, TokenGeometry, TokenPlanner, TokenPositions, TokenRecipe};
+use crate::{Error, RecipeError};
+use blocks::{HeadList, LayerBlocks};
+use observed::Recorded;
+
+pub use evict::EvictReport;
+pub use extend::NewTokens;
+
+/// A sequence of a [`TokenCache`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SequenceId(u32);
+
+/// Bytes of keys and values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenBytes {
+    /// Held on the device, in use or not.
+    pub resident: u64,
+    /// Blocks that some sequence refers to; a block that several share counts once.
+    pub in_use: u64,
+    /// What a cache that keeps every token of every sequence would hold, not rounded up to blocks.
+    pub full: u64,
+}
+
+/// Keys and values of the tokens of any number of sequences.
+///
+/// Every head of a layer has a block table of its own over one pool of blocks of the layer, so that heads may keep different tokens and
+/// different numbers of them, and what a head evicts is free at once. Each layer has a pool because kernels count elements with 32 bits, and
+/// because resizing copies a pool. Positions of tokens never change; sequences may share blocks ([`TokenCache::fork`]).
+///
+/// A text is read with [`TokenCache::extend`], layer by layer, in blocks of any size; [`TokenCache::evict`] then carries the recipe out, after
+/// the prompt and again after every further block or token.
+#[derive(Debug)]
+pub struct TokenCache<E: TokenEngine> {
+    engine: E,
+    geometry: TokenGeometry,
+    planner: TokenPlanner,
+    facts: ModelFacts,
+    layers: Vec<LayerBlocks<E>>,
+    sequences: BTreeMap<SequenceId, Sequence>,
+    next: u32,
+}
+
+/// What some recipes ask of the model beside its keys, values and queries.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ModelFacts {
+    /// Rotary frequencies, radians per position, highest first; half-split pairs.
+    pub frequencies: Vec<f64>,
+    /// The output projection of each layer, `[hidden, query_heads * head_dim_v]`, row-major.
+    pub output_projections: Vec<Vec<f32>>,
+    /// Which heads are of which kind.
+    pub head_profile: Option<HeadProfile>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Sequence {
+    layers: Vec<SequenceLayer>,
+    state: SequenceState,
+    /// True once the prompt's eviction was done.
+    decoding: bool,
+    /// Tokens of layer 0 at the last eviction.
+    evicted_at: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+struct SequenceLayer {
+    heads: Vec<HeadList>,
+    /// Tokens that came, evicted ones included.
+    seen: usize,
+    recorded: Recorded,
+}
+
+impl<E: TokenEngine> TokenCache<E> {
+    /// A cache without sequences.
+    ///
+    /// # Errors
+    /// [`Error::Core`] for a geometry out of range, whatever [`TokenRecipe::validate`] refuses, and [`RecipeError::Combination`] for a recipe
+    /// that a growing cache cannot carry out: one that moves tokens, that reads a choice without evicting, or that gives query heads of a
+    /// key head tokens of their own.
+    pub fn new(engine: E, geometry: TokenGeometry, recipe: TokenRecipe) -> Result<Self, Error> {
+        geometry.validate()?;
+        let refuse = |problem| Err(RecipeError::Combination { recipe: recipe.name.clone(), problem }.into());
+        if recipe.position.kind == TokenPositions::Contiguous {
+            return refuse(
+                "position.kind = \"contiguous\" moves tokens, which a cache in use does not do; replay does",
+            );
+        }
+        if recipe.retain {
+            return refuse(
+                "retain = true reads a choice of what stays, which a cache in use does not do; replay does",
+            );
+        }
+        if matches!(&recipe.score, Some(TokenScorer::SnapKv(s)) if s.heads == QueryHeads::Separate) {
+            return refuse(
+                "score.heads = \"separate\" needs keys repeated for each query head; use \"grouped\"",
+            );
+        }
+        let planner = TokenPlanner::new(recipe)?;
+        let layers = (0..geometry.layers)
+            .map(|_| LayerBlocks::new(&engine, &geometry))
+            .collect::<Result<Vec<_>, Error>>()?;
+        let (facts, sequences) = (ModelFacts::default(), BTreeMap::new());
+        Ok(Self { engine, geometry, planner, facts, layers, sequences, next: 0 })
+    }
+
+    /// With what the recipe asks of the model ([`TokenPlanner::needs`] says what).
+    #[must_use]
+    pub fn with_facts(mut self, facts: ModelFacts) -> Self {
+        if let Some(profile) = &facts.head_profile {
+            self.planner = self.planner.with_profile(profile.clone());
+        }
+        Self { facts, ..self }
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &E {
+        &self.engine
+    }
+
+    /// The geometry.
+    pub fn geometry(&self) -> &TokenGeometry {
+        &self.geometry
+    }
+
+    /// What decides.
+    pub fn planner(&self) -> &TokenPlanner {
+        &self.planner
+    }
+
+    /// An empty sequence.
+    pub fn start(&mut self) -> SequenceId {
+        let heads = vec![HeadList::default(); self.geometry.kv_heads];
+        let layer = SequenceLayer { heads, ..SequenceLayer::default() };
+        let layers = vec![layer; self.geometry.layers];
+        self.insert(Sequence { layers, ..Sequence::default() })
+    }
+
+    /// A sequence that goes on from where `of` is. Both share their blocks until one of them writes to a block or evicts from it, and then has
+    /// one of its own.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSequence`].
+    pub fn fork(&mut self, of: SequenceId) -> Result<SequenceId, Error> {
+        let copy = self.sequence(of)?.clone();
+        for (layer, held) in self.layers.iter_mut().zip(&copy.layers) {
+            for &block in held.heads.iter().flat_map(|h| &h.blocks) {
+                layer.pool.share(block)?;
+            }
+        }
+        Ok(self.insert(copy))
+    }
+
+    /// Forgets a sequence; blocks that no other one refers to are free.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSequence`].
+    pub fn remove(&mut self, sequence: SequenceId) -> Result<(), Error> {
+        let gone = self.sequences.remove(&sequence).ok_or(unknown(sequence))?;
+        for (layer, held) in self.layers.iter_mut().zip(gone.layers) {
+            for block in held.heads.into_iter().flat_map(|h| h.blocks) {
+                layer.pool.release(block)?;
+            }
+        }
+        for layer in 0..self.layers.len() {
+            self.give_back(layer)?;
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, sequence: Sequence) -> SequenceId {
+        let id = SequenceId(self.next);
+        self.next += 1;
+        self.sequences.insert(id, sequence);
+        id
+    }
+
+    fn sequence(&self, id: SequenceId) -> Result<&Sequence, Error> {
+        self.sequences.get(&id).ok_or(unknown(id))
+    }
+
+    fn layer_index(&self, layer: impl Into<LayerId>) -> Result<usize, Error> {
+        let layer = layer.into();
+        if layer.index() < self.layers.len() {
+            return Ok(layer.index());
+        }
+        Err(Error::NoSuchLayer { layer, layers: self.layers.len() })
+    }
+
+    /// Tokens that each head of a layer holds, what stands for evicted ones not counted.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSequence`], [`Error::NoSuchLayer`].
+    pub fn head_lengths(&self, sequence: SequenceId, layer: impl Into<LayerId>) -> Result<Vec<usize>, Error> {
+        let layer = self.layer_index(layer)?;
+        Ok(self.sequence(sequence)?.layers[layer].heads.iter().map(HeadList::len).collect())
+    }
+
+    /// Positions of the tokens that a head of a layer holds, ascending.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSequence`], [`Error::NoSuchLayer`].
+    ///
+    /// # Panics
+    /// When there is no such head.
+    pub fn positions(
+        &self,
+        sequence: SequenceId,
+        layer: impl Into<LayerId>,
+        kv_head: usize,
+    ) -> Result<&[i32], Error> {
+        let layer = self.layer_index(layer)?;
+        Ok(&self.sequence(sequence)?.layers[layer].heads[kv_head].positions)
+    }
+
+    /// Tokens that a layer of a sequence was given, evicted ones included.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSequence`], [`Error::NoSuchLayer`].
+    pub fn seen(&self, sequence: SequenceId, layer: impl Into<LayerId>) -> Result<usize, Error> {
+        let layer = self.layer_index(layer)?;
+        Ok(self.sequence(sequence)?.layers[layer].seen)
+    }
+
+    /// Block tables of a layer in the form that paged attention kernels take: a row for each head, over pools `[blocks, block_size, 1,
+    /// head_dim]` ([`TokenCache::pools`]).
+    ///
+    /// # Errors
+    /// [`Error::UnknownSequence`], [`Error::NoSuchLayer`].
+    pub fn csr(&self, sequence: SequenceId, layer: impl Into<LayerId>) -> Result<Csr, Error> {
+        let (layer, size) = (self.layer_index(layer)?, self.geometry.block_size);
+        let mut csr = Csr { indptr: vec![0], ..Csr::default() };
+        for head in &self.sequence(sequence)?.layers[layer].heads {
+            csr.indices.extend(&head.blocks);
+            csr.indptr.push(csr.indices.len() as u32);
+            let last = head.len().checked_sub(1).map_or(0, |last| last % size + 1);
+            csr.last_page_len.push(last as u32);
+        }
+        Ok(csr)
+    }
+
+    /// Where the tokens of a head lie, in order: rows of a layer's pools, counted from the pool's first, as slot mappings have it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSequence`], [`Error::NoSuchLayer`].
+    ///
+    /// # Panics
+    /// When there is no such head.
+    pub fn slot_mapping(
+        &self,
+        sequence: SequenceId,
+        layer: impl Into<LayerId>,
+        kv_head: usize,
+    ) -> Result<Vec<u32>, Error> {
+        let (layer, size) = (self.layer_index(layer)?, self.geometry.block_size);
+        let head = &self.sequence(sequence)?.layers[layer].heads[kv_head];
+        Ok((0..head.len()).map(|token| head.row(token, size)).collect())
+    }
+
+    /// Keys and values of a layer, `[blocks, block_size, 1, head_dim]`.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchLayer`].
+    pub fn pools(&self, layer: impl Into<LayerId>) -> Result<(&E::Tensor, &E::Tensor), Error> {
+        let layer = &self.layers[self.layer_index(layer)?];
+        Ok((&layer.k, &layer.v))
+    }
+
+    /// Bytes held and bytes in use, over all layers and sequences.
+    pub fn bytes(&self) -> TokenBytes {
+        let block = self.geometry.block_bytes();
+        let token = block / self.geometry.block_size as u64 * self.geometry.kv_heads as u64;
+        let seen = self.sequences.values().flat_map(|s| &s.layers).map(|l| l.seen as u64).sum::<u64>();
+        TokenBytes {
+            resident: self.layers.iter().map(|l| l.pool.capacity() as u64 * block).sum(),
+            in_use: self.layers.iter().map(|l| l.pool.in_use() as u64 * block).sum(),
+            full: seen * token,
+        }
+    }
+
+    /// Renumbers the blocks of a layer in all sequences.
+    fn renumber(&mut self, layer: usize, renumbered: Option<Vec<u32>>) {
+        let Some(renumbered) = renumbered else { return };
+        for sequence in self.sequences.values_mut() {
+            for head in &mut sequence.layers[layer].heads {
+                head.blocks.iter_mut().for_each(|b| *b = renumbered[*b as usize]);
+            }
+        }
+    }
+
+    /// Shrinks a layer's pool where much of it is free.
+    fn give_back(&mut self, layer: usize) -> Result<(), Error> {
+        let renumbered = self.layers[layer].shrink(&self.engine, self.geometry.kv_heads)?;
+        self.renumber(layer, renumbered);
+        Ok(())
+    }
+}
+
+fn unknown(sequence: SequenceId) -> Error {
+    Error::UnknownSequence { sequence: sequence.0 }
+}

@@ -1,0 +1,86 @@
+//! The memory of one layer: blocks of keys and values, and the lists that refer to them.
+
+use tether_core::{HostTensor, TokenEngine};
+use tether_edit::tokens::Compensation;
+use tether_layout::BlockPool;
+
+use super::TokenGeometry;
+use crate::Error;
+
+/// Pools `[blocks, block_size, 1, head_dim]` of keys and of values, and which of their blocks are in use.
+#[derive(Debug)]
+pub(super) struct LayerBlocks<E: TokenEngine> {
+    pub k: E::Tensor,
+    pub v: E::Tensor,
+    pub pool: BlockPool,
+}
+
+/// The tokens of one head of one sequence.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HeadList {
+    pub blocks: Vec<u32>,
+    /// Positions of its tokens, ascending.
+    pub positions: Vec<i32>,
+    /// Attention that each token got so far from each query head of the group, `[group, tokens]` as a row for each query head.
+    pub mass: Vec<Vec<f32>>,
+    /// What stands for the tokens that left.
+    pub compensation: Option<Compensation>,
+}
+
+impl HeadList {
+    pub(super) fn len(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// The row of a pool, `[blocks * block_size]`, that holds token number `token`.
+    pub(super) fn row(&self, token: usize, block_size: usize) -> u32 {
+        self.blocks[token / block_size] * block_size as u32 + (token % block_size) as u32
+    }
+}
+
+impl<E: TokenEngine> LayerBlocks<E> {
+    pub(super) fn new(engine: &E, geometry: &TokenGeometry) -> Result<Self, Error> {
+        let blocks = geometry.kv_heads;
+        let make = |dim| {
+            let shape = [blocks, geometry.block_size, 1, dim];
+            engine.upload(&HostTensor::zeros(&shape, geometry.dtype)?)
+        };
+        let (k, v) = (make(geometry.head_dim_k)?, make(geometry.head_dim_v)?);
+        Ok(Self { k, v, pool: BlockPool::new(blocks) })
+    }
+
+    /// Makes room for `more` blocks. Lists of this layer are renumbered with what comes back: the new number of each old block.
+    pub(super) fn reserve(&mut self, engine: &E, more: usize) -> Result<Option<Vec<u32>>, Error> {
+        if self.pool.free() >= more {
+            return Ok(None);
+        }
+        let needed = self.pool.in_use() + more;
+        // An eighth more than is needed: growing costs a copy, and what is not needed is still held.
+        self.resize(engine, needed + needed / 8).map(Some)
+    }
+
+    /// Gives back what is not in use, when that is more than a third.
+    pub(super) fn shrink(&mut self, engine: &E, least: usize) -> Result<Option<Vec<u32>>, Error> {
+        let wanted = self.pool.in_use().max(least);
+        if self.pool.capacity() - wanted <= self.pool.capacity() / 3 {
+            return Ok(None);
+        }
+        self.resize(engine, wanted).map(Some)
+    }
+
+    fn resize(&mut self, engine: &E, capacity: usize) -> Result<Vec<u32>, Error> {
+        let mut pool = self.pool.clone();
+        let used = pool.resize(capacity)?;
+        // Blocks that are not in use hold whatever block 0 does, until they are.
+        let mut from = used.clone();
+        from.resize(capacity, 0);
+        let from = engine.upload_indices(&[capacity], &from)?;
+        let (k, v) = engine.gather_pages_of_two((&self.k, &self.v), &from)?;
+        let mut renumbered = vec![u32::MAX; self.pool.capacity()];
+        for (new, &old) in used.iter().enumerate() {
+            renumbered[old as usize] = new as u32;
+        }
+        *self = Self { k, v, pool };
+        Ok(renumbered)
+    }
+}

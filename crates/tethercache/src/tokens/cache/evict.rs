@@ -1,0 +1,285 @@
+//! Eviction: the recipe's decisions for every layer, and then what they do.
+
+use serde::{Deserialize, Serialize};
+use tether_core::{HostTensor, Readback, TensorData, TokenEngine};
+use tether_edit::tokens::{Merge, TokenEdit, apply_merges};
+use tether_score::tokens::{RecordedTokens, TokenObservation};
+
+use super::blocks::HeadList;
+use super::extend::copy_rows;
+use super::observed::{Observed, Recorded};
+use super::{Sequence, SequenceId, TokenCache, unknown};
+use crate::Error;
+use crate::tokens::{LayerTurn, SequenceState, TokenPlan};
+
+/// What an eviction did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvictReport {
+    /// Tokens that left, summed over layers and key heads.
+    pub evicted: usize,
+    /// Tokens that stayed, likewise.
+    pub kept: usize,
+    /// Tokens that others became part of, likewise.
+    pub merged: usize,
+    /// Bytes of blocks that became free; 0 where a sequence that shared its blocks needed more of its own than it gave up.
+    pub freed_bytes: u64,
+    /// Bytes that are held now, by all sequences.
+    pub resident_bytes: u64,
+}
+
+impl<E: TokenEngine> TokenCache<E> {
+    /// Carries the recipe out: after the prompt, and from then on whenever enough tokens have come since the last time and the recipe evicts
+    /// while a text grows. Does nothing when nothing is due.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSequence`], [`Error::Score`] for observations that are missing or cannot be ranked, [`Error::Edit`]; nothing has changed
+    /// then. [`Error::Core`] when the device fails.
+    pub fn evict(&mut self, sequence: SequenceId) -> Result<EvictReport, Error> {
+        let held = self.sequence(sequence)?;
+        let mut state = held.state.clone();
+        let plans = self.plans(held, &mut state)?;
+        let (seen, mut report) = (held.layers[0].seen, EvictReport::default());
+        let before = self.bytes().in_use;
+        for plan in plans.into_iter().filter(|p| !p.is_nothing()) {
+            report.merged += plan.edits.iter().filter(|e| matches!(e, TokenEdit::Merge(_))).count();
+            report.evicted += self.apply(sequence, &plan)?;
+            self.give_back(plan.layer)?;
+        }
+        let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
+        if held.decoding && report.evicted == 0 {
+            // Still counting.
+        } else {
+            held.evicted_at = seen;
+        }
+        (held.state, held.decoding) = (state, true);
+        report.kept = held.layers.iter().flat_map(|l| &l.heads).map(HeadList::len).sum();
+        let bytes = self.bytes();
+        report.freed_bytes = before.saturating_sub(bytes.in_use);
+        report.resident_bytes = bytes.resident;
+        Ok(report)
+    }
+
+    /// Plans of all layers, none where nothing is due.
+    fn plans(&self, held: &Sequence, state: &mut SequenceState) -> Result<Vec<TokenPlan>, Error> {
+        let recipe = self.planner.recipe();
+        let seen = held.layers[0].seen;
+        let due = match recipe.decode {
+            _ if !self.planner.evicts() || seen == 0 => false,
+            _ if !held.decoding => true,
+            Some(part) => seen - held.evicted_at >= part.every,
+            None => false,
+        };
+        if !due {
+            return Ok(Vec::new());
+        }
+        let mut plans = Vec::with_capacity(held.layers.len());
+        for (layer, of_layer) in held.layers.iter().enumerate() {
+            let turn = LayerTurn {
+                layer,
+                layers: self.geometry.layers,
+                seen: of_layer.seen,
+                decoding: held.decoding,
+            };
+            let longest = of_layer.heads.iter().map(HeadList::len).max().unwrap_or(0);
+            let uniform = of_layer.heads.iter().all(|h| h.len() == longest);
+            plans.push(if uniform {
+                let seen = self.observed(held, layer, 0..self.geometry.kv_heads)?;
+                self.planner.plan(turn, &seen, state)?
+            } else {
+                let heads = (0..self.geometry.kv_heads)
+                    .map(|head| self.observed(held, layer, head..head + 1))
+                    .collect::<Result<Vec<_>, _>>()?;
+                let heads: Vec<&dyn TokenObservation> = heads.iter().map(|h| h as _).collect();
+                self.planner.plan_heads(turn, &heads)?
+            });
+        }
+        Ok(plans)
+    }
+
+    /// Some heads of a layer, all of one length, as a scorer sees them.
+    fn observed(
+        &self,
+        held: &Sequence,
+        layer: usize,
+        heads: std::ops::Range<usize>,
+    ) -> Result<Observed, Error> {
+        let (g, needs) = (&self.geometry, self.planner.needs());
+        let of_layer = &held.layers[layer];
+        let lists: Vec<&HeadList> = of_layer.heads[heads.clone()].iter().collect();
+        let (keys, values) = self.rows_of(layer, &lists)?;
+        let tokens = lists[0].len();
+        let query_heads = heads.start * g.group()..heads.end * g.group();
+        let by_head = |from: &[f32], keep: usize| {
+            Recorded::by_head(from, keep.min(tokens), g.query_heads, query_heads.clone(), g.head_dim_k)
+        };
+        let mut recorded = RecordedTokens::new(
+            (query_heads.len(), heads.len()),
+            tokens,
+            (g.head_dim_k, g.head_dim_v),
+            keys,
+            values,
+        )?
+        .with_queries(by_head(&of_layer.recorded.queries, needs.last_queries))?
+        .with_raw_queries(by_head(&of_layer.recorded.raw_queries, needs.raw_queries))?
+        .with_frequencies(self.facts.frequencies.clone());
+        if needs.output_projection
+            && let Some(weights) = self.facts.output_projections.get(layer)
+        {
+            let all = g.query_heads * g.head_dim_v;
+            let columns = query_heads.start * g.head_dim_v..query_heads.end * g.head_dim_v;
+            let weights = weights.chunks_exact(all).flat_map(|row| &row[columns.clone()]).copied().collect();
+            recorded = recorded.with_output_projection(weights)?;
+        }
+        let mass = needs.accumulated_attention.then(|| {
+            let rows = lists.iter().flat_map(|h| &h.mass);
+            rows.flatten().copied().collect()
+        });
+        let positions = lists.iter().map(|h| h.positions.clone()).collect();
+        Ok(Observed { tokens: recorded, mass, positions })
+    }
+
+    /// Keys and values of the tokens of `heads`, head after head.
+    pub(super) fn rows_of(&self, layer: usize, heads: &[&HeadList]) -> Result<(Vec<f32>, Vec<f32>), Error> {
+        let size = self.geometry.block_size;
+        let rows: Vec<u32> = heads.iter().flat_map(|h| (0..h.len()).map(|t| h.row(t, size))).collect();
+        let rows = self.engine.upload_indices(&[rows.len()], &rows)?;
+        let blocks = &self.layers[layer];
+        let (k, v) = (self.engine.read_rows(&blocks.k, &rows)?, self.engine.read_rows(&blocks.v, &rows)?);
+        let read = self.engine.read(&[&k, &v])?.wait()?;
+        Ok((read[0].to_f32_vec(), read[1].to_f32_vec()))
+    }
+
+    /// Carries a plan out. Returns how many tokens left.
+    fn apply(&mut self, sequence: SequenceId, plan: &TokenPlan) -> Result<usize, Error> {
+        self.merge(sequence, plan)?;
+        let (layer, size) = (plan.layer, self.geometry.block_size);
+        let heads = &self.sequence(sequence)?.layers[layer].heads;
+        let pool = &self.layers[layer].pool;
+        let needed = heads
+            .iter()
+            .zip(plan.keep.sets())
+            .map(|(head, set)| touched(head, set, size).filter(|&b| pool.references(b) > 1).count())
+            .sum();
+        let renumbered = self.layers[layer].reserve(&self.engine, needed)?;
+        self.renumber(layer, renumbered);
+
+        let old = self.sequence(sequence)?.layers[layer].heads.clone();
+        let blocks = &mut self.layers[layer];
+        let mut fresh = blocks.pool.allocate(needed)?.into_iter();
+        let (mut heads, mut given_up, mut evicted) = (old.clone(), Vec::new(), 0);
+        let (mut from, mut to) = (Vec::new(), Vec::new());
+        for ((head, old), set) in heads.iter_mut().zip(&old).zip(plan.keep.sets()) {
+            evicted += old.len() - set.len();
+            head.blocks.truncate(set.len().div_ceil(size));
+            let first = head.blocks.len() - touched(old, set, size).count();
+            for block in &mut head.blocks[first..] {
+                // Others read this block: what stays of it goes to one of our own.
+                if blocks.pool.references(*block) > 1
+                    && let Some(own) = fresh.next()
+                {
+                    *block = own;
+                }
+            }
+            let kept = head.blocks.iter().map(Some).chain(std::iter::repeat(None));
+            given_up.extend(old.blocks.iter().zip(kept).filter(|(a, b)| Some(*a) != *b).map(|(a, _)| *a));
+            for (place, &token) in set.iter().enumerate() {
+                let (source, target) = (old.row(token as usize, size), head.row(place, size));
+                if source != target {
+                    from.push(source);
+                    to.push(target);
+                }
+            }
+            head.positions = set.iter().map(|&t| old.positions[t as usize]).collect();
+            for (mass, old) in head.mass.iter_mut().zip(&old.mass) {
+                *mass = set.iter().map(|&t| old[t as usize]).collect();
+            }
+        }
+        copy_rows(&self.engine, blocks, &from, &to)?;
+        for block in given_up {
+            blocks.pool.release(block)?;
+        }
+        for edit in &plan.edits {
+            if let TokenEdit::Compensate(token) = edit {
+                match &mut heads[token.head].compensation {
+                    Some(own) => own.absorb(token)?,
+                    none => *none = Some(token.clone()),
+                }
+            }
+        }
+        let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
+        held.layers[layer].heads = heads;
+        Ok(evicted)
+    }
+
+    /// Gives a head blocks of its own where others read them too, and returns its list.
+    fn own_blocks(&mut self, sequence: SequenceId, layer: usize, head: usize) -> Result<HeadList, Error> {
+        let size = self.geometry.block_size as u32;
+        let shared = |cache: &Self, list: &HeadList| {
+            list.blocks.iter().filter(|&&b| cache.layers[layer].pool.references(b) > 1).count()
+        };
+        let needed = shared(self, &self.sequence(sequence)?.layers[layer].heads[head]);
+        let renumbered = self.layers[layer].reserve(&self.engine, needed)?;
+        self.renumber(layer, renumbered);
+        let mut list = self.sequence(sequence)?.layers[layer].heads[head].clone();
+        let blocks = &mut self.layers[layer];
+        let mut fresh = blocks.pool.allocate(needed)?.into_iter();
+        let (mut from, mut to) = (Vec::new(), Vec::new());
+        for block in &mut list.blocks {
+            if blocks.pool.references(*block) == 1 {
+                continue;
+            }
+            let Some(own) = fresh.next() else { break };
+            from.extend(*block * size..(*block + 1) * size);
+            to.extend(own * size..(own + 1) * size);
+            blocks.pool.release(*block)?;
+            *block = own;
+        }
+        copy_rows(&self.engine, blocks, &from, &to)?;
+        let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
+        held.layers[layer].heads[head] = list.clone();
+        Ok(list)
+    }
+
+    /// Writes merged keys and values where the kept ones are.
+    fn merge(&mut self, sequence: SequenceId, plan: &TokenPlan) -> Result<(), Error> {
+        let of = |edit: &TokenEdit| match edit {
+            TokenEdit::Merge(merge) => Some(merge.clone()),
+            TokenEdit::Compensate(_) => None,
+        };
+        let merges: Vec<Merge> = plan.edits.iter().filter_map(of).collect();
+        let (layer, g) = (plan.layer, self.geometry.clone());
+        for head in 0..g.kv_heads {
+            let own: Vec<Merge> =
+                merges.iter().filter(|m| m.head == head).map(|m| Merge { head: 0, ..m.clone() }).collect();
+            if own.is_empty() {
+                continue;
+            }
+            let list = self.sequence(sequence)?.layers[layer].heads[head].clone();
+            let (mut k, mut v) = self.rows_of(layer, &[&list])?;
+            apply_merges(&mut k, &mut v, list.len(), (g.head_dim_k, g.head_dim_v), &own)?;
+            let list = self.own_blocks(sequence, layer, head)?;
+            let rows: Vec<u32> = own.iter().map(|m| list.row(m.into as usize, g.block_size)).collect();
+            let rows = self.engine.upload_indices(&[rows.len()], &rows)?;
+            let chosen = |data: &[f32], dim: usize| {
+                let rows = own.iter().flat_map(|m| &data[m.into as usize * dim..][..dim]);
+                let numbers: Vec<f32> = rows.copied().collect();
+                let data = TensorData::narrowed(g.dtype, &numbers);
+                self.engine.upload(&HostTensor::new(&[own.len(), dim], data)?)
+            };
+            let (k, v) = (chosen(&k, g.head_dim_k)?, chosen(&v, g.head_dim_v)?);
+            let blocks = &mut self.layers[layer];
+            self.engine.write_rows(&mut blocks.k, &rows, &k)?;
+            self.engine.write_rows(&mut blocks.v, &rows, &v)?;
+        }
+        Ok(())
+    }
+}
+
+/// Blocks of a head that must change for it to keep `set`: those from the first token on that moves, as far as they are still needed.
+fn touched<'a>(head: &'a HeadList, set: &[u32], size: usize) -> impl Iterator<Item = u32> + 'a {
+    let first =
+        set.iter().enumerate().find(|(place, t)| *place != **t as usize).map_or(set.len(), |(p, _)| p);
+    let needed = set.len().div_ceil(size);
+    let begin = if first == set.len() { needed } else { first / size };
+    head.blocks[begin..needed].iter().copied()
+}

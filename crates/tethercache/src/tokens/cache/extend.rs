@@ -1,0 +1,280 @@
+//! New tokens: written to blocks, and attended with.
+
+use tether_core::{BlockTables, CoreError, HostTensor, LayerId, Readback, TokenEngine, merge_partial};
+
+use super::blocks::HeadList;
+use super::observed::Recorded;
+use super::{SequenceId, TokenCache, unknown};
+use crate::Error;
+
+/// A block of new tokens of one sequence in one layer. Tensors are `[tokens, heads, head_dim]` in the cache's dtype.
+#[derive(Debug)]
+pub struct NewTokens<'a, E: TokenEngine> {
+    /// Rotated queries.
+    pub q: &'a E::Tensor,
+    /// Rotated keys.
+    pub k: &'a E::Tensor,
+    /// Values.
+    pub v: &'a E::Tensor,
+    /// Queries before the rotation, where the recipe needs them.
+    pub raw_q: Option<&'a E::Tensor>,
+    /// Position of each token.
+    pub positions: &'a [i32],
+}
+
+impl<E: TokenEngine> TokenCache<E> {
+    /// Adds new tokens to a layer of a sequence and attends with them, each to what the layer holds and to the new tokens up to itself:
+    /// `[tokens, query_heads, head_dim_v]`. Logits are `q.k / sqrt(head_dim_k)`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSequence`], [`Error::NoSuchLayer`], [`Error::LayerTokens`] when another layer has had other tokens,
+    /// [`Error::Core`] for wrong shapes and dtypes, for NaN where an engine sees it, and for what the device refuses; the sequence is as it
+    /// was.
+    pub fn extend(
+        &mut self,
+        sequence: SequenceId,
+        layer: impl Into<LayerId>,
+        new: &NewTokens<'_, E>,
+    ) -> Result<E::Tensor, Error> {
+        let layer = self.layer_index(layer)?;
+        let tokens = new.positions.len();
+        self.check(new, tokens)?;
+        let held = self.sequence(sequence)?;
+        let seen = held.layers[layer].seen + tokens;
+        if let Some(before) = layer.checked_sub(1).map(|l| held.layers[l].seen)
+            && before != seen
+        {
+            return Err(Error::LayerTokens { layer: LayerId(layer as u32), expected: before, got: seen });
+        }
+        let mut last = held.layers[layer].heads.iter().filter_map(|h| h.positions.last()).max().copied();
+        for (value, &position) in new.positions.iter().enumerate() {
+            if last.is_some_and(|last| position <= last) {
+                let requirement = "must ascend, from those of the tokens before on";
+                return Err(CoreError::Geometry { field: "positions", value, requirement }.into());
+            }
+            last = Some(position);
+        }
+        let mut heads = held.layers[layer].heads.clone();
+        let fresh = self.take_blocks(layer, sequence, &mut heads, tokens)?;
+        let result = self.write_and_attend(layer, &mut heads, new);
+        let result = result.and_then(|out| Ok((out, self.observe(layer, &mut heads, new)?)));
+        let (out, recorded) = match result {
+            Ok(done) => done,
+            Err(e) => {
+                for block in fresh {
+                    self.layers[layer].pool.release(block)?;
+                }
+                return Err(e);
+            }
+        };
+        let entry = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
+        let entry = &mut entry.layers[layer];
+        // Blocks that were shared, and of which this sequence has a copy now.
+        let old = std::mem::replace(&mut entry.heads, heads);
+        for (old, new) in old.iter().zip(&entry.heads) {
+            for (&before, _) in old.blocks.iter().zip(&new.blocks).filter(|(a, b)| a != b) {
+                self.layers[layer].pool.release(before)?;
+            }
+        }
+        entry.seen = seen;
+        let (needs, width) = (self.planner.needs(), self.geometry.query_heads * self.geometry.head_dim_k);
+        Recorded::push(&mut entry.recorded.queries, &recorded.queries, needs.last_queries, width);
+        Recorded::push(&mut entry.recorded.raw_queries, &recorded.raw_queries, needs.raw_queries, width);
+        Ok(out)
+    }
+
+    fn check(&self, new: &NewTokens<'_, E>, tokens: usize) -> Result<(), CoreError> {
+        let g = &self.geometry;
+        if tokens == 0 {
+            return Err(CoreError::Count { what: "new tokens", expected: 1, got: 0 });
+        }
+        let q = [tokens, g.query_heads, g.head_dim_k];
+        let tensors = [
+            ("q", Some(new.q), q),
+            ("k", Some(new.k), [tokens, g.kv_heads, g.head_dim_k]),
+            ("v", Some(new.v), [tokens, g.kv_heads, g.head_dim_v]),
+            ("raw_q", new.raw_q, q),
+        ];
+        for (what, tensor, expected) in tensors {
+            let Some(tensor) = tensor else { continue };
+            let (shape, dtype) = self.engine.describe(tensor);
+            if shape != expected {
+                return Err(CoreError::ShapeMismatch { what, expected: expected.into(), got: shape.into() });
+            }
+            if dtype != g.dtype {
+                return Err(CoreError::DTypeMismatch { what, expected: g.dtype, got: dtype });
+            }
+            self.engine.check_finite(what, tensor)?;
+        }
+        Ok(())
+    }
+
+    /// Blocks for `tokens` more tokens of each head, appended to `heads`. A last block that others refer to is replaced by a copy. Returns the
+    /// blocks that were taken.
+    fn take_blocks(
+        &mut self,
+        layer: usize,
+        sequence: SequenceId,
+        heads: &mut [HeadList],
+        tokens: usize,
+    ) -> Result<Vec<u32>, Error> {
+        let size = self.geometry.block_size;
+        let shared = |pool: &tether_layout::BlockPool, head: &HeadList| {
+            let partly = !head.len().is_multiple_of(size);
+            partly && head.blocks.last().is_some_and(|&b| pool.references(b) > 1)
+        };
+        let more = |head: &HeadList| (head.len() + tokens).div_ceil(size) - head.blocks.len();
+        let pool = &self.layers[layer].pool;
+        let needed = heads.iter().map(|h| more(h) + usize::from(shared(pool, h))).sum();
+        let renumbered = self.layers[layer].reserve(&self.engine, needed)?;
+        if renumbered.is_some() {
+            self.renumber(layer, renumbered);
+            for (head, held) in heads.iter_mut().zip(&self.sequence(sequence)?.layers[layer].heads) {
+                head.blocks.clone_from(&held.blocks);
+            }
+        }
+        let blocks = &mut self.layers[layer];
+        let taken = blocks.pool.allocate(needed)?;
+        let mut fresh = taken.iter().copied();
+        let (mut from, mut to) = (Vec::new(), Vec::new());
+        for head in heads {
+            if shared(&blocks.pool, head)
+                && let (Some(last), Some(copy)) = (head.blocks.last_mut(), fresh.next())
+            {
+                let rows = |block: u32| (0..size as u32).map(move |i| block * size as u32 + i);
+                from.extend(rows(*last));
+                to.extend(rows(copy));
+                *last = copy;
+            }
+            let count = more(head);
+            head.blocks.extend(fresh.by_ref().take(count));
+        }
+        if let Err(e) = copy_rows(&self.engine, blocks, &from, &to) {
+            for block in taken {
+                blocks.pool.release(block)?;
+            }
+            return Err(e.into());
+        }
+        Ok(taken)
+    }
+
+    fn write_and_attend(
+        &mut self,
+        layer: usize,
+        heads: &mut [HeadList],
+        new: &NewTokens<'_, E>,
+    ) -> Result<E::Tensor, Error> {
+        let (engine, g, blocks) = (&self.engine, &self.geometry, &mut self.layers[layer]);
+        let mut rows = Vec::with_capacity(new.positions.len() * heads.len());
+        for i in 0..new.positions.len() {
+            rows.extend(heads.iter().map(|h| h.row(h.len() + i, g.block_size)));
+        }
+        let rows = engine.upload_indices(&[new.positions.len(), heads.len()], &rows)?;
+        engine.write_rows(&mut blocks.k, &rows, new.k)?;
+        engine.write_rows(&mut blocks.v, &rows, new.v)?;
+        for head in heads.iter_mut() {
+            head.positions.extend_from_slice(new.positions);
+        }
+        let mut indptr = vec![0u32];
+        let (mut pages, mut lengths) = (Vec::new(), Vec::new());
+        for head in heads.iter() {
+            pages.extend(&head.blocks);
+            indptr.push(pages.len() as u32);
+            lengths.push(head.len() as u32);
+        }
+        let tables = BlockTables {
+            page_size: g.block_size,
+            groups: g.kv_heads,
+            indptr: &indptr,
+            pages: &pages,
+            lengths: &lengths,
+        };
+        let scale = 1.0 / (g.head_dim_k as f32).sqrt();
+        let (out, lse) = engine.extend(new.q, &blocks.k, &blocks.v, &tables, scale)?;
+        if heads.iter().all(|h| h.compensation.is_none()) {
+            return Ok(out);
+        }
+        self.compensated(heads, new, (out, lse), scale)
+    }
+
+    /// Attention with one more token for each head that has one; merged on the host.
+    fn compensated(
+        &self,
+        heads: &[HeadList],
+        new: &NewTokens<'_, E>,
+        (out, lse): (E::Tensor, E::Tensor),
+        scale: f32,
+    ) -> Result<E::Tensor, Error> {
+        let g = &self.geometry;
+        let read = self.engine.read(&[&out, &lse, new.q])?.wait()?;
+        let [mut out, mut lse, q] = [0, 1, 2].map(|i| read[i].to_f32_vec());
+        let (dk, dv, group) = (g.head_dim_k, g.head_dim_v, g.group());
+        for (row, lse) in lse.iter_mut().enumerate() {
+            let Some(token) = &heads[row % g.query_heads / group].compensation else { continue };
+            let query = &q[row * dk..][..dk];
+            let dot: f32 = query.iter().zip(&token.key).map(|(a, b)| a * b).sum();
+            let other = dot * scale + token.logit_bias();
+            merge_partial((&mut out[row * dv..][..dv], std::slice::from_mut(lse)), (&token.value, &[other]))?;
+        }
+        let data = tether_core::TensorData::narrowed(g.dtype, &out);
+        let merged = HostTensor::new(&[new.positions.len(), g.query_heads, dv], data)?;
+        Ok(self.engine.upload(&merged)?)
+    }
+
+    /// What the recipe looks at later: the new tokens' queries, and the attention that each token got.
+    fn observe(
+        &self,
+        layer: usize,
+        heads: &mut [HeadList],
+        new: &NewTokens<'_, E>,
+    ) -> Result<Recorded, Error> {
+        let needs = self.planner.needs();
+        let mut recorded = Recorded::default();
+        if needs.last_queries > 0 || needs.accumulated_attention {
+            recorded.queries = self.engine.read(&[new.q])?.wait()?[0].to_f32_vec();
+        }
+        if needs.accumulated_attention {
+            self.accumulate(layer, heads, &recorded.queries)?;
+        }
+        if let (1.., Some(raw)) = (needs.raw_queries, new.raw_q) {
+            recorded.raw_queries = self.engine.read(&[raw])?.wait()?[0].to_f32_vec();
+        }
+        Ok(recorded)
+    }
+
+    /// Adds the attention of the last tokens' queries `[tokens, query_heads, head_dim]` to what their heads' tokens had.
+    fn accumulate(&self, layer: usize, heads: &mut [HeadList], q: &[f32]) -> Result<(), Error> {
+        let g = &self.geometry;
+        let (dim, group) = (g.head_dim_k, g.group());
+        let tokens = q.len() / (g.query_heads * dim);
+        for (number, head) in heads.iter_mut().enumerate() {
+            let keys = self.rows_of(layer, &[&*head])?.0;
+            head.mass.resize(group, Vec::new());
+            for (of_group, mass) in head.mass.iter_mut().enumerate() {
+                mass.resize(head.positions.len(), 0.0);
+                let queries: Vec<f32> = (0..tokens)
+                    .flat_map(|t| &q[(t * g.query_heads + number * group + of_group) * dim..][..dim])
+                    .copied()
+                    .collect();
+                tether_score::tokens::add_causal_mass(mass, &queries, &keys, dim);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies rows of both pools to other rows of them.
+pub(super) fn copy_rows<E: TokenEngine>(
+    engine: &E,
+    blocks: &mut super::LayerBlocks<E>,
+    from: &[u32],
+    to: &[u32],
+) -> Result<(), CoreError> {
+    if from.is_empty() {
+        return Ok(());
+    }
+    let (from, to) = (engine.upload_indices(&[from.len()], from)?, engine.upload_indices(&[to.len()], to)?);
+    let (k, v) = (engine.read_rows(&blocks.k, &from)?, engine.read_rows(&blocks.v, &from)?);
+    engine.write_rows(&mut blocks.k, &to, &k)?;
+    engine.write_rows(&mut blocks.v, &to, &v)
+}

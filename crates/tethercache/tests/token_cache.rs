@@ -1,0 +1,394 @@
+//! Caches of tokens beside the plainest one there could be: lists of keys and values, and attention over them in `f64`.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+use std::collections::BTreeSet;
+
+use tether_core::{CoreError, DType, Host, HostTensor};
+use tether_score::tokens::{RecordedTokens, add_causal_mass};
+use tethercache::tokens::{
+    LayerTurn, ModelFacts, NewTokens, SequenceId, SequenceState, TokenCache, TokenGeometry, TokenPlanner,
+    TokenRecipe,
+};
+use tethercache::{Error, catalogue};
+
+const LAYERS: usize = 2;
+const QUERY_HEADS: usize = 4;
+const KV_HEADS: usize = 2;
+const DIM: usize = 8;
+
+fn geometry() -> TokenGeometry {
+    TokenGeometry {
+        layers: LAYERS,
+        query_heads: QUERY_HEADS,
+        kv_heads: KV_HEADS,
+        head_dim_k: DIM,
+        head_dim_v: DIM,
+        block_size: 4,
+        dtype: DType::F32,
+    }
+}
+
+/// Xorshift, roughly normal.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> f32 {
+        let mut sum = 0.0;
+        for _ in 0..4 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            sum += (self.0 >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
+        }
+        1.7 * sum
+    }
+
+    fn tensor(&mut self, shape: &[usize]) -> HostTensor {
+        let data = (0..shape.iter().product()).map(|_| self.next()).collect();
+        HostTensor::from_f32(shape, data).unwrap()
+    }
+}
+
+/// Position, key and value of each token of a head.
+type Head = Vec<(i32, Vec<f32>, Vec<f32>)>;
+
+/// What a sequence should hold, `[layer][head]`, and every query it had.
+#[derive(Clone, Default)]
+struct Plain {
+    heads: Vec<Vec<Head>>,
+    queries: Vec<Vec<f32>>,
+    seen: usize,
+}
+
+impl Plain {
+    fn new() -> Self {
+        Self { heads: vec![vec![Head::new(); KV_HEADS]; LAYERS], queries: vec![Vec::new(); LAYERS], seen: 0 }
+    }
+
+    /// Adds a token to a layer and attends with it.
+    fn step(&mut self, layer: usize, position: i32, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
+        let mut out = Vec::new();
+        for (head, tokens) in self.heads[layer].iter_mut().enumerate() {
+            let row = |x: &[f32]| x[head * DIM..][..DIM].to_vec();
+            tokens.push((position, row(k), row(v)));
+        }
+        for query_head in 0..QUERY_HEADS {
+            let tokens = &self.heads[layer][query_head / (QUERY_HEADS / KV_HEADS)];
+            let q = &q[query_head * DIM..][..DIM];
+            let dot = |k: &[f32]| -> f64 { q.iter().zip(k).map(|(a, b)| f64::from(a * b)).sum() };
+            let logits: Vec<f64> = tokens.iter().map(|t| dot(&t.1) / (DIM as f64).sqrt()).collect();
+            let highest = logits.iter().copied().fold(f64::MIN, f64::max);
+            let weights: Vec<f64> = logits.iter().map(|l| (l - highest).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            for channel in 0..DIM {
+                let values = tokens.iter().zip(&weights).map(|(t, w)| w * f64::from(t.2[channel]));
+                out.push((values.sum::<f64>() / total) as f32);
+            }
+        }
+        self.queries[layer].extend_from_slice(q);
+        out
+    }
+}
+
+/// Cache and plain lists side by side.
+struct Pair {
+    cache: TokenCache<Host>,
+    noise: Noise,
+    sequences: Vec<SequenceId>,
+}
+
+impl Pair {
+    fn new(recipe: TokenRecipe, seed: u64) -> Self {
+        let cache = TokenCache::new(Host::new(), geometry(), recipe).unwrap();
+        Self { cache, noise: Noise(seed), sequences: Vec::new() }
+    }
+
+    fn extend(&mut self, sequence: SequenceId, plain: &mut Plain, tokens: usize) {
+        let positions: Vec<i32> = (plain.seen..plain.seen + tokens).map(|p| p as i32).collect();
+        for layer in 0..LAYERS {
+            let q = self.noise.tensor(&[tokens, QUERY_HEADS, DIM]);
+            let k = self.noise.tensor(&[tokens, KV_HEADS, DIM]);
+            let v = self.noise.tensor(&[tokens, KV_HEADS, DIM]);
+            let new = NewTokens { q: &q, k: &k, v: &v, raw_q: Some(&q), positions: &positions };
+            let got = self.cache.extend(sequence, layer, &new).unwrap().to_f32_vec();
+            let (q, k, v) = (q.to_f32_vec(), k.to_f32_vec(), v.to_f32_vec());
+            let mut expected = Vec::new();
+            for (i, &position) in positions.iter().enumerate() {
+                let row = |x: &[f32], heads: usize| x[i * heads * DIM..][..heads * DIM].to_vec();
+                let (q, k, v) = (row(&q, QUERY_HEADS), row(&k, KV_HEADS), row(&v, KV_HEADS));
+                expected.extend(plain.step(layer, position, &q, &k, &v));
+            }
+            for (got, expected) in got.iter().zip(&expected) {
+                assert!((got - expected).abs() < 1e-5, "layer {layer}: {got} for {expected}");
+            }
+        }
+        plain.seen += tokens;
+        self.check_blocks();
+    }
+
+    /// Evicts, and drops from the plain lists whatever the cache says has left.
+    fn evict(&mut self, sequence: SequenceId, plain: &mut Plain) -> usize {
+        let report = self.cache.evict(sequence).unwrap();
+        let mut gone = 0;
+        for (layer, heads) in plain.heads.iter_mut().enumerate() {
+            for (head, tokens) in heads.iter_mut().enumerate() {
+                let stay = self.cache.positions(sequence, layer, head).unwrap();
+                let before = tokens.len();
+                tokens.retain(|t| stay.contains(&t.0));
+                gone += before - tokens.len();
+                assert_eq!(tokens.iter().map(|t| t.0).collect::<Vec<_>>(), stay, "positions, in order");
+            }
+        }
+        assert_eq!(report.evicted, gone);
+        self.check_blocks();
+        gone
+    }
+
+    /// Blocks in use are those that somebody refers to, and no list has more than its tokens need.
+    fn check_blocks(&self) {
+        let bytes = self.cache.bytes();
+        let mut referenced = 0;
+        for layer in 0..LAYERS {
+            let mut blocks = BTreeSet::new();
+            for &sequence in &self.sequences {
+                let (Ok(csr), Ok(lengths)) =
+                    (self.cache.csr(sequence, layer), self.cache.head_lengths(sequence, layer))
+                else {
+                    continue;
+                };
+                for (bounds, tokens) in csr.indptr.windows(2).zip(lengths) {
+                    assert_eq!((bounds[1] - bounds[0]) as usize, tokens.div_ceil(geometry().block_size));
+                }
+                blocks.extend(csr.indices);
+            }
+            referenced += blocks.len() as u64;
+        }
+        assert_eq!(bytes.in_use, referenced * geometry().block_bytes());
+        assert!(bytes.in_use <= bytes.resident);
+    }
+
+    fn start(&mut self) -> SequenceId {
+        let sequence = self.cache.start();
+        self.sequences.push(sequence);
+        sequence
+    }
+}
+
+/// Recipes that a cache carries out on text alone.
+fn of_text() -> Vec<TokenRecipe> {
+    let recipes =
+        catalogue().iter().filter(|c| c.unit == "token").map(|c| TokenRecipe::named(c.name).unwrap());
+    recipes
+        .filter(|r| TokenCache::new(Host::new(), geometry(), r.clone()).is_ok())
+        .filter(is_of_text)
+        .collect()
+}
+
+fn is_of_text(recipe: &TokenRecipe) -> bool {
+    let needs = TokenPlanner::new(recipe.clone()).unwrap().needs();
+    !(needs.grid || needs.head_profile || needs.probe_last > 0 || needs.raw_keys || needs.output_projection)
+}
+
+fn small(recipe: &TokenRecipe) -> TokenRecipe {
+    let mut small = recipe.with_overrides(&["budget.ratio=0.4"]).unwrap();
+    for (key, value) in [("score.window", 4), ("score.lag", 6), ("score.suffix", 4), ("select.chunk", 3)] {
+        if let Ok(changed) = small.with_overrides(&[format!("{key}={value}")])
+            && changed.validate().is_ok()
+        {
+            small = changed;
+        }
+    }
+    small
+}
+
+#[test]
+fn every_recipe_attends_over_what_it_keeps() {
+    let recipes = of_text();
+    assert!(recipes.len() >= 12, "{} recipes", recipes.len());
+    for (seed, recipe) in recipes.iter().enumerate().filter(|(_, r)| r.edit.is_none()) {
+        let recipe = small(recipe);
+        let name = recipe.name.clone();
+        let mut pair = Pair::new(recipe, 0x9E37_79B9 + seed as u64);
+        pair.cache = pair.cache.with_facts(ModelFacts {
+            frequencies: (0..DIM / 2).map(|i| 10f64.powi(-(i as i32))).collect(),
+            ..ModelFacts::default()
+        });
+        let (sequence, mut plain) = (pair.start(), Plain::new());
+        for tokens in [17, 30, 1] {
+            pair.extend(sequence, &mut plain, tokens);
+        }
+        let full = pair.cache.bytes().in_use;
+        let gone = pair.evict(sequence, &mut plain);
+        if name != "full" {
+            assert!(gone > 0, "{name} evicts from a prompt of 48");
+            assert!(pair.cache.bytes().in_use < full, "{name} frees blocks");
+        }
+        for _ in 0..25 {
+            pair.extend(sequence, &mut plain, 1);
+            pair.evict(sequence, &mut plain);
+        }
+        pair.cache.remove(sequence).unwrap();
+        assert_eq!(pair.cache.bytes().in_use, 0, "{name} leaves nothing behind");
+    }
+}
+
+#[test]
+fn keeps_what_the_planner_keeps_of_the_whole_text() {
+    for (seed, recipe) in of_text().iter().enumerate() {
+        let recipe = small(recipe);
+        let mut pair = Pair::new(recipe.clone(), 0xABCD + seed as u64);
+        let frequencies: Vec<f64> = (0..DIM / 2).map(|i| 10f64.powi(-(i as i32))).collect();
+        pair.cache =
+            pair.cache.with_facts(ModelFacts { frequencies: frequencies.clone(), ..ModelFacts::default() });
+        let (sequence, mut plain) = (pair.start(), Plain::new());
+        for tokens in [20, 29] {
+            pair.extend(sequence, &mut plain, tokens);
+        }
+        let planner = TokenPlanner::new(recipe.clone()).unwrap();
+        let mut state = SequenceState::default();
+        let tokens = plain.seen;
+        pair.cache.evict(sequence).unwrap();
+        for layer in 0..LAYERS {
+            let of_heads = |pick: fn(&(i32, Vec<f32>, Vec<f32>)) -> &Vec<f32>| -> Vec<f32> {
+                plain.heads[layer].iter().flatten().flat_map(|t| pick(t).clone()).collect()
+            };
+            let mut queries = Vec::new();
+            for head in 0..QUERY_HEADS {
+                let rows = plain.queries[layer].chunks_exact(QUERY_HEADS * DIM);
+                rows.for_each(|row| queries.extend_from_slice(&row[head * DIM..][..DIM]));
+            }
+            let seen = RecordedTokens::new(
+                (QUERY_HEADS, KV_HEADS),
+                tokens,
+                (DIM, DIM),
+                of_heads(|t| &t.1),
+                of_heads(|t| &t.2),
+            )
+            .unwrap()
+            .with_queries(queries.clone())
+            .unwrap()
+            .with_raw_queries(queries)
+            .unwrap()
+            .with_frequencies(frequencies.clone());
+            let turn = LayerTurn { layer, layers: LAYERS, seen: tokens, decoding: false };
+            let plan = planner.plan(turn, &seen, &mut state).unwrap();
+            for (head, set) in plan.keep.sets().iter().enumerate() {
+                let expected: Vec<i32> = set.iter().map(|&t| t as i32).collect();
+                let got = pair.cache.positions(sequence, layer, head).unwrap();
+                assert_eq!(got, expected, "{}, layer {layer}, head {head}", recipe.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn heads_of_their_own_free_real_memory() {
+    let recipe = TokenRecipe::named("adakv").unwrap();
+    let recipe = recipe.with_overrides(&["budget.ratio=0.2", "score.window=4"]).unwrap();
+    let mut pair = Pair::new(recipe, 5);
+    let (sequence, mut plain) = (pair.start(), Plain::new());
+    pair.extend(sequence, &mut plain, 200);
+    pair.evict(sequence, &mut plain);
+    let lengths = pair.cache.head_lengths(sequence, 0).unwrap();
+    assert_eq!(lengths.iter().sum::<usize>(), 2 * 40, "{lengths:?}");
+    let bytes = pair.cache.bytes();
+    assert!(bytes.resident * 4 <= bytes.full, "{bytes:?}");
+    pair.extend(sequence, &mut plain, 3);
+}
+
+#[test]
+fn forks_share_blocks_until_one_of_them_writes() {
+    let recipe = TokenRecipe::named("snapkv").unwrap();
+    let recipe = recipe.with_overrides(&["budget.ratio=0.5", "score.window=4"]).unwrap();
+    let mut pair = Pair::new(recipe, 77);
+    let (first, mut plain) = (pair.start(), Plain::new());
+    pair.extend(first, &mut plain, 22);
+    let alone = pair.cache.bytes();
+    let second = pair.cache.fork(first).unwrap();
+    pair.sequences.push(second);
+    let mut other = plain.clone();
+    assert_eq!(pair.cache.bytes().in_use, alone.in_use, "a fork takes no memory");
+    pair.extend(second, &mut other, 1);
+    // Of each head and layer the last block, half full, is a copy.
+    let copies = (LAYERS * KV_HEADS) as u64 * geometry().block_bytes();
+    assert_eq!(pair.cache.bytes().in_use, alone.in_use + copies);
+    pair.evict(second, &mut other);
+    pair.extend(first, &mut plain, 5);
+    pair.extend(second, &mut other, 6);
+    pair.evict(first, &mut plain);
+    pair.extend(first, &mut plain, 1);
+    pair.cache.remove(first).unwrap();
+    pair.extend(second, &mut other, 9);
+    pair.cache.remove(second).unwrap();
+    assert_eq!(pair.cache.bytes().in_use, 0);
+    assert!(matches!(pair.cache.evict(first), Err(Error::UnknownSequence { .. })));
+}
+
+#[test]
+fn stays_within_its_budget_for_ten_thousand_steps() {
+    let recipe = TokenRecipe::named("sink-recent").unwrap();
+    let recipe = recipe.with_overrides(&["budget.tokens=24"]).unwrap();
+    let mut cache = TokenCache::new(Host::new(), geometry(), recipe).unwrap();
+    let mut noise = Noise(3);
+    let sequence = cache.start();
+    let (q, k) = (noise.tensor(&[1, QUERY_HEADS, DIM]), noise.tensor(&[1, KV_HEADS, DIM]));
+    let mut most = 0;
+    for step in 0..10_000 {
+        for layer in 0..LAYERS {
+            let new = NewTokens { q: &q, k: &k, v: &k, raw_q: None, positions: &[step] };
+            cache.extend(sequence, layer, &new).unwrap();
+        }
+        cache.evict(sequence).unwrap();
+        most = most.max(cache.bytes().resident);
+    }
+    assert_eq!(cache.head_lengths(sequence, 0).unwrap(), [24; KV_HEADS]);
+    assert_eq!(cache.positions(sequence, 1, 1).unwrap()[..5], [0, 1, 2, 3, 9980]);
+    assert!(most * 100 < cache.bytes().full, "{most} of {}", cache.bytes().full);
+}
+
+#[test]
+fn accumulates_attention_as_it_happens() {
+    let mut noise = Noise(11);
+    let (tokens, dim) = (70, 8);
+    let queries: Vec<f32> = (0..tokens * dim).map(|_| noise.next()).collect();
+    let keys: Vec<f32> = (0..tokens * dim).map(|_| noise.next()).collect();
+    let mut at_once = vec![0f32; tokens];
+    add_causal_mass(&mut at_once, &queries, &keys, dim);
+    let mut stepwise: Vec<f32> = Vec::new();
+    for (from, to) in [(0, 3), (3, 69), (69, 70)] {
+        stepwise.resize(to, 0.0);
+        add_causal_mass(&mut stepwise, &queries[from * dim..to * dim], &keys[..to * dim], dim);
+    }
+    assert!((at_once.iter().sum::<f32>() - tokens as f32).abs() < 1e-3, "each query gives 1");
+    for (a, b) in at_once.iter().zip(&stepwise) {
+        assert!((a - b).abs() < 1e-5, "{a} {b}");
+    }
+}
+
+#[test]
+fn refuses_what_does_not_fit_and_stays_as_it_was() {
+    let mut pair = Pair::new(TokenRecipe::named("full").unwrap(), 9);
+    let (sequence, mut plain) = (pair.start(), Plain::new());
+    pair.extend(sequence, &mut plain, 6);
+    let before = pair.cache.bytes();
+    let (q, k) = (pair.noise.tensor(&[1, QUERY_HEADS, DIM]), pair.noise.tensor(&[1, KV_HEADS, DIM]));
+    let new = |positions| NewTokens { q: &q, k: &k, v: &k, raw_q: None, positions };
+    let e = pair.cache.extend(sequence, 7, &new(&[6]));
+    assert!(matches!(e, Err(Error::NoSuchLayer { .. })), "{e:?}");
+    let e = pair.cache.extend(sequence, 1, &new(&[6]));
+    assert!(matches!(e, Err(Error::LayerTokens { expected: 6, got: 7, .. })), "{e:?}");
+    let e = pair.cache.extend(sequence, 0, &new(&[5]));
+    assert!(matches!(e, Err(Error::Core(CoreError::Geometry { field: "positions", .. }))), "{e:?}");
+    let e = pair.cache.extend(sequence, 0, &new(&[6, 7]));
+    assert!(matches!(e, Err(Error::Core(CoreError::ShapeMismatch { what: "q", .. }))), "{e:?}");
+    let nan = HostTensor::from_f32(&[1, KV_HEADS, DIM], vec![f32::NAN; KV_HEADS * DIM]).unwrap();
+    let e = pair.cache.extend(sequence, 0, &NewTokens { v: &nan, ..new(&[6]) });
+    assert!(matches!(e, Err(Error::Core(CoreError::NonFinite { what: "v", .. }))), "{e:?}");
+    assert_eq!(pair.cache.bytes(), before);
+    pair.extend(sequence, &mut plain, 2);
+    for name in ["quest", "rekv"] {
+        let e = TokenCache::new(Host::new(), geometry(), TokenRecipe::named(name).unwrap());
+        assert!(matches!(e, Err(Error::Recipe(_))), "{name}: {e:?}");
+    }
+}
