@@ -49,10 +49,13 @@ impl LlamaWorkspace {
 
     /// Makes room for `tokens` tokens.
     pub(super) fn fit(&mut self, config: &LlamaConfig, tokens: usize) -> Result<(), CoreError> {
-        if self.tokens == tokens {
+        let &LlamaConfig { dim, ffn, query_heads, kv_heads, head_dim, .. } = config;
+        // An attention may have left another tensor in the place of its result.
+        let whole =
+            self.attended.shape() == [tokens, query_heads, head_dim] && self.attended.dtype() == DType::F32;
+        if self.tokens == tokens && whole {
             return Ok(());
         }
-        let &LlamaConfig { dim, ffn, query_heads, kv_heads, head_dim, .. } = config;
         let heads = |heads| HostTensor::zeros(&[tokens, heads, head_dim], DType::F32);
         self.q_pre = heads(query_heads)?;
         self.q = heads(query_heads)?;
