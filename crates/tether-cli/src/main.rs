@@ -6,6 +6,8 @@ mod cli;
 mod commands;
 mod device;
 mod exit;
+mod fetch;
+mod language;
 mod rollout;
 mod token_trace;
 mod trace;
@@ -21,6 +23,9 @@ fn main() -> ExitCode {
         cli::Command::Replay(args) => commands::replay::run(&args),
         cli::Command::Recipes(args) => commands::recipes::run(&args),
         cli::Command::Bench(args) => commands::bench::run(&args),
+        cli::Command::Fetch(args) => commands::fetch::run(&args),
+        cli::Command::Eval(args) => commands::eval::run(&args),
+        cli::Command::Generate(args) => commands::generate::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

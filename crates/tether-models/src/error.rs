@@ -1,6 +1,9 @@
 //! What can go wrong with a model file, an argument or a forward pass.
 
+use std::path::PathBuf;
+
 use safetensors::{Dtype, SafeTensorError};
+use tether_core::CoreError;
 
 /// An unusable model file or argument.
 #[derive(Debug, thiserror::Error)]
@@ -9,6 +12,67 @@ pub enum ModelError {
     /// The bytes are not a safetensors file.
     #[error("not a readable safetensors file")]
     Format(#[from] SafeTensorError),
+    /// A file could not be read.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The bytes are not a GGUF file.
+    #[error("not a readable GGUF file")]
+    Gguf {
+        /// The reader's own error.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A GGUF file of another architecture.
+    #[error("the GGUF file's architecture is {got:?}, and only \"llama\" is implemented")]
+    Architecture {
+        /// What the file says.
+        got: String,
+    },
+    /// A setting of a GGUF file is missing or unusable.
+    #[error("GGUF key {key} {requirement}")]
+    Metadata {
+        /// The key.
+        key: String,
+        /// What is wrong, as the end of the sentence.
+        requirement: &'static str,
+    },
+    /// A tensor does not lie inside its file, or is not whole blocks.
+    #[error("tensor {name} does not lie inside the file, or is not whole blocks")]
+    TensorBytes {
+        /// The tensor's name.
+        name: String,
+    },
+    /// A tensor of a GGUF file is of a type that cannot be widened.
+    #[error("tensor {name} cannot be widened")]
+    GgufTensor {
+        /// The tensor's name.
+        name: String,
+        /// The reader's own error.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A GGUF file's tokenizer cannot be built, or a text not be tokenised.
+    #[error("tokenizer: {problem}")]
+    Tokenizer {
+        /// What is wrong.
+        problem: String,
+    },
+    /// A token id that the model does not have.
+    #[error("token {index} is {id}, and the model has ids below {vocabulary}")]
+    TokenId {
+        /// Its place among the tokens given.
+        index: usize,
+        /// The id.
+        id: u32,
+        /// Number of ids.
+        vocabulary: usize,
+    },
+    /// Sizes that do not fit.
+    #[error(transparent)]
+    Core(#[from] CoreError),
     /// A tensor of the architecture is not in the file.
     #[error("the model file lacks tensor {name}")]
     MissingTensor {

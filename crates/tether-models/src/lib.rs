@@ -2,27 +2,38 @@
 
 mod activation;
 mod attention;
+mod dense_attention;
 mod error;
 mod frame;
 mod linear;
+mod llama;
 mod metrics;
 mod noise;
 mod norm;
 mod observer;
 mod palette;
+mod published;
 mod sampler;
 mod scene;
 mod session;
 mod tinyvideo;
+mod token_attention;
 
 pub use attention::ChunkAttention;
+pub use dense_attention::DenseAttention;
 pub use error::{ForwardError, ModelError};
 pub use frame::{CHANNELS, FRAME_SIZE, Frame, PATCH, TOKEN_VALUES, TOKENS_PER_FRAME, patchify, unpatchify};
+pub use llama::{
+    GgufFile, Llama, LlamaConfig, LlamaSession, LlamaWorkspace, TextStream, TextTokenizer, TokenTiming,
+    greedy,
+};
 pub use metrics::{FrameMetrics, SegmentScore, drift, frame_metrics, segment_scores};
 pub use noise::chunk_noise;
 pub use observer::ForwardObserver;
 pub use palette::SpriteColour;
+pub use published::{PUBLISHED, PublishedModel, SMOLLM2};
 pub use sampler::{Schedule, sample_chunk};
 pub use scene::{Blob, Camera, Scene, Sprite, SpriteShape, Stripe};
 pub use session::{CachedPass, SessionError, SessionTiming, VideoSession};
 pub use tinyvideo::{TinyVideo, TinyVideoConfig, Workspace};
+pub use token_attention::{TokenAttention, TokenBlock};

@@ -1,0 +1,81 @@
+//! `tether generate`.
+
+use std::io::Write;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use tether_models::{DenseAttention, LlamaSession, TokenAttention, greedy};
+
+use crate::cli::GenerateArgs;
+use crate::exit::Usage;
+use crate::language::{Language, read_text};
+
+/// How fast it went.
+struct Speed {
+    /// Tokens of the prompt, and seconds.
+    prompt: (usize, f64),
+    /// Tokens after the first of the continuation, and seconds.
+    steps: (usize, f64),
+}
+
+/// Runs the subcommand.
+pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
+    let prompt = match (&args.prompt, &args.file) {
+        (Some(prompt), _) => prompt.clone(),
+        (None, Some(file)) => read_text(file)?,
+        (None, None) => return Err(Usage("a prompt or --file is needed".to_owned()).into()),
+    };
+    let language = Language::open(&args.model)?;
+    let ids = if args.chat {
+        let turn = language.tokenizer.encode_turn(&prompt)?;
+        turn.ok_or_else(|| Usage("--chat: the model's template has no turns that are known".to_owned()))?
+    } else {
+        language.tokenizer.encode_start(&prompt)?
+    };
+    let context = language.model.config().context;
+    if ids.is_empty() || ids.len() >= context {
+        let problem = format!("the prompt has {} tokens: it must have 1 to {}", ids.len(), context - 1);
+        return Err(Usage(problem).into());
+    }
+    let most = args.max_tokens.min(context - ids.len());
+    let mut session = LlamaSession::new(&language.model, DenseAttention::new());
+    let mut out = std::io::stdout().lock();
+    let speed = stream(&language, &mut session, &ids, most, &mut out)?;
+    let rate =
+        |(tokens, seconds): (usize, f64)| format!("{tokens} tokens, {:.1} tokens/s", tokens as f64 / seconds);
+    let mib = session.attention().bytes() as f64 / f64::from(1 << 20);
+    eprintln!("prompt {}; after it {}; cache {mib:.1} MiB", rate(speed.prompt), rate(speed.steps));
+    Ok(())
+}
+
+/// Writes the likeliest continuation of `ids` as it comes, to its end or to `most` tokens.
+fn stream<A: TokenAttention>(
+    language: &Language,
+    session: &mut LlamaSession<'_, A>,
+    ids: &[u32],
+    most: usize,
+    out: &mut impl Write,
+) -> Result<Speed>
+where
+    A::Error: Send + Sync,
+{
+    let started = Instant::now();
+    let mut next = greedy(session.read(ids).context("cannot read the prompt")?);
+    let read = Instant::now();
+    let mut text = language.tokenizer.stream();
+    let mut steps = 0;
+    for made in 0..most {
+        if Some(next) == language.tokenizer.eos() {
+            break;
+        }
+        out.write_all(text.push(next)?.as_bytes())?;
+        out.flush()?;
+        if made + 1 < most {
+            next = greedy(session.read(&[next]).context("cannot continue")?);
+            steps += 1;
+        }
+    }
+    writeln!(out)?;
+    let prompt = (ids.len(), (read - started).as_secs_f64());
+    Ok(Speed { prompt, steps: (steps, read.elapsed().as_secs_f64()) })
+}

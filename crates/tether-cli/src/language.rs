@@ -1,0 +1,65 @@
+//! The language model that a command was asked to run.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use tether_models::{GgufFile, Llama, PUBLISHED, PublishedModel, TextTokenizer};
+
+use crate::exit::Usage;
+
+/// A model, and what its text is made of.
+#[derive(Debug)]
+pub(crate) struct Language {
+    pub(crate) model: Llama,
+    pub(crate) tokenizer: TextTokenizer,
+}
+
+/// An input file that is not there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MissingInput {
+    #[error("{} is not there: run `tether fetch {name}`, or name a GGUF file with --model", path.display())]
+    Model { name: &'static str, path: PathBuf },
+    #[error("cannot read {}", path.display())]
+    Text { path: PathBuf, source: std::io::Error },
+}
+
+/// The published model that is called `name`.
+pub(crate) fn published(name: &str) -> Result<&'static PublishedModel> {
+    PublishedModel::named(name).ok_or_else(|| unknown(name).into())
+}
+
+fn unknown(name: &str) -> Usage {
+    let names: Vec<&str> = PUBLISHED.iter().map(|m| m.name).collect();
+    Usage(format!("no published model is called {name}: {}", names.join(", ")))
+}
+
+impl Language {
+    /// Loads a published model by its name, or any GGUF file by its path.
+    pub(crate) fn open(model: &str) -> Result<Self> {
+        let path = match PublishedModel::named(model) {
+            Some(published) => {
+                let path = published.path().ok_or(crate::fetch::FetchError::NoCache)?;
+                if !path.is_file() {
+                    return Err(MissingInput::Model { name: published.name, path }.into());
+                }
+                path
+            }
+            // A name that was mistyped should not be reported as a file.
+            None if !model.contains(['/', '\\', '.']) && !Path::new(model).exists() => {
+                return Err(unknown(model).into());
+            }
+            None => model.into(),
+        };
+        let unusable = || format!("cannot use {}", path.display());
+        let file = GgufFile::open(&path).with_context(unusable)?;
+        let model = Llama::load(&file).with_context(unusable)?;
+        let tokenizer = TextTokenizer::load(&file).with_context(unusable)?;
+        Ok(Self { model, tokenizer })
+    }
+}
+
+/// Reads a text file.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    Ok(std::fs::read_to_string(path)
+        .map_err(|source| MissingInput::Text { path: path.to_owned(), source })?)
+}

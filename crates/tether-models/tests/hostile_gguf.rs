@@ -1,0 +1,159 @@
+//! GGUF files that must be refused.
+
+#[path = "support/small_llama.rs"]
+mod small_llama;
+
+use candle_core::quantized::gguf_file::Value;
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+use small_llama::{DIM, FFN, LAYERS, SmallLlama};
+use tether_models::{GgufFile, Llama, ModelError, TextTokenizer};
+
+fn load(bytes: Vec<u8>) -> Result<Llama, ModelError> {
+    Llama::load(&GgufFile::parse(bytes)?)
+}
+
+fn load_changed(change: impl FnOnce(&mut SmallLlama)) -> Result<Llama, ModelError> {
+    let mut small = SmallLlama::new();
+    change(&mut small);
+    load(small.bytes())
+}
+
+fn tensor(shape: &[usize], value: f32, dtype: GgmlDType) -> QTensor {
+    QTensor::quantize(&Tensor::full(value, shape, &Device::Cpu).expect("a tensor"), dtype).expect("a type")
+}
+
+#[test]
+fn the_file_itself_loads() {
+    assert!(load_changed(|_| ()).is_ok());
+}
+
+#[test]
+fn truncated_files_are_refused() {
+    let bytes = SmallLlama::new().bytes();
+    for len in [0, 3, 4, 8, 23, 100, 1000, 2000, bytes.len() / 2] {
+        let got = load(bytes[..len].to_vec());
+        assert!(
+            matches!(got, Err(ModelError::Gguf { .. } | ModelError::TensorBytes { .. })),
+            "{len}: {got:?}"
+        );
+    }
+}
+
+#[test]
+fn settings_out_of_range_are_named() {
+    let most = Value::U64(u64::MAX);
+    for (key, value) in [
+        ("llama.embedding_length", most.clone()),
+        ("llama.embedding_length", Value::U32(0)),
+        ("llama.embedding_length", Value::I32(-64)),
+        ("llama.embedding_length", Value::String("64".into())),
+        ("llama.block_count", most.clone()),
+        ("llama.attention.head_count", Value::U32(0)),
+        ("llama.attention.head_count", Value::U32(3)),
+        ("llama.attention.head_count_kv", Value::Array(vec![Value::U32(2)])),
+        ("llama.attention.key_length", Value::U32(7)),
+        ("llama.attention.value_length", Value::U32(8)),
+        ("llama.rope.dimension_count", Value::U32(8)),
+        ("llama.rope.freq_base", Value::F32(f32::NAN)),
+        ("llama.rope.freq_base", Value::F32(0.5)),
+        ("llama.rope.scaling.type", Value::String("yarn".into())),
+        ("llama.expert_count", Value::U32(8)),
+        ("llama.attention.layer_norm_rms_epsilon", Value::F32(f32::INFINITY)),
+        ("llama.context_length", Value::F32(64.0)),
+        ("llama.vocab_size", most),
+    ] {
+        let got = load_changed(|s| drop(s.metadata.insert(key.into(), value.clone())));
+        assert!(matches!(got, Err(ModelError::Metadata { .. })), "{key} = {value:?}: {got:?}");
+    }
+    let got = load_changed(|s| drop(s.metadata.remove("llama.feed_forward_length")));
+    assert!(matches!(got, Err(ModelError::Metadata { key, .. }) if key == "llama.feed_forward_length"));
+    let other = Value::String("mamba".into());
+    let got = load_changed(|s| drop(s.metadata.insert("general.architecture".into(), other)));
+    assert!(matches!(got, Err(ModelError::Architecture { got }) if got == "mamba"));
+}
+
+#[test]
+fn sizes_that_the_tensors_do_not_have_are_refused() {
+    for (key, value) in [
+        ("llama.block_count", LAYERS as u32 + 1),
+        ("llama.block_count", LAYERS as u32 - 1),
+        ("llama.embedding_length", DIM as u32 * 2),
+        ("llama.feed_forward_length", FFN as u32 - 1),
+        ("llama.vocab_size", 1 << 24),
+        ("llama.attention.head_count_kv", 4),
+    ] {
+        let got = load_changed(|s| drop(s.metadata.insert(key.into(), Value::U32(value))));
+        assert!(
+            matches!(
+                got,
+                Err(ModelError::TensorShape { .. }
+                    | ModelError::MissingTensor { .. }
+                    | ModelError::UnexpectedTensor { .. })
+            ),
+            "{key} = {value}: {got:?}"
+        );
+    }
+}
+
+#[test]
+fn an_alignment_of_zero_does_not_reach_the_reader() {
+    for zero in [Value::U32(0), Value::U8(0), Value::I16(0)] {
+        let got = load_changed(|s| drop(s.metadata.insert("general.alignment".into(), zero)));
+        assert!(matches!(got, Err(ModelError::Metadata { key, .. }) if key == "general.alignment"));
+    }
+    assert!(load_changed(|s| drop(s.metadata.insert("general.alignment".into(), Value::U32(32)))).is_ok());
+}
+
+#[test]
+fn tensors_of_another_shape_or_too_many_or_too_few_are_named() {
+    let got = load_changed(|s| drop(s.tensors.remove("blk.1.ffn_up.weight")));
+    assert!(matches!(got, Err(ModelError::MissingTensor { name }) if name == "blk.1.ffn_up.weight"));
+    let bias = || tensor(&[DIM], 0.5, GgmlDType::F32);
+    let got = load_changed(|s| drop(s.tensors.insert("blk.0.attn_q.bias".into(), bias())));
+    assert!(matches!(got, Err(ModelError::UnexpectedTensor { name }) if name == "blk.0.attn_q.bias"));
+    let got = load_changed(|s| {
+        drop(s.tensors.insert("output_norm.weight".into(), tensor(&[DIM, 1], 1.0, GgmlDType::F32)))
+    });
+    assert!(matches!(got, Err(ModelError::TensorShape { name, .. }) if name == "output_norm.weight"));
+}
+
+#[test]
+fn weights_that_are_not_numbers_are_located() {
+    for (name, shape, dtype) in [
+        ("blk.0.attn_q.weight", vec![DIM, DIM], GgmlDType::F32),
+        ("blk.1.ffn_norm.weight", vec![DIM], GgmlDType::F32),
+        ("blk.1.attn_output.weight", vec![DIM, DIM], GgmlDType::F16),
+        ("blk.0.attn_output.weight", vec![DIM, DIM], GgmlDType::Q8_0),
+        ("blk.0.ffn_down.weight", vec![DIM, FFN], GgmlDType::Q4_1),
+    ] {
+        // A block's scale overflows where its numbers do.
+        let got = load_changed(|s| drop(s.tensors.insert(name.into(), tensor(&shape, f32::INFINITY, dtype))));
+        assert!(
+            matches!(&got, Err(ModelError::NonFiniteWeight { name: n, index: 0 }) if n == name),
+            "{name}: {got:?}"
+        );
+    }
+}
+
+#[test]
+fn damaged_files_never_panic() {
+    let bytes = SmallLlama::new().bytes();
+    // Settings and the list of tensors, where every byte matters; weights are numbers whatever they are.
+    let head = bytes.len().min(4096);
+    let mut seed = 7u64;
+    let mut random = |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % below
+    };
+    for _ in 0..4000 {
+        let mut damaged = bytes.clone();
+        for _ in 0..=random(3) {
+            damaged[random(head)] = [0, 1, 0x7f, 0x80, 0xff, random(256) as u8][random(6)];
+        }
+        if let Ok(file) = GgufFile::parse(damaged) {
+            let _ = Llama::load(&file);
+            let _ = TextTokenizer::load(&file);
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The Llama forward pass and the dense cache against plain double precision, on a model that the test makes itself.
+
+#[path = "support/small_llama.rs"]
+mod small_llama;
+
+use std::convert::Infallible;
+
+use candle_core::quantized::gguf_file::Value;
+use small_llama::{DIM, HEAD_DIM, KV_HEADS, LAYERS, QUERY_HEADS, SmallLlama, VOCABULARY};
+use tether_core::{CoreError, HostTensor};
+use tether_models::{
+    DenseAttention, ForwardError, GgufFile, Llama, LlamaSession, ModelError, TextTokenizer, TokenAttention,
+    TokenBlock, greedy,
+};
+
+fn model(small: &SmallLlama) -> Llama {
+    Llama::load(&GgufFile::parse(small.bytes()).expect("a file")).expect("a model")
+}
+
+fn tokens(n: usize) -> Vec<u32> {
+    (0..n as u32).map(|i| (i * i * 7 + 3 * i + 11) % VOCABULARY as u32).collect()
+}
+
+/// Logits after each token, read in blocks of `block`.
+fn logits<A: TokenAttention>(
+    model: &Llama,
+    mut attention: A,
+    tokens: &[u32],
+    first: i32,
+    block: usize,
+) -> Vec<f32> {
+    let mut ws = model.workspace();
+    let mut all = Vec::new();
+    let positions: Vec<i32> = (first..).take(tokens.len()).collect();
+    for (tokens, positions) in tokens.chunks(block).zip(positions.chunks(block)) {
+        model.forward(&mut ws, tokens, positions, &mut attention).expect("a pass");
+        let hidden = ws.hidden().to_vec();
+        let mut logits = vec![f32::NAN; tokens.len() * VOCABULARY];
+        model.logits(&mut ws, &hidden, &mut logits).expect("rows");
+        all.extend(logits);
+    }
+    all
+}
+
+fn assert_near(what: &str, got: &[f32], want: &[Vec<f64>]) {
+    let want: Vec<f64> = want.concat();
+    assert_eq!(got.len(), want.len());
+    let scale = want.iter().fold(0f64, |m, x| m.max(x.abs()));
+    let worst = got.iter().zip(&want).map(|(g, w)| (f64::from(*g) - w).abs() / scale).fold(0.0, f64::max);
+    println!("{what}: {worst:.1e} of {scale:.2}");
+    assert!(worst < 2e-5, "{what}: {worst:e}");
+}
+
+#[test]
+fn logits_are_the_oracles_however_the_tokens_are_cut_into_blocks() {
+    let small = SmallLlama::new();
+    let model = model(&small);
+    assert_eq!((model.config().layers, model.config().head_dim), (LAYERS, HEAD_DIM));
+    let tokens = tokens(75);
+    for first in [0, 1000] {
+        let want = small.logits(&tokens, first);
+        for block in [75, 33, 7, 5, 1] {
+            let got = logits(&model, DenseAttention::new(), &tokens, first, block);
+            assert_near(&format!("from {first}, blocks of {block}"), &got, &want);
+        }
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let model = model(&SmallLlama::new());
+    let tokens = tokens(75);
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+        pool.install(|| [75, 1].map(|block| logits(&model, DenseAttention::new(), &tokens, 0, block)))
+    };
+    assert!(run(1) == run(3));
+}
+
+#[test]
+fn a_session_reads_and_scores_as_the_forward_pass_does() {
+    let small = SmallLlama::new();
+    let model = model(&small);
+    let tokens = tokens(600);
+    let all = logits(&model, DenseAttention::new(), &tokens, 0, 600);
+    let row = |i: usize| &all[i * VOCABULARY..(i + 1) * VOCABULARY];
+
+    let mut session = LlamaSession::new(&model, DenseAttention::new());
+    let read = session.read(&tokens).expect("tokens").to_vec();
+    assert_eq!(session.next_position(), 600);
+    assert_eq!(session.attention().tokens(), 600);
+    assert_eq!(session.attention().bytes(), 600 * LAYERS * KV_HEADS * HEAD_DIM * 2 * 4);
+    assert_eq!(greedy(&read), greedy(row(599)));
+    assert!(session.timing().attention <= session.timing().total);
+
+    let mut session = LlamaSession::new(&model, DenseAttention::new());
+    let mut progress = 0;
+    let losses = session.losses(&tokens, |n| progress += n).expect("tokens");
+    assert_eq!((losses.len(), progress), (599, 600));
+    for (i, loss) in losses.iter().enumerate() {
+        let total: f64 = row(i).iter().map(|x| f64::from(*x).exp()).sum();
+        let want = total.ln() - f64::from(row(i)[tokens[i + 1] as usize]);
+        assert!((loss - want).abs() < 1e-3, "{i}: {loss} for {want}");
+    }
+    assert!(session.losses(&[], |_| ()).expect("nothing").is_empty());
+    assert!(LlamaSession::new(&model, DenseAttention::new()).losses(&[1], |_| ()).expect("one").is_empty());
+}
+
+/// Sees what a cache is given.
+#[derive(Default)]
+struct Looking {
+    attention: DenseAttention,
+    blocks: Vec<(usize, Vec<f32>, Vec<f32>)>,
+}
+
+impl TokenAttention for Looking {
+    type Error = CoreError;
+
+    fn attend(&mut self, block: &TokenBlock<'_>, out: &mut HostTensor) -> Result<(), CoreError> {
+        for (x, heads) in [
+            (block.q, QUERY_HEADS),
+            (block.q_pre, QUERY_HEADS),
+            (block.k, KV_HEADS),
+            (block.k_pre, KV_HEADS),
+            (block.v, KV_HEADS),
+        ] {
+            assert_eq!(x.shape(), [block.positions.len(), heads, HEAD_DIM]);
+        }
+        assert_eq!(block.hidden.len(), block.positions.len() * DIM);
+        // Half-split pairs, `i` and `i + 8`, turned by the token's position.
+        let (pre, post) = (block.k_pre.to_f32_vec(), block.k.to_f32_vec());
+        for (row, (pre, post)) in pre.chunks(HEAD_DIM).zip(post.chunks(HEAD_DIM)).enumerate() {
+            let position = f64::from(block.positions[row / KV_HEADS]);
+            for i in 0..HEAD_DIM / 2 {
+                let (sin, cos) = (position * 500f64.powf(-(i as f64) / 8.0)).sin_cos();
+                let (a, b) = (f64::from(pre[i]), f64::from(pre[i + 8]));
+                assert!((f64::from(post[i]) - (a * cos - b * sin)).abs() < 1e-5);
+                assert!((f64::from(post[i + 8]) - (a * sin + b * cos)).abs() < 1e-5);
+            }
+        }
+        self.blocks.push((block.layer, block.hidden.to_vec(), block.q_pre.to_f32_vec()));
+        self.attention.attend(block, out)
+    }
+}
+
+#[test]
+fn a_cache_is_given_raw_and_rotated_heads_and_what_they_were_made_of() {
+    let model = model(&SmallLlama::new());
+    let mut looking = Looking::default();
+    logits(&model, &mut looking, &tokens(10), 5, 10);
+    let layers: Vec<usize> = looking.blocks.iter().map(|b| b.0).collect();
+    assert_eq!(layers, [0, 1]);
+    assert_eq!(model.inv_freq().len(), HEAD_DIM / 2);
+    assert!((model.inv_freq()[4] - 500f64.powf(-0.5)).abs() < 1e-12);
+    let projection = model.output_projection(1).expect("a layer");
+    assert_eq!(projection.len(), DIM * QUERY_HEADS * HEAD_DIM);
+    assert!(model.output_projection(2).is_none());
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("no")]
+struct No;
+
+/// Refuses layer 1.
+struct Refusing;
+
+impl TokenAttention for Refusing {
+    type Error = No;
+
+    fn attend(&mut self, block: &TokenBlock<'_>, _: &mut HostTensor) -> Result<(), No> {
+        if block.layer == 1 { Err(No) } else { Ok(()) }
+    }
+}
+
+/// Puts a tensor of another shape in the place of its result.
+struct Swapping;
+
+impl TokenAttention for Swapping {
+    type Error = Infallible;
+
+    fn attend(&mut self, _: &TokenBlock<'_>, out: &mut HostTensor) -> Result<(), Infallible> {
+        *out = HostTensor::from_f32(&[1], vec![0.0]).expect("a tensor");
+        Ok(())
+    }
+}
+
+#[test]
+fn wrong_arguments_are_errors() {
+    let model = model(&SmallLlama::new());
+    let mut ws = model.workspace();
+    let mut pass = |tokens: &[u32], positions: &[i32]| {
+        model.forward(&mut ws, tokens, positions, &mut DenseAttention::new())
+    };
+    assert!(pass(&[1, 2], &[0, 1]).is_ok());
+    assert!(matches!(pass(&[], &[]), Err(ForwardError::Model(ModelError::Length { what: "tokens", .. }))));
+    assert!(matches!(
+        pass(&[1], &[]),
+        Err(ForwardError::Model(ModelError::Length { what: "positions", .. }))
+    ));
+    let unknown = pass(&[1, VOCABULARY as u32], &[0, 1]);
+    assert!(matches!(unknown, Err(ForwardError::Model(ModelError::TokenId { index: 1, id: 48, .. }))));
+
+    let refused = model.forward(&mut ws, &[1], &[0], &mut Refusing);
+    assert!(matches!(refused, Err(ForwardError::Attention { layer: 1, .. })));
+    let swapped = model.forward(&mut ws, &[1, 2], &[0, 1], &mut Swapping);
+    assert!(matches!(swapped, Err(ForwardError::Model(ModelError::WorkTensor { .. }))));
+    // The next pass has its tensors again.
+    let mut out = vec![0.0; VOCABULARY];
+    model.forward(&mut ws, &[1, 2], &[0, 1], &mut DenseAttention::new()).expect("a pass");
+    let hidden = ws.hidden()[..DIM].to_vec();
+    model.logits(&mut ws, &hidden, &mut out).expect("a row");
+    assert!(matches!(model.logits(&mut ws, &hidden[1..], &mut out), Err(ModelError::NotAMultiple { .. })));
+    assert!(matches!(model.logits(&mut ws, &hidden, &mut out[1..]), Err(ModelError::Length { .. })));
+
+    let mut session = LlamaSession::new(&model, DenseAttention::new());
+    assert!(matches!(session.read(&[]), Err(ForwardError::Model(ModelError::Length { .. }))));
+    assert!(matches!(session.read(&[0, 99]), Err(ForwardError::Model(ModelError::TokenId { index: 1, .. }))));
+    assert_eq!(session.attention().tokens(), 0, "a refused block should not reach the cache");
+}
+
+#[test]
+fn frequencies_can_be_stretched_and_the_embedding_can_be_the_output_layer() {
+    let mut small = SmallLlama::new();
+    small.tensors.remove("output.weight");
+    let factors = candle_core::Tensor::from_vec(
+        vec![1f32, 1.0, 1.0, 1.0, 2.0, 4.0, 8.0, 8.0],
+        8,
+        &candle_core::Device::Cpu,
+    );
+    let factors = candle_core::quantized::QTensor::quantize(
+        &factors.expect("a tensor"),
+        candle_core::quantized::GgmlDType::F32,
+    );
+    small.tensors.insert("rope_freqs.weight".into(), factors.expect("a tensor"));
+    let model = model(&small);
+    let frequency = |i: usize, factor: f64| 500f64.powf(-(i as f64) / 8.0) / factor;
+    assert!((model.inv_freq()[3] - frequency(3, 1.0)).abs() < 1e-12);
+    assert!((model.inv_freq()[5] - frequency(5, 4.0)).abs() < 1e-12);
+
+    let mut ws = model.workspace();
+    let hidden: Vec<f32> = (0..DIM).map(|i| (i as f32).sin()).collect();
+    let mut out = vec![0.0; VOCABULARY];
+    model.logits(&mut ws, &hidden, &mut out).expect("a row");
+    let embedding =
+        small.tensors["token_embd.weight"].dequantize(&candle_core::Device::Cpu).expect("weights");
+    let embedding = embedding.to_vec2::<f32>().expect("rows");
+    for (row, got) in embedding.iter().zip(&out) {
+        let want: f64 = row.iter().zip(&hidden).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+        assert!((f64::from(*got) - want).abs() < 1e-4, "{got} for {want}");
+    }
+}
+
+#[test]
+fn texts_become_tokens_and_come_back() {
+    let mut small = SmallLlama::new();
+    let load = |small: &SmallLlama| TextTokenizer::load(&GgufFile::parse(small.bytes()).expect("a file"));
+    let tokenizer = load(&small).expect("a tokenizer");
+    assert_eq!(tokenizer.encode("ab a").expect("a text"), [2, 4]);
+    // The first merge of the list comes first, wherever it is in the text.
+    assert_eq!(tokenizer.encode("ab aba").expect("a text"), [2, 3, 2, 0]);
+    assert_eq!(tokenizer.decode(&[2, 4, 1, 0, 5]).expect("ids"), "ab aba");
+    assert_eq!((tokenizer.bos(), tokenizer.eos()), (None, Some(5)));
+    assert_eq!(tokenizer.encode_start("a").expect("a text"), [0]);
+    assert_eq!(tokenizer.encode_turn("a").expect("a text"), None);
+    // Nothing comes out inside a character.
+    let mut stream = tokenizer.stream();
+    let parts = [0, 6, 7, 1].map(|id| stream.push(id).expect("an id"));
+    assert_eq!(parts, ["a", "", "é", "b"]);
+
+    small.metadata.insert("tokenizer.ggml.bos_token_id".into(), Value::U32(3));
+    assert_eq!(load(&small).expect("a tokenizer").encode_start("ab").expect("a text"), [3, 2]);
+    for (key, value) in [
+        ("tokenizer.ggml.model", Value::String("llama".into())),
+        ("tokenizer.ggml.pre", Value::String("no such".into())),
+        ("tokenizer.ggml.eos_token_id", Value::U32(8)),
+        ("tokenizer.ggml.merges", Value::Array(vec![Value::String("a a".into())])),
+        ("tokenizer.ggml.merges", Value::Array(vec![Value::String("ab".into())])),
+        ("tokenizer.ggml.merges", Value::Array(vec![Value::U32(1)])),
+        ("tokenizer.ggml.tokens", Value::Array(Vec::new())),
+        ("tokenizer.ggml.token_type", Value::Array(vec![Value::F32(1.0)])),
+    ] {
+        let mut small = SmallLlama::new();
+        small.metadata.insert(key.into(), value);
+        assert!(load(&small).is_err(), "{key}");
+    }
+}
