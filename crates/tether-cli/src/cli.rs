@@ -78,6 +78,25 @@ pub(crate) struct PerplexityArgs {
     /// Read no more than this many tokens, the one that begins the sequence included [default: the model's context].
     #[arg(long, value_name = "N")]
     pub(crate) tokens: Option<usize>,
+    /// Recipes to compare: each reads a prompt, evicts, and is scored on what follows; full, window, sink-recent and random run beside
+    /// them [default: the full cache alone, scored on all of the text].
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub(crate) recipe: Vec<String>,
+    /// Shares of the tokens that they keep.
+    #[arg(long, value_delimiter = ',', default_values_t = [0.5, 0.2, 0.1], value_name = "SHARE")]
+    pub(crate) budget: Vec<f64>,
+    /// Tokens that are read before the first eviction [default: half of the text's].
+    #[arg(long, value_name = "N")]
+    pub(crate) prompt: Option<usize>,
+    /// Tokens that recipes which evict while a text grows read at a time.
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub(crate) block: usize,
+    /// Override a field of every recipe chosen, such as score.window=32.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Where the cache lives and attention runs; the model stays on the host.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) device: Device,
     /// Print a JSON object a line instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
@@ -100,6 +119,18 @@ pub(crate) struct GenerateArgs {
     /// Stop after this many tokens, if the model has not stopped before.
     #[arg(long, default_value_t = 128, value_name = "N")]
     pub(crate) max_tokens: usize,
+    /// What the cache keeps.
+    #[arg(long, default_value = "full", value_name = "NAME")]
+    pub(crate) recipe: String,
+    /// Share of the tokens that it keeps [default: the recipe's].
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) budget: Option<f64>,
+    /// Override a field of the recipe, such as score.window=32.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Where the cache lives and attention runs; the model stays on the host.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) device: Device,
 }
 
 #[derive(Args, Debug)]

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::ValueEnum;
-use tethercache::core::Host;
+use tethercache::core::{Host, TokenEngine};
 
 use crate::artefacts::Run;
 use crate::cli::Device;
@@ -26,6 +26,32 @@ pub(crate) fn check(device: Device) -> Result<()> {
 fn absent(device: Device) -> Usage {
     let name = device.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default();
     Usage(format!("this build has no {name} engine: build it with --features {name}"))
+}
+
+/// Something to be done on whichever engine was asked for.
+pub(crate) trait OnEngine {
+    /// What comes out.
+    type Out;
+
+    /// Does it.
+    fn run<E>(self, engine: E) -> Result<Self::Out>
+    where
+        E: TokenEngine + std::fmt::Debug;
+}
+
+/// Does `task` on `device`.
+pub(crate) fn run<T: OnEngine>(device: Device, task: T) -> Result<T::Out> {
+    match device {
+        Device::Host => task.run(Host::parallel()),
+        #[cfg(feature = "cuda")]
+        Device::Cuda => task.run(tethercache::kernels::cuda()?),
+        #[cfg(feature = "rocm")]
+        Device::Rocm => task.run(tethercache::kernels::rocm()?),
+        #[cfg(feature = "wgpu")]
+        Device::Vulkan | Device::Metal | Device::Wgpu => task.run(tethercache::kernels::wgpu()?),
+        #[allow(unreachable_patterns, reason = "which devices are left depends on the features")]
+        other => Err(absent(other).into()),
+    }
 }
 
 /// Makes one video with its cache on `device`.

@@ -2,6 +2,7 @@
 
 mod activation;
 mod attention;
+mod cached_attention;
 mod dense_attention;
 mod error;
 mod frame;
@@ -20,6 +21,7 @@ mod tinyvideo;
 mod token_attention;
 
 pub use attention::ChunkAttention;
+pub use cached_attention::CachedAttention;
 pub use dense_attention::DenseAttention;
 pub use error::{ForwardError, ModelError};
 pub use frame::{CHANNELS, FRAME_SIZE, Frame, PATCH, TOKEN_VALUES, TOKENS_PER_FRAME, patchify, unpatchify};

@@ -4,9 +4,12 @@ use std::io::Write;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use tether_models::{DenseAttention, LlamaSession, TokenAttention, greedy};
+use tether_models::{CachedAttention, LlamaSession, greedy};
+use tethercache::core::{DType, TokenEngine};
+use tethercache::tokens::{TokenBytes, TokenRecipe};
 
 use crate::cli::GenerateArgs;
+use crate::device::{self, OnEngine};
 use crate::exit::Usage;
 use crate::language::{Language, read_text};
 
@@ -25,6 +28,10 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
         (None, Some(file)) => read_text(file)?,
         (None, None) => return Err(Usage("a prompt or --file is needed".to_owned()).into()),
     };
+    device::check(args.device)?;
+    let mut overrides: Vec<String> = args.budget.iter().map(|b| format!("budget.ratio={b:?}")).collect();
+    overrides.extend(args.overrides.iter().cloned());
+    let recipe = TokenRecipe::named(&args.recipe)?.with_overrides(&overrides)?;
     let language = Language::open(&args.model)?;
     let ids = if args.chat {
         let turn = language.tokenizer.encode_turn(&prompt)?;
@@ -38,29 +45,55 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
         return Err(Usage(problem).into());
     }
     let most = args.max_tokens.min(context - ids.len());
-    let mut session = LlamaSession::new(&language.model, DenseAttention::new());
-    let mut out = std::io::stdout().lock();
-    let speed = stream(&language, &mut session, &ids, most, &mut out)?;
+    let (speed, bytes) =
+        device::run(args.device, Continuation { language: &language, recipe, ids: &ids, most })?;
     let rate =
         |(tokens, seconds): (usize, f64)| format!("{tokens} tokens, {:.1} tokens/s", tokens as f64 / seconds);
-    let mib = session.attention().bytes() as f64 / f64::from(1 << 20);
-    eprintln!("prompt {}; after it {}; cache {mib:.1} MiB", rate(speed.prompt), rate(speed.steps));
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    eprintln!(
+        "prompt {}; after it {}; cache {:.1} MiB of {:.1}",
+        rate(speed.prompt),
+        rate(speed.steps),
+        mib(bytes.resident),
+        mib(bytes.full)
+    );
     Ok(())
 }
 
+/// A prompt and its continuation under one recipe.
+struct Continuation<'a> {
+    language: &'a Language,
+    recipe: TokenRecipe,
+    ids: &'a [u32],
+    most: usize,
+}
+
+impl OnEngine for Continuation<'_> {
+    type Out = (Speed, TokenBytes);
+
+    fn run<E>(self, engine: E) -> Result<Self::Out>
+    where
+        E: TokenEngine + std::fmt::Debug,
+    {
+        let attention = CachedAttention::new(engine, &self.language.model, self.recipe, DType::F32)?;
+        let mut session = LlamaSession::new(&self.language.model, attention);
+        let mut out = std::io::stdout().lock();
+        let speed = stream(self.language, &mut session, self.ids, self.most, &mut out)?;
+        Ok((speed, session.attention().bytes()))
+    }
+}
+
 /// Writes the likeliest continuation of `ids` as it comes, to its end or to `most` tokens.
-fn stream<A: TokenAttention>(
+fn stream<E: TokenEngine>(
     language: &Language,
-    session: &mut LlamaSession<'_, A>,
+    session: &mut LlamaSession<'_, CachedAttention<E>>,
     ids: &[u32],
     most: usize,
     out: &mut impl Write,
-) -> Result<Speed>
-where
-    A::Error: Send + Sync,
-{
+) -> Result<Speed> {
     let started = Instant::now();
     let mut next = greedy(session.read(ids).context("cannot read the prompt")?);
+    session.attention_mut().evict()?;
     let read = Instant::now();
     let mut text = language.tokenizer.stream();
     let mut steps = 0;
@@ -72,6 +105,7 @@ where
         out.flush()?;
         if made + 1 < most {
             next = greedy(session.read(&[next]).context("cannot continue")?);
+            session.attention_mut().evict()?;
             steps += 1;
         }
     }

@@ -124,11 +124,26 @@ impl<'m, A: TokenAttention> LlamaSession<'m, A> {
         tokens: &[u32],
         mut progress: impl FnMut(usize),
     ) -> Result<Vec<f64>, ForwardError<A::Error>> {
+        self.score(tokens, tokens.get(1..).unwrap_or_default(), &mut progress)
+    }
+
+    /// Reads tokens, and returns what `targets` cost, of which the first follows the first token, and so on; as many as there are tokens at
+    /// most.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn score(
+        &mut self,
+        tokens: &[u32],
+        targets: &[u32],
+        mut progress: impl FnMut(usize),
+    ) -> Result<Vec<f64>, ForwardError<A::Error>> {
         let started = Instant::now();
         self.model.check_tokens(tokens)?;
+        self.model.check_tokens(targets)?;
         let (dim, vocabulary) = (self.model.config().dim, self.model.config().vocabulary);
-        let mut losses = Vec::with_capacity(tokens.len());
-        let targets = tokens.get(1..).unwrap_or_default();
+        let targets = &targets[..targets.len().min(tokens.len())];
+        let mut losses = Vec::with_capacity(targets.len());
         for (batch, targets) in tokens.chunks(BATCH).zip(targets.chunks(BATCH).chain([&[][..]])) {
             self.forward(batch)?;
             let hidden = self.workspace.hidden()[..targets.len() * dim].to_vec();

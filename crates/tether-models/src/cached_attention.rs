@@ -1,0 +1,102 @@
+//! A language model's attention over a `TokenCache`.
+
+use tether_core::{CoreError, DType, HostTensor, Readback, TensorData, TokenEngine};
+use tethercache::Error;
+use tethercache::tokens::{
+    EvictReport, ModelFacts, NewTokens, SequenceId, TokenBytes, TokenCache, TokenGeometry, TokenRecipe,
+};
+
+use crate::{Llama, TokenAttention, TokenBlock};
+
+/// Tokens of a block of the cache.
+const BLOCK: usize = 16;
+
+/// One sequence of a [`TokenCache`], under any recipe and on any engine; the model stays on the host.
+///
+/// Nothing is evicted inside a forward pass: call [`CachedAttention::evict`] after the prompt and after what follows.
+#[derive(Debug)]
+pub struct CachedAttention<E: TokenEngine> {
+    cache: TokenCache<E>,
+    sequence: SequenceId,
+}
+
+impl<E: TokenEngine> CachedAttention<E> {
+    /// An empty cache for `model`, stored as `dtype`.
+    ///
+    /// # Errors
+    /// Those of [`TokenCache::new`].
+    pub fn new(engine: E, model: &Llama, recipe: TokenRecipe, dtype: DType) -> Result<Self, Error> {
+        let config = model.config();
+        let geometry = TokenGeometry {
+            layers: config.layers,
+            query_heads: config.query_heads,
+            kv_heads: config.kv_heads,
+            head_dim_k: config.head_dim,
+            head_dim_v: config.head_dim,
+            block_size: BLOCK,
+            dtype,
+        };
+        let mut cache = TokenCache::new(engine, geometry, recipe)?;
+        let needs = cache.planner().needs();
+        let output_projections = if needs.output_projection {
+            (0..config.layers).map(|l| model.output_projection(l).unwrap_or_default()).collect()
+        } else {
+            Vec::new()
+        };
+        let frequencies = model.inv_freq().to_vec();
+        cache = cache.with_facts(ModelFacts { frequencies, output_projections, head_profile: None });
+        let sequence = cache.start();
+        Ok(Self { cache, sequence })
+    }
+
+    /// The cache.
+    pub fn cache(&self) -> &TokenCache<E> {
+        &self.cache
+    }
+
+    /// Carries the recipe out where something is due.
+    ///
+    /// # Errors
+    /// Those of [`TokenCache::evict`].
+    pub fn evict(&mut self) -> Result<EvictReport, Error> {
+        self.cache.evict(self.sequence)
+    }
+
+    /// Bytes of keys and values.
+    pub fn bytes(&self) -> TokenBytes {
+        self.cache.bytes()
+    }
+}
+
+impl<E: TokenEngine> TokenAttention for CachedAttention<E> {
+    type Error = Error;
+
+    fn attend(&mut self, block: &TokenBlock<'_>, out: &mut HostTensor) -> Result<(), Error> {
+        let dtype = self.cache.geometry().dtype;
+        let upload = |engine: &E, x: &HostTensor| -> Result<E::Tensor, CoreError> {
+            if x.dtype() == dtype {
+                return engine.upload(x);
+            }
+            let narrowed = TensorData::narrowed(dtype, &x.to_f32_vec());
+            engine.upload(&HostTensor::new(x.shape(), narrowed)?)
+        };
+        let engine = self.cache.engine();
+        let (q, k, v) = (upload(engine, block.q)?, upload(engine, block.k)?, upload(engine, block.v)?);
+        let raw_q = match self.cache.planner().needs().raw_queries {
+            0 => None,
+            _ => Some(upload(engine, block.q_pre)?),
+        };
+        let new = NewTokens { q: &q, k: &k, v: &v, raw_q: raw_q.as_ref(), positions: block.positions };
+        let result = self.cache.extend(self.sequence, block.layer, &new)?;
+        let result = self.cache.engine().read(&[&result])?.wait()?;
+        if result[0].shape() != out.shape() {
+            let (expected, got) = (out.shape().into(), result[0].shape().into());
+            return Err(CoreError::ShapeMismatch { what: "out", expected, got }.into());
+        }
+        let got = out.dtype();
+        let into = out.as_f32_mut();
+        let into = into.ok_or(CoreError::DTypeMismatch { what: "out", expected: DType::F32, got })?;
+        result[0].data().widen_into(0, into);
+        Ok(())
+    }
+}
