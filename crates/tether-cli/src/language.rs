@@ -20,7 +20,7 @@ pub(crate) enum MissingInput {
     #[error("{} is not there: run `tether fetch {name}`, or name a GGUF file with --model", path.display())]
     Model { name: &'static str, path: PathBuf },
     #[error("cannot read {}", path.display())]
-    Text { path: PathBuf, source: std::io::Error },
+    File { path: PathBuf, source: std::io::Error },
 }
 
 /// The published model that is called `name`.
@@ -61,5 +61,5 @@ impl Language {
 /// Reads a text file.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
     Ok(std::fs::read_to_string(path)
-        .map_err(|source| MissingInput::Text { path: path.to_owned(), source })?)
+        .map_err(|source| MissingInput::File { path: path.to_owned(), source })?)
 }

@@ -7,9 +7,9 @@ use tether_core::{CoreError, HostTensor, TensorData, merge_partial};
 use crate::token_attention::{TokenAttention, TokenBlock};
 
 /// Tokens of a block that one task attends with.
-const QUERIES: usize = 32;
+const QUERIES: usize = 64;
 /// Keys that are scored at a time: with the scores of a task's queries they stay in the second-level cache.
-const KEYS: usize = 512;
+const KEYS: usize = 256;
 /// Blocks of at most this many tokens are split along the keys and not along the queries.
 const FEW: usize = 4;
 /// Keys of one task of such a block. Fixed, so that the result does not depend on the number of threads.

@@ -113,7 +113,7 @@ fn tensors_of_another_shape_or_too_many_or_too_few_are_named() {
     let got = load_changed(|s| drop(s.tensors.insert("blk.0.attn_q.bias".into(), bias())));
     assert!(matches!(got, Err(ModelError::UnexpectedTensor { name }) if name == "blk.0.attn_q.bias"));
     let got = load_changed(|s| {
-        drop(s.tensors.insert("output_norm.weight".into(), tensor(&[DIM, 1], 1.0, GgmlDType::F32)))
+        drop(s.tensors.insert("output_norm.weight".into(), tensor(&[DIM, 1], 1.0, GgmlDType::F32)));
     });
     assert!(matches!(got, Err(ModelError::TensorShape { name, .. }) if name == "output_norm.weight"));
 }

@@ -16,7 +16,7 @@ const ROWS: usize = 32;
 /// Outputs that are widened at a time.
 const STRIP: usize = 512;
 /// Tokens of a task of a product with many. Fixed, as the other sizes are, so that no result depends on the number of threads.
-const TOKENS: usize = 64;
+const TOKENS: usize = 128;
 const LANES: usize = 16;
 
 /// `y = x W^T`, `W` row-major `[outputs, inputs]`.

@@ -1,0 +1,92 @@
+//! `tether fetch`, `tether eval` and `tether generate`.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tether_models::SMOLLM2;
+
+fn tether(cache: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tether"));
+    // Where the cache directory is, on every system.
+    command.args(args).env("XDG_CACHE_HOME", cache).env("HOME", cache).env_remove(SMOLLM2.variable);
+    command.output().unwrap()
+}
+
+fn refused(cache: &Path, args: &[&str], code: i32) -> String {
+    let output = tether(cache, args);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
+    assert!(output.stdout.is_empty(), "{args:?}");
+    error
+}
+
+#[test]
+fn requests_that_make_no_sense_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(at("text"), "a text").unwrap();
+    std::fs::write(at("not.gguf"), "GGUF?").unwrap();
+    let (text, not, none) = (at("text"), at("not.gguf"), at("none.txt"));
+    let cache = folder.path();
+    for (args, code, problem) in [
+        (vec!["fetch", "smollm3"], 2, "smollm2"),
+        (vec!["fetch", "smollm2", "--from", &none], 3, "none.txt"),
+        (vec!["fetch", "smollm2", "--from", &not], 3, "sha256"),
+        (vec!["generate", "--model", "smollm3", "x"], 2, "smollm2"),
+        (vec!["generate", "x"], 3, "tether fetch smollm2"),
+        (vec!["generate", "--model", &not, "x"], 3, "not.gguf"),
+        (vec!["generate", "--file", &none], 3, "none.txt"),
+        (vec!["generate"], 2, "PROMPT"),
+        (vec!["eval", "perplexity"], 2, "--text"),
+        (vec!["eval", "perplexity", "--text", &text, "--tokens", "1"], 2, "--tokens"),
+        (vec!["eval", "perplexity", "--text", &text], 3, "tether fetch smollm2"),
+        (vec!["eval", "perplexity", "--text", &text, &none], 3, "none.txt"),
+    ] {
+        let error = refused(cache, &args, code);
+        assert!(error.contains(problem), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn a_model_that_is_there_answers_and_reads() {
+    let Some(model) = model_or_skip() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let model = model.to_str().unwrap();
+    let prompt = "The capital of France is";
+    let output = tether(folder.path(), &["generate", "--model", model, "--max-tokens", "4", prompt]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8(output.stdout).unwrap().starts_with(" Paris"));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("tokens/s"));
+
+    let text = folder.path().join("text");
+    std::fs::write(&text, "The quick brown fox jumps over the lazy dog. ".repeat(8)).unwrap();
+    let args = ["eval", "perplexity", "--model", model, "--json", "--tokens", "60", "--text"];
+    let output = tether(folder.path(), &[&args[..], &[text.to_str().unwrap()]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let row: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&row["tokens"], &row["cache"]), (&Value::from(60), &Value::from("full")));
+    assert!((1.0..8.0).contains(&row["perplexity"].as_f64().unwrap()), "{row}");
+    assert_eq!(row["cache_bytes"], 60 * 30 * 3 * 64 * 2 * 4);
+
+    // It can be installed from where it is.
+    let output = tether(folder.path(), &["fetch", "smollm2", "--from", model]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let installed = String::from_utf8(output.stdout).unwrap();
+    assert!(Path::new(installed.trim()).starts_with(folder.path()), "{installed}");
+    let output = tether(folder.path(), &["generate", "--max-tokens", "1", prompt]);
+    assert_eq!(output.stdout, b" Paris\n");
+}
+
+/// The model's file; `None` after saying why the test is skipped.
+fn model_or_skip() -> Option<std::path::PathBuf> {
+    let path = SMOLLM2.path().filter(|p| p.is_file());
+    if path.is_none() {
+        let required = std::env::var("TETHER_REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|r| r.trim() == "smollm2"), "TETHER_REQUIRE names smollm2");
+        eprintln!("skipped: no SmolLM2: run `tether fetch smollm2`, or set {}", SMOLLM2.variable);
+    }
+    path
+}
