@@ -51,7 +51,8 @@ impl Noise {
 }
 
 /// Position, key and value of each token of a head.
-type Head = Vec<(i32, Vec<f32>, Vec<f32>)>;
+type Token = (i32, Vec<f32>, Vec<f32>);
+type Head = Vec<Token>;
 
 /// What a sequence should hold, `[layer][head]`, and every query it had.
 #[derive(Clone, Default)]
@@ -250,7 +251,7 @@ fn keeps_what_the_planner_keeps_of_the_whole_text() {
         let tokens = plain.seen;
         pair.cache.evict(sequence).unwrap();
         for layer in 0..LAYERS {
-            let of_heads = |pick: fn(&(i32, Vec<f32>, Vec<f32>)) -> &Vec<f32>| -> Vec<f32> {
+            let of_heads = |pick: fn(&Token) -> &Vec<f32>| -> Vec<f32> {
                 plain.heads[layer].iter().flatten().flat_map(|t| pick(t).clone()).collect()
             };
             let mut queries = Vec::new();
