@@ -91,7 +91,7 @@ pub(crate) struct PerplexityArgs {
     /// Tokens that recipes which evict while a text grows read at a time.
     #[arg(long, default_value_t = 16, value_name = "N")]
     pub(crate) block: usize,
-    /// Override a field of every recipe chosen, such as score.window=32.
+    /// Override a field of every recipe named with --recipe, such as score.window=32.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
     /// Where the cache lives and attention runs; the model stays on the host.

@@ -67,9 +67,18 @@ fn a_model_that_is_there_answers_and_reads() {
     let output = tether(folder.path(), &[&args[..], &[text.to_str().unwrap()]].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let row: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&row["tokens"], &row["cache"]), (&Value::from(60), &Value::from("full")));
+    assert_eq!((&row["scored"], &row["recipe"]), (&Value::from(59), &Value::from("full")));
     assert!((1.0..8.0).contains(&row["perplexity"].as_f64().unwrap()), "{row}");
-    assert_eq!(row["cache_bytes"], 60 * 30 * 3 * 64 * 2 * 4);
+    assert_eq!(row["full_bytes"], 60 * 30 * 3 * 64 * 2 * 4);
+    let recipes = ["--recipe", "adakv", "--budget", "0.3", "--set", "score.window=8", "--prompt", "50"];
+    let output = tether(folder.path(), &[&args[..], &[text.to_str().unwrap()], &recipes].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rows: Vec<Value> =
+        String::from_utf8(output.stdout).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let names: Vec<&str> = rows.iter().map(|r| r["recipe"].as_str().unwrap()).collect();
+    assert_eq!(names, ["full", "window", "sink-recent", "random", "adakv"]);
+    assert_eq!(rows[0]["worse_by"], 0.0);
+    assert!(rows[4]["resident_bytes"].as_u64().unwrap() < rows[0]["resident_bytes"].as_u64().unwrap());
 
     // It can be installed from where it is.
     let output = tether(folder.path(), &["fetch", "smollm2", "--from", model]);

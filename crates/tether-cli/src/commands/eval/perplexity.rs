@@ -135,7 +135,9 @@ fn runs(args: &PerplexityArgs) -> Result<Vec<(TokenRecipe, f64)>> {
                 return Err(Usage(problem).into());
             }
             let mut overrides = vec![format!("budget.ratio={budget:?}")];
-            overrides.extend(args.overrides.iter().cloned());
+            if args.recipe.iter().any(|asked| asked == name) {
+                overrides.extend(args.overrides.iter().cloned());
+            }
             runs.push((recipe.with_overrides(&overrides)?, budget));
         }
     }
