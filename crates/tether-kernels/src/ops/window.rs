@@ -21,10 +21,6 @@ const WARPS: u32 = 4;
 /// Tokens of a tile, with matrix units: fewer than 64 leave registers and shared memory for more cubes at once.
 const TILE: u32 = 32;
 
-fn knob(n: &str, d: u32) -> u32 {
-    std::env::var(n).ok().and_then(|x| x.parse().ok()).unwrap_or(d)
-}
-
 /// Which kernels, and how the work is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Blueprint {
@@ -93,8 +89,7 @@ fn matrix<R: Runtime>(
     // Queries of a thread: 2 registers for each 16 channels of 8 rows.
     let octets = if problem.head_dim <= 128 { 4 } else { 2 };
     let row_warps = unit_rows.min(MATRIX_ROWS).div_ceil(octets * 8);
-    let warps = knob("T_WARPS", WARPS);
-    let token_warps = match warps / row_warps {
+    let token_warps = match WARPS / row_warps {
         0 | 1 => 1,
         2 | 3 => 2,
         _ => 4,

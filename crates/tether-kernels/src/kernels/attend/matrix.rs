@@ -133,7 +133,7 @@ pub(crate) fn attend_matrix<F: Float, N4: Size, N8: Size>(
     let is_whole = cube < whole;
     let task = select(is_whole, cube, whole + (cube - whole) / parts);
     let part = select(is_whole, 0u32, (cube - whole) % parts);
-    let row_blocks = (rows + comptime!(cube_rows - 1)) / cube_rows;
+    let row_blocks = rows.div_ceil(cube_rows);
     let first_row = task % row_blocks * cube_rows;
     let kv_head = task / row_blocks % kv_heads;
     let sequence = task / row_blocks / kv_heads;
@@ -185,7 +185,7 @@ pub(crate) fn attend_matrix<F: Float, N4: Size, N8: Size>(
 
     let begin = first_unit[sequence as usize];
     let total = (first_unit[sequence as usize + 1] - begin) * tokens;
-    let tiles = (total + comptime!(TILE - 1)) / TILE;
+    let tiles = total.div_ceil(TILE);
     let mut start = select(is_whole, 0u32, tiles * part / parts * TILE);
     let end = select(is_whole, total, total.min(tiles * (part + 1u32) / parts * TILE));
     // Every thread arrives once a tile, and its copies with it. Whoever waits for a tile knows that all have done with the one before the

@@ -18,7 +18,7 @@ pub(crate) fn attend_parts(
     task_rows: u32,
 ) {
     let rows = group * query_tokens;
-    let row_blocks = (rows + task_rows - 1u32) / task_rows;
+    let row_blocks = rows.div_ceil(task_rows);
     let task = whole + CUBE_POS_Y;
     let local = CUBE_POS_X;
     let row = task % row_blocks * task_rows + local;
