@@ -3,7 +3,7 @@
 use crate::{DType, SlotId};
 
 /// What can be wrong with a geometry, a tensor or an engine call. Nothing has changed when one is returned.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CoreError {
     /// A tensor's element count is not the product of its shape.

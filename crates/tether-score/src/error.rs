@@ -1,3 +1,5 @@
+use tether_core::CoreError;
+
 /// What can be wrong with observations, scores or a scorer's settings.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -30,6 +32,9 @@ pub enum ScoreError {
         /// What is missing.
         what: &'static str,
     },
+    /// An observation that an engine could not make.
+    #[error(transparent)]
+    Core(#[from] CoreError),
     /// Head counts that do not fit each other.
     #[error(
         "{query_heads} query heads over {kv_heads} key heads of {dim} channels: not a whole number of each, or none"

@@ -121,7 +121,7 @@ impl Error {
             _ => ErrorKind::Invalid,
         };
         match self {
-            Self::Core(e) | Self::Rope(RopeError::Core(e)) => of_core(e),
+            Self::Core(e) | Self::Rope(RopeError::Core(e)) | Self::Score(ScoreError::Core(e)) => of_core(e),
             Self::Layout(LayoutError::OutOfSlots { .. }) => ErrorKind::OutOfSlots,
             Self::Recipe(RecipeError::Combination { .. }) => ErrorKind::Unsupported,
             _ => ErrorKind::Invalid,

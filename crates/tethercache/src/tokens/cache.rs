@@ -14,7 +14,7 @@ use tether_score::tokens::{HeadProfile, QueryHeads, TokenScorer};
 
 use super::{SequenceState, TokenGeometry, TokenPlanner, TokenPositions, TokenRecipe};
 use crate::{Error, RecipeError};
-use blocks::{HeadList, LayerBlocks};
+use blocks::{HeadList, LayerBlocks, block_rows};
 use observed::Recorded;
 
 pub use evict::EvictReport;
@@ -118,9 +118,9 @@ impl<E: TokenEngine> TokenCache<E> {
 
     /// With what the recipe asks of the model ([`TokenPlanner::needs`] says what).
     #[must_use]
-    pub fn with_facts(mut self, facts: ModelFacts) -> Self {
-        if let Some(profile) = &facts.head_profile {
-            self.planner = self.planner.with_profile(profile.clone());
+    pub fn with_facts(mut self, mut facts: ModelFacts) -> Self {
+        if let Some(profile) = facts.head_profile.take() {
+            self.planner = self.planner.with_profile(profile);
         }
         Self { facts, ..self }
     }
@@ -241,14 +241,10 @@ impl<E: TokenEngine> TokenCache<E> {
     /// [`Error::UnknownSequence`], [`Error::NoSuchLayer`].
     pub fn csr(&self, sequence: SequenceId, layer: impl Into<LayerId>) -> Result<Csr, Error> {
         let (layer, size) = (self.layer_index(layer)?, self.geometry.block_size);
-        let mut csr = Csr { indptr: vec![0], ..Csr::default() };
-        for head in &self.sequence(sequence)?.layers[layer].heads {
-            csr.indices.extend(&head.blocks);
-            csr.indptr.push(csr.indices.len() as u32);
-            let last = head.len().checked_sub(1).map_or(0, |last| last % size + 1);
-            csr.last_page_len.push(last as u32);
-        }
-        Ok(csr)
+        let heads = &self.sequence(sequence)?.layers[layer].heads;
+        let (indptr, indices) = block_rows(heads);
+        let last = |head: &HeadList| head.len().checked_sub(1).map_or(0, |last| last % size + 1) as u32;
+        Ok(Csr { indptr, indices, last_page_len: heads.iter().map(last).collect() })
     }
 
     /// Where the tokens of a head lie, in order: rows of a layer's pools, counted from the pool's first, as slot mappings have it.

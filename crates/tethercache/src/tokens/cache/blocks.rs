@@ -38,6 +38,16 @@ impl HeadList {
     }
 }
 
+/// The lists as compressed rows: where each begins, and all of their blocks.
+pub(super) fn block_rows(heads: &[HeadList]) -> (Vec<u32>, Vec<u32>) {
+    let (mut indptr, mut blocks) = (vec![0u32], Vec::new());
+    for head in heads {
+        blocks.extend(&head.blocks);
+        indptr.push(blocks.len() as u32);
+    }
+    (indptr, blocks)
+}
+
 impl<E: TokenEngine> LayerBlocks<E> {
     pub(super) fn new(engine: &E, geometry: &TokenGeometry) -> Result<Self, Error> {
         let blocks = geometry.kv_heads;

@@ -1,13 +1,13 @@
 //! Eviction: the recipe's decisions for every layer, and then what they do.
 
 use serde::{Deserialize, Serialize};
-use tether_core::{HostTensor, Readback, TensorData, TokenEngine};
+use tether_core::{CoreError, HostTensor, Readback, Side, TensorData, TokenEngine};
 use tether_edit::tokens::{Merge, TokenEdit, apply_merges};
-use tether_score::tokens::{RecordedTokens, TokenObservation};
+use tether_score::tokens::TokenObservation;
 
 use super::blocks::HeadList;
 use super::extend::copy_rows;
-use super::observed::{Observed, Recorded};
+use super::observed::Observed;
 use super::{Sequence, SequenceId, TokenCache, unknown};
 use crate::Error;
 use crate::tokens::{LayerTurn, SequenceState, TokenPlan};
@@ -46,9 +46,7 @@ impl<E: TokenEngine> TokenCache<E> {
             self.give_back(plan.layer)?;
         }
         let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
-        if held.decoding && report.evicted == 0 {
-            // Still counting.
-        } else {
+        if !held.decoding || report.evicted > 0 {
             held.evicted_at = seen;
         }
         (held.state, held.decoding) = (state, true);
@@ -83,12 +81,12 @@ impl<E: TokenEngine> TokenCache<E> {
             let longest = of_layer.heads.iter().map(HeadList::len).max().unwrap_or(0);
             let uniform = of_layer.heads.iter().all(|h| h.len() == longest);
             plans.push(if uniform {
-                let seen = self.observed(held, layer, 0..self.geometry.kv_heads)?;
+                let seen = Observed::new(self, of_layer, layer, 0..self.geometry.kv_heads);
                 self.planner.plan(turn, &seen, state)?
             } else {
-                let heads = (0..self.geometry.kv_heads)
-                    .map(|head| self.observed(held, layer, head..head + 1))
-                    .collect::<Result<Vec<_>, _>>()?;
+                let heads: Vec<_> = (0..self.geometry.kv_heads)
+                    .map(|head| Observed::new(self, of_layer, layer, head..head + 1))
+                    .collect();
                 let heads: Vec<&dyn TokenObservation> = heads.iter().map(|h| h as _).collect();
                 self.planner.plan_heads(turn, &heads)?
             });
@@ -96,57 +94,23 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok(plans)
     }
 
-    /// Some heads of a layer, all of one length, as a scorer sees them.
-    fn observed(
+    /// Keys or values of the tokens of `heads`, head after head.
+    pub(super) fn rows_of(
         &self,
-        held: &Sequence,
         layer: usize,
-        heads: std::ops::Range<usize>,
-    ) -> Result<Observed, Error> {
-        let (g, needs) = (&self.geometry, self.planner.needs());
-        let of_layer = &held.layers[layer];
-        let lists: Vec<&HeadList> = of_layer.heads[heads.clone()].iter().collect();
-        let (keys, values) = self.rows_of(layer, &lists)?;
-        let tokens = lists[0].len();
-        let query_heads = heads.start * g.group()..heads.end * g.group();
-        let by_head = |from: &[f32], keep: usize| {
-            Recorded::by_head(from, keep.min(tokens), g.query_heads, query_heads.clone(), g.head_dim_k)
-        };
-        let mut recorded = RecordedTokens::new(
-            (query_heads.len(), heads.len()),
-            tokens,
-            (g.head_dim_k, g.head_dim_v),
-            keys,
-            values,
-        )?
-        .with_queries(by_head(&of_layer.recorded.queries, needs.last_queries))?
-        .with_raw_queries(by_head(&of_layer.recorded.raw_queries, needs.raw_queries))?
-        .with_frequencies(self.facts.frequencies.clone());
-        if needs.output_projection
-            && let Some(weights) = self.facts.output_projections.get(layer)
-        {
-            let all = g.query_heads * g.head_dim_v;
-            let columns = query_heads.start * g.head_dim_v..query_heads.end * g.head_dim_v;
-            let weights = weights.chunks_exact(all).flat_map(|row| &row[columns.clone()]).copied().collect();
-            recorded = recorded.with_output_projection(weights)?;
-        }
-        let mass = needs.accumulated_attention.then(|| {
-            let rows = lists.iter().flat_map(|h| &h.mass);
-            rows.flatten().copied().collect()
-        });
-        let positions = lists.iter().map(|h| h.positions.clone()).collect();
-        Ok(Observed { tokens: recorded, mass, positions })
-    }
-
-    /// Keys and values of the tokens of `heads`, head after head.
-    pub(super) fn rows_of(&self, layer: usize, heads: &[&HeadList]) -> Result<(Vec<f32>, Vec<f32>), Error> {
+        side: Side,
+        heads: &[HeadList],
+    ) -> Result<Vec<f32>, CoreError> {
         let size = self.geometry.block_size;
         let rows: Vec<u32> = heads.iter().flat_map(|h| (0..h.len()).map(|t| h.row(t, size))).collect();
         let rows = self.engine.upload_indices(&[rows.len()], &rows)?;
         let blocks = &self.layers[layer];
-        let (k, v) = (self.engine.read_rows(&blocks.k, &rows)?, self.engine.read_rows(&blocks.v, &rows)?);
-        let read = self.engine.read(&[&k, &v])?.wait()?;
-        Ok((read[0].to_f32_vec(), read[1].to_f32_vec()))
+        let pool = match side {
+            Side::Keys => &blocks.k,
+            Side::Values => &blocks.v,
+        };
+        let read = self.engine.read_rows(pool, &rows)?;
+        Ok(self.engine.read(&[&read])?.wait()?[0].to_f32_vec())
     }
 
     /// Carries a plan out. Returns how many tokens left.
@@ -255,7 +219,8 @@ impl<E: TokenEngine> TokenCache<E> {
                 continue;
             }
             let list = self.sequence(sequence)?.layers[layer].heads[head].clone();
-            let (mut k, mut v) = self.rows_of(layer, &[&list])?;
+            let read = |side| self.rows_of(layer, side, std::slice::from_ref(&list));
+            let (mut k, mut v) = (read(Side::Keys)?, read(Side::Values)?);
             apply_merges(&mut k, &mut v, list.len(), (g.head_dim_k, g.head_dim_v), &own)?;
             let list = self.own_blocks(sequence, layer, head)?;
             let rows: Vec<u32> = own.iter().map(|m| list.row(m.into as usize, g.block_size)).collect();

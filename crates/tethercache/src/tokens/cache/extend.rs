@@ -1,8 +1,8 @@
 //! New tokens: written to blocks, and attended with.
 
-use tether_core::{BlockTables, CoreError, HostTensor, LayerId, Readback, TokenEngine, merge_partial};
+use tether_core::{BlockTables, CoreError, HostTensor, LayerId, Readback, Side, TokenEngine, merge_partial};
 
-use super::blocks::HeadList;
+use super::blocks::{HeadList, block_rows};
 use super::observed::Recorded;
 use super::{SequenceId, TokenCache, unknown};
 use crate::Error;
@@ -175,13 +175,8 @@ impl<E: TokenEngine> TokenCache<E> {
         for head in heads.iter_mut() {
             head.positions.extend_from_slice(new.positions);
         }
-        let mut indptr = vec![0u32];
-        let (mut pages, mut lengths) = (Vec::new(), Vec::new());
-        for head in heads.iter() {
-            pages.extend(&head.blocks);
-            indptr.push(pages.len() as u32);
-            lengths.push(head.len() as u32);
-        }
+        let (indptr, pages) = block_rows(heads);
+        let lengths: Vec<u32> = heads.iter().map(|h| h.len() as u32).collect();
         let tables = BlockTables {
             page_size: g.block_size,
             groups: g.kv_heads,
@@ -246,16 +241,13 @@ impl<E: TokenEngine> TokenCache<E> {
     fn accumulate(&self, layer: usize, heads: &mut [HeadList], q: &[f32]) -> Result<(), Error> {
         let g = &self.geometry;
         let (dim, group) = (g.head_dim_k, g.group());
-        let tokens = q.len() / (g.query_heads * dim);
         for (number, head) in heads.iter_mut().enumerate() {
-            let keys = self.rows_of(layer, &[&*head])?.0;
+            let keys = self.rows_of(layer, Side::Keys, std::slice::from_ref(head))?;
             head.mass.resize(group, Vec::new());
             for (of_group, mass) in head.mass.iter_mut().enumerate() {
                 mass.resize(head.positions.len(), 0.0);
-                let queries: Vec<f32> = (0..tokens)
-                    .flat_map(|t| &q[(t * g.query_heads + number * group + of_group) * dim..][..dim])
-                    .copied()
-                    .collect();
+                let of_query = number * group + of_group;
+                let queries = Recorded::by_head(q, usize::MAX, g.query_heads, of_query..of_query + 1, dim);
                 tether_score::tokens::add_causal_mass(mass, &queries, &keys, dim);
             }
         }

@@ -1,9 +1,15 @@
-//! What a session tells a scorer: arrays that were read back, and what it recorded on the way.
+//! What a session tells a scorer: what it recorded on the way, and what it reads back when asked.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::ops::Range;
 
+use tether_core::{Side, TokenEngine};
 use tether_score::ScoreError;
-use tether_score::tokens::{GridPlace, RecordedTokens, TokenObservation};
+use tether_score::tokens::TokenObservation;
+
+use super::blocks::HeadList;
+use super::{SequenceLayer, TokenCache};
 
 /// Queries of one layer of one sequence, as far as the recipe looks back.
 #[derive(Clone, Debug, Default)]
@@ -33,7 +39,7 @@ impl Recorded {
         from: &[f32],
         keep: usize,
         query_heads: usize,
-        heads: std::ops::Range<usize>,
+        heads: Range<usize>,
         dim: usize,
     ) -> Vec<f32> {
         let width = query_heads * dim;
@@ -49,71 +55,121 @@ impl Recorded {
     }
 }
 
-/// Recorded arrays, with attention that was summed as it happened where there is some.
-pub(super) struct Observed {
-    pub tokens: RecordedTokens,
-    pub mass: Option<Vec<f32>>,
-    /// Positions of each head.
-    pub positions: Vec<Vec<i32>>,
+/// Heads of one layer of one sequence, all of one length. What a scorer does not ask for is not read back.
+pub(super) struct Observed<'a, E: TokenEngine> {
+    cache: &'a TokenCache<E>,
+    held: &'a SequenceLayer,
+    layer: usize,
+    heads: Range<usize>,
+    keys: OnceCell<Vec<f32>>,
+    values: OnceCell<Vec<f32>>,
 }
 
-impl TokenObservation for Observed {
+impl<'a, E: TokenEngine> Observed<'a, E> {
+    pub(super) fn new(
+        cache: &'a TokenCache<E>,
+        held: &'a SequenceLayer,
+        layer: usize,
+        heads: Range<usize>,
+    ) -> Self {
+        Self { cache, held, layer, heads, keys: OnceCell::new(), values: OnceCell::new() }
+    }
+
+    fn lists(&self) -> &'a [HeadList] {
+        &self.held.heads[self.heads.clone()]
+    }
+
+    fn query_range(&self) -> Range<usize> {
+        let group = self.cache.geometry.group();
+        self.heads.start * group..self.heads.end * group
+    }
+
+    fn rows<'s>(&self, side: Side, read: &'s OnceCell<Vec<f32>>) -> Result<Cow<'s, [f32]>, ScoreError> {
+        if read.get().is_none() {
+            let rows = self.cache.rows_of(self.layer, side, self.lists())?;
+            read.get_or_init(|| rows);
+        }
+        Ok(read.get().map_or(&[][..], Vec::as_slice).into())
+    }
+
+    /// The last `keep` recorded queries, as far as they are those of tokens that are held.
+    fn by_head(&self, from: &[f32], keep: usize) -> Vec<f32> {
+        let g = &self.cache.geometry;
+        Recorded::by_head(from, keep.min(self.tokens()), g.query_heads, self.query_range(), g.head_dim_k)
+    }
+}
+
+impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
     fn kv_heads(&self) -> usize {
-        self.tokens.kv_heads()
+        self.heads.len()
     }
 
     fn query_heads(&self) -> usize {
-        self.tokens.query_heads()
+        self.query_range().len()
     }
 
     fn tokens(&self) -> usize {
-        self.tokens.tokens()
+        self.lists().first().map_or(0, HeadList::len)
     }
 
     fn head_dim_k(&self) -> usize {
-        self.tokens.head_dim_k()
+        self.cache.geometry.head_dim_k
     }
 
     fn head_dim_v(&self) -> usize {
-        self.tokens.head_dim_v()
+        self.cache.geometry.head_dim_v
     }
 
     fn positions(&self, kv_head: usize) -> &[i32] {
-        self.positions.get(kv_head).map_or(&[], Vec::as_slice)
+        self.lists().get(kv_head).map_or(&[], |h| &h.positions)
     }
 
     fn keys(&self) -> Result<Cow<'_, [f32]>, ScoreError> {
-        self.tokens.keys()
+        self.rows(Side::Keys, &self.keys)
     }
 
     fn values(&self) -> Result<Cow<'_, [f32]>, ScoreError> {
-        self.tokens.values()
+        self.rows(Side::Values, &self.values)
     }
 
     fn queries(&self, count: usize) -> Result<Cow<'_, [f32]>, ScoreError> {
-        self.tokens.queries(count)
+        let queries = self.by_head(&self.held.recorded.queries, count);
+        let got = queries.len() / (self.query_heads() * self.head_dim_k());
+        if got == 0 || got < count {
+            return Err(ScoreError::Missing { what: "rotated queries" });
+        }
+        Ok(queries.into())
     }
 
     fn raw_queries(&self) -> Result<Cow<'_, [f32]>, ScoreError> {
-        self.tokens.raw_queries()
+        let queries = self.by_head(&self.held.recorded.raw_queries, self.cache.planner.needs().raw_queries);
+        if queries.is_empty() {
+            return Err(ScoreError::Missing { what: "queries before the rotation" });
+        }
+        Ok(queries.into())
     }
 
     fn frequencies(&self) -> Result<&[f64], ScoreError> {
-        self.tokens.frequencies()
+        match self.cache.facts.frequencies.as_slice() {
+            [] => Err(ScoreError::Missing { what: "rotary frequencies" }),
+            frequencies => Ok(frequencies),
+        }
     }
 
     fn output_projection(&self) -> Result<Cow<'_, [f32]>, ScoreError> {
-        self.tokens.output_projection()
-    }
-
-    fn grid(&self) -> Result<&[Option<GridPlace>], ScoreError> {
-        self.tokens.grid()
+        let weights = self.cache.facts.output_projections.get(self.layer);
+        let weights = weights.ok_or(ScoreError::Missing { what: "the output projection" })?;
+        let g = &self.cache.geometry;
+        let columns = self.query_range();
+        let columns = columns.start * g.head_dim_v..columns.end * g.head_dim_v;
+        let rows = weights.chunks_exact(g.query_heads * g.head_dim_v);
+        Ok(rows.flat_map(|row| &row[columns.clone()]).copied().collect())
     }
 
     fn accumulated_attention(&self) -> Result<Vec<f32>, ScoreError> {
-        match &self.mass {
-            Some(mass) => Ok(mass.clone()),
-            None => self.tokens.accumulated_attention(),
+        if !self.cache.planner.needs().accumulated_attention {
+            return Err(ScoreError::Missing { what: "attention of all queries so far" });
         }
+        Ok(self.lists().iter().flat_map(|h| &h.mass).flatten().copied().collect())
     }
 }
