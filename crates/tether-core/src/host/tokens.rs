@@ -4,7 +4,6 @@ mod decode;
 mod extend;
 mod gather;
 mod rotate;
-mod rows;
 mod tables;
 mod top_k;
 mod window;
@@ -170,9 +169,9 @@ impl TokenEngine for Host {
     fn read_rows(&self, pool: &HostTensor, rows: &HostIndices) -> Result<HostTensor, CoreError> {
         let problem = PoolRows::new(pool.shape(), &rows.shape)?;
         rows.below("rows", problem.pool_rows)?;
-        let out = rows::read(&problem, pool.data(), &rows.values)?;
-        self.traffic.add(Traffic { gathered: out.data().as_bytes().len() as u64, ..Traffic::default() });
-        Ok(out)
+        let data = gather::pages(&problem.pages(), pool.data(), &rows.values)?;
+        self.traffic.add(Traffic { gathered: data.as_bytes().len() as u64, ..Traffic::default() });
+        HostTensor::new(&problem.shape, data)
     }
 
     fn write_rows(&self, pool: &mut HostTensor, rows: &HostIndices, x: &HostTensor) -> Result<(), CoreError> {
@@ -182,7 +181,7 @@ impl TokenEngine for Host {
             return Err(CoreError::DTypeMismatch { what: "x", expected: pool.dtype(), got: x.dtype() });
         }
         rows.below("rows", problem.pool_rows)?;
-        rows::write(&problem, pool.data_mut(), &rows.values, x.data());
+        gather::scatter(&problem, pool.data_mut(), &rows.values, x.data());
         self.traffic.add(Traffic { written: x.data().as_bytes().len() as u64, ..Traffic::default() });
         Ok(())
     }

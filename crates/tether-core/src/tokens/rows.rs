@@ -1,6 +1,6 @@
 //! Rows of a pool, read and written where they lie.
 
-use crate::{CoreError, Shape};
+use crate::{CoreError, PageProblem, Shape};
 
 /// Extents of a read or write of single rows, checked. A row is the last axis of the pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,11 @@ impl PoolRows {
         let mut shape = Shape::from_slice(rows);
         shape.push(row_len);
         Ok(Self { pool_rows: outer.iter().product(), row_len, count: rows.iter().product(), shape })
+    }
+
+    /// Reading rows is gathering pages of one row.
+    pub fn pages(&self) -> PageProblem {
+        PageProblem { pages: self.pool_rows, page_len: self.row_len, kept: self.count }
     }
 
     /// `x` holds a row for each row number, whatever its outer axes.

@@ -337,9 +337,7 @@ impl<R: Runtime> TokenEngine for Cube<R> {
         let problem = self.pool_rows(pool, rows)?;
         let out = self.tensor(&problem.shape, pool.dtype)?;
         if out.len() > 0 {
-            let pages =
-                PageProblem { pages: problem.pool_rows, page_len: problem.row_len, kept: problem.count };
-            ops::gather::launch_pages(&self.client, &pages, (pool, &out), None, rows);
+            ops::gather::launch_pages(&self.client, &problem.pages(), (pool, &out), None, rows);
         }
         self.gathered(&[&out]);
         Ok(out)

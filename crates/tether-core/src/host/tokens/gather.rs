@@ -1,7 +1,7 @@
-//! Compaction: rows and pages copied next to each other.
+//! Rows and pages, copied next to each other and back.
 
 use super::super::store::copy_elements;
-use crate::{CoreError, PageProblem, RowProblem, TensorData};
+use crate::{CoreError, PageProblem, PoolRows, RowProblem, TensorData};
 
 /// Rows `indices[head, i]` of each head. Indices are in range.
 pub(super) fn rows(problem: &RowProblem, x: &TensorData, indices: &[u32]) -> Result<TensorData, CoreError> {
@@ -29,4 +29,12 @@ pub(super) fn pages(
         copy_elements(&mut out, place * len, pool, page as usize * len, len);
     }
     Ok(out)
+}
+
+/// Rows of `x` to rows `rows` of `pool`. Row numbers are in range.
+pub(super) fn scatter(problem: &PoolRows, pool: &mut TensorData, rows: &[u32], x: &TensorData) {
+    let len = problem.row_len;
+    for (place, &row) in rows.iter().enumerate() {
+        copy_elements(pool, row as usize * len, x, place * len, len);
+    }
 }
