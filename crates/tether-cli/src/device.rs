@@ -39,36 +39,43 @@ pub(crate) trait OnEngine {
         E: TokenEngine + std::fmt::Debug;
 }
 
+/// `$body` with `$engine` as the engine of `$device`, which is `$host` on the host.
+macro_rules! on_engine {
+    ($device:expr, $host:expr, $engine:ident => $body:expr) => {
+        match $device {
+            Device::Host => {
+                let $engine = $host;
+                $body
+            }
+            #[cfg(feature = "cuda")]
+            Device::Cuda => {
+                let $engine = tethercache::kernels::cuda()?;
+                $body
+            }
+            #[cfg(feature = "rocm")]
+            Device::Rocm => {
+                let $engine = tethercache::kernels::rocm()?;
+                $body
+            }
+            #[cfg(feature = "wgpu")]
+            Device::Vulkan | Device::Metal | Device::Wgpu => {
+                let $engine = tethercache::kernels::wgpu()?;
+                $body
+            }
+            #[allow(unreachable_patterns, reason = "which devices are left depends on the features")]
+            other => Err(absent(other).into()),
+        }
+    };
+}
+
 /// Does `task` on `device`.
 pub(crate) fn run<T: OnEngine>(device: Device, task: T) -> Result<T::Out> {
-    match device {
-        Device::Host => task.run(Host::parallel()),
-        #[cfg(feature = "cuda")]
-        Device::Cuda => task.run(tethercache::kernels::cuda()?),
-        #[cfg(feature = "rocm")]
-        Device::Rocm => task.run(tethercache::kernels::rocm()?),
-        #[cfg(feature = "wgpu")]
-        Device::Vulkan | Device::Metal | Device::Wgpu => task.run(tethercache::kernels::wgpu()?),
-        #[allow(unreachable_patterns, reason = "which devices are left depends on the features")]
-        other => Err(absent(other).into()),
-    }
+    on_engine!(device, Host::parallel(), engine => task.run(engine))
 }
 
 /// Makes one video with its cache on `device`.
 pub(crate) fn roll_out(device: Device, video: &Rollout<'_>) -> Result<Run> {
-    match device {
-        Device::Host => rollout::roll_out(video, Host::new()),
-        #[cfg(feature = "cuda")]
-        Device::Cuda => rollout::roll_out(video, tethercache::kernels::cuda()?),
-        #[cfg(feature = "rocm")]
-        Device::Rocm => rollout::roll_out(video, tethercache::kernels::rocm()?),
-        #[cfg(feature = "wgpu")]
-        Device::Vulkan | Device::Metal | Device::Wgpu => {
-            rollout::roll_out(video, tethercache::kernels::wgpu()?)
-        }
-        #[allow(unreachable_patterns, reason = "which devices are left depends on the features")]
-        other => Err(absent(other).into()),
-    }
+    on_engine!(device, Host::new(), engine => rollout::roll_out(video, engine))
 }
 
 /// The runtime that `tether bench` takes unasked.
