@@ -55,9 +55,13 @@ impl CodecEngine for Host {
             return Err(CoreError::Unsupported { engine: self.name(), feature });
         }
         let (keys, values) = (k.check()?, v.check()?);
-        let load = |side: Side, row: usize, into: &mut [f32]| match side {
-            Side::Keys => dequantise::row(k, &keys, row, into),
-            Side::Values => dequantise::row(v, &values, row, into),
+        let load = |side: Side, row: usize, into: &mut [f32]| {
+            let (codes, checked, dim) = match side {
+                Side::Keys => (k, &keys, problem.head_dim_k),
+                Side::Values => (v, &values, problem.head_dim_v),
+            };
+            let rows = (row..).zip(into.chunks_exact_mut(dim));
+            rows.for_each(|(row, into)| dequantise::row(codes, checked, row, into));
         };
         let queries = PagedQueries { q, scale, parallel: self.is_parallel() };
         paged_attention(&problem, tables, &queries, load)

@@ -3,6 +3,7 @@
 mod decode;
 mod extend;
 mod gather;
+mod paged;
 mod rotate;
 mod tables;
 mod top_k;
@@ -16,7 +17,7 @@ use super::Host;
 use crate::engine::Side;
 use crate::{
     BlockTables, CoreError, DType, DecodeProblem, HostTensor, PageProblem, PoolRows, Rotation, RowProblem,
-    Shape, TensorData, TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec,
+    Shape, TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec,
     check_extend,
 };
 
@@ -158,12 +159,8 @@ impl TokenEngine for Host {
     ) -> Result<(HostTensor, HostTensor), CoreError> {
         let problem = tables.problem(q.shape(), k.shape(), v.shape())?;
         DecodeProblem::same_dtype(q.dtype(), k.dtype(), v.dtype())?;
-        let load = |side: Side, row: usize, into: &mut [f32]| {
-            let data: &TensorData = if side == Side::Keys { k.data() } else { v.data() };
-            data.widen_into(row * into.len(), into);
-        };
         let queries = PagedQueries { q, scale, parallel: self.parallel };
-        paged_attention(&problem, tables, &queries, load)
+        paged_attention(&problem, tables, &queries, widened(&problem, k, v))
     }
 
     fn read_rows(&self, pool: &HostTensor, rows: &HostIndices) -> Result<HostTensor, CoreError> {
@@ -199,6 +196,20 @@ impl TokenEngine for Host {
         let lists = (tables.page_size, tables.groups, tokens);
         let problem = DecodeProblem::new(q.shape(), k.shape(), v.shape(), lists, tables.page_bound())?;
         DecodeProblem::same_dtype(q.dtype(), k.dtype(), v.dtype())?;
-        extend::causal(&problem, tables, (q, k, v), scale, self.parallel)
+        let queries = PagedQueries { q, scale, parallel: self.parallel };
+        extend::causal(&problem, tables, &queries, widened(&problem, k, v))
+    }
+}
+
+/// Loads rows of pools of numbers.
+fn widened(
+    problem: &DecodeProblem,
+    k: &HostTensor,
+    v: &HostTensor,
+) -> impl Fn(Side, usize, &mut [f32]) + Sync {
+    let (dk, dv) = (problem.head_dim_k, problem.head_dim_v);
+    move |side, row, into| match side {
+        Side::Keys => k.data().widen_into(row * dk, into),
+        Side::Values => v.data().widen_into(row * dv, into),
     }
 }

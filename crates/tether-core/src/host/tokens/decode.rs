@@ -1,15 +1,11 @@
-//! Paged decode attention: a sequence's keys are scored block by block, then its values are summed the same way.
+//! Paged decode attention.
 
 use rayon::prelude::*;
 
-use super::super::matmul::{MatRef, matmul};
-use super::super::softmax::softmax_rows;
 use super::HostTables;
+use super::paged::PagedHead;
 use crate::engine::Side;
-use crate::{CoreError, DecodeProblem, EMPTY_LSE, HostTensor, TensorData};
-
-/// Tokens that are widened at a time; they stay in the second-level cache.
-const BLOCK: usize = 256;
+use crate::{CoreError, DecodeProblem, HostTensor, TensorData};
 
 /// Who asks, and how.
 #[derive(Clone, Copy, Debug)]
@@ -22,8 +18,8 @@ pub struct PagedQueries<'a> {
     pub parallel: bool,
 }
 
-/// [`crate::TokenEngine::decode`] over keys and values in any form: `load(side, row, into)` writes row `row` of a pool
-/// `[pages * page_size * page_heads, head_dim]` to `into`, widened.
+/// [`crate::TokenEngine::decode`] over keys and values in any form: `load(side, row, into)` writes the rows of a pool
+/// `[pages * page_size * page_heads, head_dim]` from row `row` on, as many as fit `into`, widened.
 ///
 /// # Errors
 /// [`CoreError::ShapeMismatch`] when the queries are not the problem's, [`CoreError::SizeOverflow`] for results that do not fit.
@@ -67,38 +63,9 @@ fn attend(
 ) -> (Vec<f32>, Vec<f32>) {
     let &DecodeProblem { group, head_dim_k, head_dim_v, page_size, page_heads, .. } = problem;
     let (pages, tokens) = tables.list(kv_head / page_heads, sequence);
-    let mut out = vec![0f32; group * head_dim_v];
-    if tokens == 0 {
-        return (out, vec![EMPTY_LSE; group]);
-    }
-    let row = |token: usize| {
-        (pages[token / page_size] as usize * page_size + token % page_size) * page_heads
-            + kv_head % page_heads
-    };
-    let mut block = vec![0f32; BLOCK.min(tokens) * head_dim_k.max(head_dim_v)];
-    let fill = |block: &mut [f32], side, first: usize, dim: usize| {
-        if dim > 0 {
-            let rows = block.chunks_exact_mut(dim).take(BLOCK.min(tokens - first)).enumerate();
-            rows.for_each(|(i, into)| load(side, row(first + i), into));
-        }
-    };
+    let head = PagedHead { pages, tokens, page_size, page_heads, place: kv_head % page_heads };
     let first_query = (sequence * problem.query_heads() + kv_head * group) * head_dim_k;
     let q = queries.q.data().widened(first_query..first_query + group * head_dim_k);
     let q: Vec<f32> = q.iter().map(|x| x * queries.scale).collect();
-    let mut weights = vec![0f32; group * tokens];
-    for first in (0..tokens).step_by(BLOCK) {
-        fill(&mut block, Side::Keys, first, head_dim_k);
-        let keys = MatRef::row_major(&block, BLOCK.min(tokens - first), head_dim_k, head_dim_k);
-        let q = MatRef::row_major(&q, group, head_dim_k, head_dim_k);
-        matmul(&mut weights[first..], tokens, 0.0, q, keys.transposed());
-    }
-    let lse = softmax_rows(&mut weights, tokens);
-    for first in (0..tokens).step_by(BLOCK) {
-        fill(&mut block, Side::Values, first, head_dim_v);
-        let count = BLOCK.min(tokens - first);
-        let values = MatRef::row_major(&block, count, head_dim_v, head_dim_v);
-        let weights = MatRef::row_major(&weights[first..], group, count, tokens);
-        matmul(&mut out, head_dim_v, 1.0, weights, values);
-    }
-    (out, lse)
+    head.attend(&q, (head_dim_k, head_dim_v), |_| tokens, load)
 }

@@ -1,0 +1,84 @@
+//! Attention over the pages of one head: keys are scored block by block, then values are summed the same way.
+
+use super::super::matmul::{MatRef, matmul};
+use super::super::softmax::softmax_rows;
+use crate::EMPTY_LSE;
+use crate::engine::Side;
+
+/// Tokens that are brought together at a time; they stay in the second-level cache.
+const BLOCK: usize = 256;
+
+/// The tokens of one head of one sequence.
+pub(super) struct PagedHead<'a> {
+    pub pages: &'a [u32],
+    /// Tokens that count.
+    pub tokens: usize,
+    pub page_size: usize,
+    pub page_heads: usize,
+    /// The head's place in a page.
+    pub place: usize,
+}
+
+impl PagedHead<'_> {
+    /// Output `[rows, dims.1]` and log-sum-exps of scaled queries `[rows, dims.0]`, of which row `i` sees the first `seen(i)` tokens, at least one
+    /// where there are any. `load(side, row, into)` writes the rows of a pool from row `row` on, as many as fit `into`, widened.
+    pub(super) fn attend(
+        &self,
+        queries: &[f32],
+        dims: (usize, usize),
+        seen: impl Fn(usize) -> usize,
+        load: impl Fn(Side, usize, &mut [f32]),
+    ) -> (Vec<f32>, Vec<f32>) {
+        let rows = queries.len() / dims.0.max(1);
+        let mut out = vec![0f32; rows * dims.1];
+        if self.tokens == 0 {
+            return (out, vec![EMPTY_LSE; rows]);
+        }
+        let total = self.tokens;
+        let queries = MatRef::row_major(queries, rows, dims.0, dims.0);
+        let mut block = vec![0f32; BLOCK.min(total) * dims.0.max(dims.1)];
+        let mut weights = vec![0f32; rows * total];
+        for start in (0..total).step_by(BLOCK) {
+            let count = BLOCK.min(total - start);
+            self.gather(Side::Keys, start, count, dims.0, &mut block, &load);
+            let keys = MatRef::row_major(&block, count, dims.0, dims.0);
+            matmul(&mut weights[start..], total, 0.0, queries, keys.transposed());
+        }
+        let mut lse = Vec::with_capacity(rows);
+        for (i, row) in weights.chunks_exact_mut(total).enumerate() {
+            let (visible, hidden) = row.split_at_mut(seen(i));
+            let columns = visible.len();
+            lse.extend(softmax_rows(visible, columns));
+            hidden.fill(0.0);
+        }
+        for start in (0..total).step_by(BLOCK) {
+            let count = BLOCK.min(total - start);
+            self.gather(Side::Values, start, count, dims.1, &mut block, &load);
+            let values = MatRef::row_major(&block, count, dims.1, dims.1);
+            let weights = MatRef::row_major(&weights[start..], rows, count, total);
+            matmul(&mut out, dims.1, 1.0, weights, values);
+        }
+        (out, lse)
+    }
+
+    /// The rows of `count` tokens from `start` on; what lies together is loaded together.
+    fn gather(
+        &self,
+        side: Side,
+        start: usize,
+        count: usize,
+        dim: usize,
+        block: &mut [f32],
+        load: &impl Fn(Side, usize, &mut [f32]),
+    ) {
+        let mut done = 0;
+        while dim > 0 && done < count {
+            let token = start + done;
+            let place = token % self.page_size;
+            let run = if self.page_heads == 1 { (self.page_size - place).min(count - done) } else { 1 };
+            let slot = self.pages[token / self.page_size] as usize * self.page_size + place;
+            load(side, slot * self.page_heads + self.place, &mut block[done * dim..(done + run) * dim]);
+            done += run;
+        }
+    }
+}
