@@ -37,6 +37,68 @@ fn phase_of(pairs: &Array<u32>, deltas: &Array<u32>, pair: u32, entry: u32, entr
     select(delta < 0i32, 0u32 - phase, phase)
 }
 
+/// Cosine and sine of pair `pair`, scaled, and whether it turns at all: what does not move keeps its bits. A pair of another part of
+/// the head does not turn.
+#[cube]
+fn angle(
+    pairs: &Array<u32>,
+    deltas: &Array<u32>,
+    pair: u32,
+    pair_count: u32,
+    entry: u32,
+    entries: u32,
+    scale: f32,
+) -> (f32, f32, bool) {
+    let inside = pair < pair_count;
+    let phase = phase_of(pairs, deltas, select(inside, pair, 0u32), entry, entries);
+    let (cos, sin) = turn(phase);
+    (cos * scale, sin * scale, inside && (phase != 0u32 || scale != 1.0f32))
+}
+
+/// The first and the second numbers of a vector of pairs, turned.
+#[cube]
+fn turned_halves<F: Float, N: Size>(
+    a: Vector<F, N>,
+    b: Vector<F, N>,
+    cos: Vector<f32, N>,
+    sin: Vector<f32, N>,
+    turns: &Array<bool>,
+) -> (Vector<F, N>, Vector<F, N>) {
+    let x = Vector::<f32, N>::cast_from(a);
+    let y = Vector::<f32, N>::cast_from(b);
+    let turned_x = Vector::<F, N>::cast_from(x * cos - y * sin);
+    let turned_y = Vector::<F, N>::cast_from(y * cos + x * sin);
+    let mut out_x = Vector::<F, N>::empty();
+    let mut out_y = Vector::<F, N>::empty();
+    #[unroll]
+    for i in 0..N::value() {
+        out_x[i] = select(turns[i], turned_x[i], a[i]);
+        out_y[i] = select(turns[i], turned_y[i], b[i]);
+    }
+    (out_x, out_y)
+}
+
+/// A vector of pairs, one number after the other, turned.
+#[cube]
+fn turned_pairs<F: Float, N: Size>(
+    a: Vector<F, N>,
+    cos: &Array<f32>,
+    sin: &Array<f32>,
+    turns: &Array<bool>,
+) -> Vector<F, N> {
+    let vector = N::value();
+    let in_vector = comptime!(vector / 2);
+    let mut out = Vector::<F, N>::empty();
+    #[unroll]
+    for i in 0..in_vector {
+        let x = f32::cast_from(a[2 * i]);
+        let y = f32::cast_from(a[2 * i + 1]);
+        out[2 * i] = select(turns[i], F::cast_from(x * cos[i] - y * sin[i]), a[2 * i]);
+        out[2 * i + 1] = select(turns[i], F::cast_from(y * cos[i] + x * sin[i]), a[2 * i + 1]);
+    }
+    out
+}
+
 /// Rotates the tokens of `from` into `to`. A thread takes one item of one token and `heads_per_thread` heads: with half-split pairs
 /// an item is a vector and its partner, with interleaved pairs it is a vector of whole pairs; with `N = 1` it is two elements. Items
 /// beyond `pair_items` are vectors that no pair touches, which are copied. Strides count vectors.
@@ -96,29 +158,16 @@ pub(crate) fn rotate_tokens<F: Float, N: Size>(
                 #[unroll]
                 for i in 0..N::value() {
                     let pair = item * width + i as u32 - first_pair;
-                    let inside = pair < pair_count;
-                    let phase = phase_of(pairs, deltas, select(inside, pair, 0u32), entry, entries);
-                    // What does not move keeps its bits.
-                    turns[i] = inside && (phase != 0u32 || scale != 1.0f32);
-                    let (c, s) = turn(phase);
-                    cos[i] = c * scale;
-                    sin[i] = s * scale;
+                    let (c, s, turn) = angle(pairs, deltas, pair, pair_count, entry, entries, scale);
+                    cos[i] = c;
+                    sin[i] = s;
+                    turns[i] = turn;
                 }
                 #[unroll]
                 for h in 0..heads_per_thread {
-                    let x = Vector::<f32, N>::cast_from(a[h]);
-                    let y = Vector::<f32, N>::cast_from(b[h]);
-                    let turned_x = Vector::<F, N>::cast_from(x * cos - y * sin);
-                    let turned_y = Vector::<F, N>::cast_from(y * cos + x * sin);
-                    let mut out_x = Vector::<F, N>::empty();
-                    let mut out_y = Vector::<F, N>::empty();
-                    #[unroll]
-                    for i in 0..N::value() {
-                        out_x[i] = select(turns[i], turned_x[i], a[h][i]);
-                        out_y[i] = select(turns[i], turned_y[i], b[h][i]);
-                    }
-                    to[(at + h as u32 * head_step) as usize] = out_x;
-                    to[(at + h as u32 * head_step + partner) as usize] = out_y;
+                    let (x, y) = turned_halves::<F, N>(a[h], b[h], cos, sin, &turns);
+                    to[(at + h as u32 * head_step) as usize] = x;
+                    to[(at + h as u32 * head_step + partner) as usize] = y;
                 }
             } else {
                 let in_vector = comptime!(vector / 2);
@@ -134,26 +183,14 @@ pub(crate) fn rotate_tokens<F: Float, N: Size>(
                 #[unroll]
                 for i in 0..in_vector {
                     let pair = item * (width / 2) + i as u32 - first_pair;
-                    let inside = pair < pair_count;
-                    let phase = phase_of(pairs, deltas, select(inside, pair, 0u32), entry, entries);
-                    // What does not move keeps its bits.
-                    turns[i] = inside && (phase != 0u32 || scale != 1.0f32);
-                    let (c, s) = turn(phase);
-                    cos[i] = c * scale;
-                    sin[i] = s * scale;
+                    let (c, s, turn) = angle(pairs, deltas, pair, pair_count, entry, entries, scale);
+                    cos[i] = c;
+                    sin[i] = s;
+                    turns[i] = turn;
                 }
                 #[unroll]
                 for h in 0..heads_per_thread {
-                    let mut out = Vector::<F, N>::empty();
-                    #[unroll]
-                    for i in 0..in_vector {
-                        let x = f32::cast_from(a[h][2 * i]);
-                        let y = f32::cast_from(a[h][2 * i + 1]);
-                        out[2 * i] = select(turns[i], F::cast_from(x * cos[i] - y * sin[i]), a[h][2 * i]);
-                        out[2 * i + 1] =
-                            select(turns[i], F::cast_from(y * cos[i] + x * sin[i]), a[h][2 * i + 1]);
-                    }
-                    to[(at + h as u32 * head_step) as usize] = out;
+                    to[(at + h as u32 * head_step) as usize] = turned_pairs::<F, N>(a[h], &cos, &sin, &turns);
                 }
             }
         } else {
@@ -161,6 +198,130 @@ pub(crate) fn rotate_tokens<F: Float, N: Size>(
             #[unroll]
             for h in 0..heads_per_thread {
                 to[(at + h as u32 * head_step) as usize] = from[(at + h as u32 * head_step) as usize];
+            }
+        }
+    }
+}
+
+/// Most pairs whose angles a cube of [`rotate_runs`] holds.
+pub(crate) const RUN_PAIRS: usize = 128;
+
+/// Rows that a thread of [`rotate_runs`] takes.
+pub(crate) const RUN_ROWS: u32 = 4;
+
+/// [`rotate_tokens`] where many rows in memory share a delta, as a frame's tokens do: a cube works out the angles of its delta once. `outers`
+/// blocks of `rows` rows each follow each other, and `run` rows in a row share an entry; a cube takes one of the `chunks` parts of a run. A thread
+/// takes one item of every row that it meets. Sizes of rows count vectors.
+#[cube(launch_unchecked)]
+pub(crate) fn rotate_runs<F: Float, N: Size>(
+    from: &Array<Vector<F, N>>,
+    pairs: &Array<u32>,
+    deltas: &Array<u32>,
+    to: &mut Array<Vector<F, N>>,
+    outers: u32,
+    rows: u32,
+    run: u32,
+    chunks: u32,
+    row: u32,
+    items: u32,
+    pair_items: u32,
+    entries: u32,
+    first_item: u32,
+    first_pair: u32,
+    pair_count: u32,
+    partner: u32,
+    tail: u32,
+    scale: f32,
+    #[comptime] half: bool,
+) {
+    let vector = N::value();
+    let split = comptime!(half || vector == 1);
+    let in_item = comptime!(if split { vector } else { vector / 2 });
+    let mut cosines = SharedMemory::<f32>::new(RUN_PAIRS);
+    let mut sines = SharedMemory::<f32>::new(RUN_PAIRS);
+    let mut turning = SharedMemory::<u32>::new(RUN_PAIRS);
+
+    let cube = CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X;
+    let chunk = cube % chunks;
+    let entry = cube / chunks % entries;
+    let outer = cube / (chunks * entries);
+
+    let lanes = CUBE_DIM / items;
+    let lane = UNIT_POS / items;
+    let item = UNIT_POS % items;
+    let turns_here = item < pair_items;
+    let place = item + first_item;
+    let offset = select(
+        turns_here,
+        place * comptime!(if half || vector > 1 { 1u32 } else { 2u32 }),
+        tail + item - pair_items,
+    );
+    let mut ats = Array::<u32>::new(comptime!(RUN_ROWS as usize));
+    let mut inside = Array::<bool>::new(comptime!(RUN_ROWS as usize));
+    // Loads first: they are under way while sines and cosines are worked out.
+    let mut a = Array::<Vector<F, N>>::new(comptime!(RUN_ROWS as usize));
+    let mut b = Array::<Vector<F, N>>::new(comptime!(RUN_ROWS as usize));
+    #[unroll]
+    for i in 0..comptime!(RUN_ROWS as usize) {
+        let of_run = (chunk * RUN_ROWS + i as u32) * lanes + lane;
+        let at_row = entry * run + of_run;
+        inside[i] = lane < lanes && of_run < run && at_row < rows && outer < outers;
+        ats[i] = (outer * rows + at_row) * row + offset;
+        if inside[i] {
+            let at = ats[i];
+            a[i] = from[at as usize];
+            if split && turns_here {
+                b[i] = from[(at + partner) as usize];
+            }
+        }
+    }
+    let mut pair = UNIT_POS;
+    while pair < pair_count {
+        let (c, s, turn) = angle(pairs, deltas, pair, pair_count, entry, entries, scale);
+        cosines[pair as usize] = c;
+        sines[pair as usize] = s;
+        turning[pair as usize] = u32::cast_from(turn);
+        pair += CUBE_DIM;
+    }
+    sync_cube();
+    if turns_here {
+        let mut cos = Array::<f32>::new(in_item);
+        let mut sin = Array::<f32>::new(in_item);
+        let mut turns = Array::<bool>::new(in_item);
+        #[unroll]
+        for i in 0..in_item {
+            let pair = place * comptime!(in_item as u32) + i as u32 - first_pair;
+            let known = select(pair < pair_count, pair, 0u32) as usize;
+            cos[i] = cosines[known];
+            sin[i] = sines[known];
+            turns[i] = pair < pair_count && turning[known] != 0u32;
+        }
+        #[unroll]
+        for i in 0..comptime!(RUN_ROWS as usize) {
+            if inside[i] {
+                let at = ats[i];
+                if split {
+                    let mut c = Vector::<f32, N>::empty();
+                    let mut s = Vector::<f32, N>::empty();
+                    #[unroll]
+                    for j in 0..in_item {
+                        c[j] = cos[j];
+                        s[j] = sin[j];
+                    }
+                    let (x, y) = turned_halves::<F, N>(a[i], b[i], c, s, &turns);
+                    to[at as usize] = x;
+                    to[(at + partner) as usize] = y;
+                } else {
+                    to[at as usize] = turned_pairs::<F, N>(a[i], &cos, &sin, &turns);
+                }
+            }
+        }
+    } else {
+        #[unroll]
+        for i in 0..comptime!(RUN_ROWS as usize) {
+            if inside[i] {
+                let at = ats[i];
+                to[at as usize] = a[i];
             }
         }
     }

@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 use tether_core::{Pairing, RotationExtents, TokenLayout, TokenShape};
 
-use crate::cube::launch::{array, flat_by, vector_size, with_storage};
+use crate::cube::launch::{THREADS, array, flat_by, spread, vector_size, with_storage};
 use crate::kernels::tokens;
 use crate::{CubeRotation, CubeTensor};
 
@@ -66,6 +66,88 @@ impl Blueprint {
     }
 }
 
+/// Rows in memory that share a delta, where there are enough of them that a cube works out its angles once for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Runs {
+    outers: usize,
+    rows: usize,
+    run: usize,
+    /// Cubes that share a run, and vectors of a row.
+    chunks: usize,
+    row: usize,
+}
+
+impl Runs {
+    fn new(shape: &TokenShape, rotation: &RotationExtents, print: &Blueprint) -> Option<Self> {
+        if shape.is_empty()
+            || print.items == 0
+            || print.items > THREADS as usize
+            || rotation.pairs > tokens::RUN_PAIRS
+        {
+            return None;
+        }
+        let (outers, of_token) = match shape.layout {
+            TokenLayout::Nhd => (1, shape.heads),
+            TokenLayout::Hnd => (shape.heads, 1),
+        };
+        let rows = shape.tokens * of_token;
+        let run = rotation.tokens_per_delta.min(shape.tokens) * of_token;
+        let of_cube = THREADS as usize / print.items * tokens::RUN_ROWS as usize;
+        let chunks = run.div_ceil(of_cube);
+        // A run that ends early leaves threads of its last cube without work.
+        (run * 4 >= chunks * of_cube * 3).then_some(Self {
+            outers,
+            rows,
+            run,
+            chunks,
+            row: shape.head_dim / print.vector,
+        })
+    }
+}
+
+fn launch_runs<R: Runtime>(
+    client: &ComputeClient<R>,
+    rotation: &CubeRotation,
+    from: &CubeTensor,
+    to: Option<&CubeTensor>,
+    print: &Blueprint,
+    runs: &Runs,
+) {
+    let extents = &rotation.extents;
+    let vectors = from.len() / print.vector;
+    let entries = runs.rows.div_ceil(runs.run);
+    let (x, y) = spread(runs.outers * entries * runs.chunks);
+    with_storage!(from.dtype, F => {
+        #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
+        // SAFETY: the kernel stops at `outers` blocks of `rows` rows; items and partners lie in a row by the blueprint, entries and pairs in
+        // their tables by `RotationExtents::fit`, pairs in shared memory by `Runs::new`.
+        unsafe {
+            tokens::rotate_runs::launch_unchecked::<F, R>(
+                client, CubeCount::Static(x, y, 1), CubeDim::new_1d(THREADS), print.vector,
+                array(&from.handle, vectors),
+                array(&rotation.pairs, (3 * extents.pairs).max(1)),
+                array(&rotation.deltas, (extents.axes * extents.entries).max(1)),
+                to.map_or(ArrayArg::Alias { input_pos: 0, length: [vectors] }, |to| array(&to.handle, vectors)),
+                runs.outers as u32,
+                runs.rows as u32,
+                runs.run as u32,
+                runs.chunks as u32,
+                runs.row as u32,
+                print.items as u32,
+                print.pair_items as u32,
+                entries as u32,
+                print.first_item as u32,
+                extents.first_pair as u32,
+                extents.pairs as u32,
+                print.partner as u32,
+                (extents.rotary_dim / print.vector) as u32,
+                rotation.scale,
+                extents.pairing == Pairing::Half,
+            );
+        }
+    });
+}
+
 /// Rotates `from` into `to`, which may be the same tensor; then only what turns is read.
 pub(crate) fn launch<R: Runtime>(
     client: &ComputeClient<R>,
@@ -77,6 +159,9 @@ pub(crate) fn launch<R: Runtime>(
     let extents = &rotation.extents;
     let print = Blueprint::new(client, shape, extents, from.dtype.bytes(), to.is_some());
     let vectors = from.len() / print.vector;
+    if let Some(runs) = Runs::new(shape, extents, &print) {
+        return launch_runs(client, rotation, from, to, &print, &runs);
+    }
     let head_blocks = shape.heads / print.heads_per_thread;
     let threads = shape.tokens * head_blocks * print.items;
     if threads == 0 {

@@ -175,6 +175,25 @@ fn cases() -> Vec<Case> {
         // The time axis of a video alone: its pairs, a frame's tokens an entry, the last frame not whole.
         Case { sections: &[], pairs: (0, 22), tokens_per_delta: 5, ..video },
         Case { tokens_per_delta: 100, ..half },
+        // Runs of one delta that are as long as a thread block's work, and longer.
+        Case { tokens: 450, sections: &[], pairs: (0, 22), tokens_per_delta: 200, ..video },
+        Case { tokens: 450, moves: Moves::Axis(2), tokens_per_delta: 128, ..video },
+        Case { tokens: 700, tokens_per_delta: 300, pairs: (5, 40), ..half },
+        Case {
+            tokens: 900,
+            tokens_per_delta: 400,
+            rotary_dim: 24,
+            pairs: (0, 12),
+            ..Case::new((5, 3, 96), Interleaved)
+        },
+        Case {
+            tokens: 600,
+            tokens_per_delta: 400,
+            rotary_dim: 6,
+            pairs: (1, 2),
+            ..Case::new((5, 3, 11), Half)
+        },
+        Case { tokens: 600, tokens_per_delta: 600, scale: 1.25, ..Case::new((5, 2, 7), Interleaved) },
         // Far positions, where an angle in `f32` would have no digits left.
         Case { moves: Moves::Far, ..half },
         Case { moves: Moves::Far, ..interleaved },
