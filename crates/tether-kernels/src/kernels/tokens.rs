@@ -206,12 +206,9 @@ pub(crate) fn rotate_tokens<F: Float, N: Size>(
 /// Most pairs whose angles a cube of [`rotate_runs`] holds.
 pub(crate) const RUN_PAIRS: usize = 128;
 
-/// Rows that a thread of [`rotate_runs`] takes.
-pub(crate) const RUN_ROWS: u32 = 4;
-
 /// [`rotate_tokens`] where many rows in memory share a delta, as a frame's tokens do: a cube works out the angles of its delta once. `outers`
 /// blocks of `rows` rows each follow each other, and `run` rows in a row share an entry; a cube takes one of the `chunks` parts of a run. A thread
-/// takes one item of every row that it meets. Sizes of rows count vectors.
+/// takes one item of `rows_per_thread` rows. Sizes of rows count vectors.
 #[cube(launch_unchecked)]
 pub(crate) fn rotate_runs<F: Float, N: Size>(
     from: &Array<Vector<F, N>>,
@@ -233,6 +230,7 @@ pub(crate) fn rotate_runs<F: Float, N: Size>(
     tail: u32,
     scale: f32,
     #[comptime] half: bool,
+    #[comptime] rows_per_thread: usize,
 ) {
     let vector = N::value();
     let split = comptime!(half || vector == 1);
@@ -256,14 +254,14 @@ pub(crate) fn rotate_runs<F: Float, N: Size>(
         place * comptime!(if half || vector > 1 { 1u32 } else { 2u32 }),
         tail + item - pair_items,
     );
-    let mut ats = Array::<u32>::new(comptime!(RUN_ROWS as usize));
-    let mut inside = Array::<bool>::new(comptime!(RUN_ROWS as usize));
+    let mut ats = Array::<u32>::new(rows_per_thread);
+    let mut inside = Array::<bool>::new(rows_per_thread);
     // Loads first: they are under way while sines and cosines are worked out.
-    let mut a = Array::<Vector<F, N>>::new(comptime!(RUN_ROWS as usize));
-    let mut b = Array::<Vector<F, N>>::new(comptime!(RUN_ROWS as usize));
+    let mut a = Array::<Vector<F, N>>::new(rows_per_thread);
+    let mut b = Array::<Vector<F, N>>::new(rows_per_thread);
     #[unroll]
-    for i in 0..comptime!(RUN_ROWS as usize) {
-        let of_run = (chunk * RUN_ROWS + i as u32) * lanes + lane;
+    for i in 0..rows_per_thread {
+        let of_run = (chunk * comptime!(rows_per_thread as u32) + i as u32) * lanes + lane;
         let at_row = entry * run + of_run;
         inside[i] = lane < lanes && of_run < run && at_row < rows && outer < outers;
         ats[i] = (outer * rows + at_row) * row + offset;
@@ -297,7 +295,7 @@ pub(crate) fn rotate_runs<F: Float, N: Size>(
             turns[i] = pair < pair_count && turning[known] != 0u32;
         }
         #[unroll]
-        for i in 0..comptime!(RUN_ROWS as usize) {
+        for i in 0..rows_per_thread {
             if inside[i] {
                 let at = ats[i];
                 if split {
@@ -318,7 +316,7 @@ pub(crate) fn rotate_runs<F: Float, N: Size>(
         }
     } else {
         #[unroll]
-        for i in 0..comptime!(RUN_ROWS as usize) {
+        for i in 0..rows_per_thread {
             if inside[i] {
                 let at = ats[i];
                 to[at as usize] = a[i];

@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 use tether_core::{Pairing, RotationExtents, TokenLayout, TokenShape};
 
-use crate::cube::launch::{THREADS, array, flat_by, spread, vector_size, with_storage};
+use crate::cube::launch::{array, flat_by, spread, vector_size, with_storage};
 use crate::kernels::tokens;
 use crate::{CubeRotation, CubeTensor};
 
@@ -66,6 +66,10 @@ impl Blueprint {
     }
 }
 
+/// Rows that a thread of a run takes, and threads of its cube.
+const RUN_ROWS: usize = 4;
+const RUN_THREADS: u32 = 128;
+
 /// Rows in memory that share a delta, where there are enough of them that a cube works out its angles once for all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Runs {
@@ -81,7 +85,7 @@ impl Runs {
     fn new(shape: &TokenShape, rotation: &RotationExtents, print: &Blueprint) -> Option<Self> {
         if shape.is_empty()
             || print.items == 0
-            || print.items > THREADS as usize
+            || print.items > RUN_THREADS as usize
             || rotation.pairs > tokens::RUN_PAIRS
         {
             return None;
@@ -92,7 +96,7 @@ impl Runs {
         };
         let rows = shape.tokens * of_token;
         let run = rotation.tokens_per_delta.min(shape.tokens) * of_token;
-        let of_cube = THREADS as usize / print.items * tokens::RUN_ROWS as usize;
+        let of_cube = RUN_THREADS as usize / print.items * RUN_ROWS;
         let chunks = run.div_ceil(of_cube);
         // A run that ends early leaves threads of its last cube without work.
         (run * 4 >= chunks * of_cube * 3).then_some(Self {
@@ -123,7 +127,7 @@ fn launch_runs<R: Runtime>(
         // their tables by `RotationExtents::fit`, pairs in shared memory by `Runs::new`.
         unsafe {
             tokens::rotate_runs::launch_unchecked::<F, R>(
-                client, CubeCount::Static(x, y, 1), CubeDim::new_1d(THREADS), print.vector,
+                client, CubeCount::Static(x, y, 1), CubeDim::new_1d(RUN_THREADS), print.vector,
                 array(&from.handle, vectors),
                 array(&rotation.pairs, (3 * extents.pairs).max(1)),
                 array(&rotation.deltas, (extents.axes * extents.entries).max(1)),
@@ -143,6 +147,7 @@ fn launch_runs<R: Runtime>(
                 (extents.rotary_dim / print.vector) as u32,
                 rotation.scale,
                 extents.pairing == Pairing::Half,
+                RUN_ROWS,
             );
         }
     });
