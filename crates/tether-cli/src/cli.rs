@@ -30,6 +30,54 @@ pub(crate) enum Command {
     Eval(EvalArgs),
     /// Let a language model continue a text.
     Generate(GenerateArgs),
+    /// List the policies of step reuse, or measure a profile for one.
+    Reuse(ReuseArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ReuseArgs {
+    #[command(subcommand)]
+    pub(crate) action: Option<ReuseAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReuseAction {
+    /// Print a policy's recipe as TOML.
+    Show {
+        /// NAME, or NAME:key=value,key=value.
+        #[arg(value_name = "POLICY")]
+        policy: String,
+    },
+    /// Measure a profile on full runs of the small video model.
+    Profile(ProfileArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ProfileArgs {
+    /// The policy: ertacache, magcache, teacache or profiling-dit.
+    #[arg(value_name = "POLICY")]
+    pub(crate) policy: String,
+    /// Euler steps per chunk; the profile is good for this number only.
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    pub(crate) steps: usize,
+    /// Scenes to measure on.
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    pub(crate) scenes: usize,
+    /// Length of each in frames, the 9 given ones included.
+    #[arg(long, default_value_t = 15, value_name = "N")]
+    pub(crate) frames: usize,
+    /// Seed of scenes and noise; take another than the one that will be judged.
+    #[arg(long, default_value_t = 1001, value_name = "N")]
+    pub(crate) seed: u64,
+    /// ertacache: relative change of the residual below which a step is reused.
+    #[arg(long, default_value_t = 0.08, value_name = "X")]
+    pub(crate) lambda: f64,
+    /// profiling-dit: part of the foreground below which a block is background.
+    #[arg(long, default_value_t = 0.5, value_name = "X")]
+    pub(crate) tau: f32,
+    /// Where to write: OUT.toml and OUT.safetensors.
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Args, Debug)]
@@ -65,6 +113,39 @@ pub(crate) struct EvalArgs {
 pub(crate) enum Measure {
     /// How well the model predicts a text: the exponential of the mean loss per token.
     Perplexity(PerplexityArgs),
+    /// What step reuse saves the small video model, and what it costs: work and time against the full run and against the real video.
+    Reuse(EvalReuseArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct EvalReuseArgs {
+    /// Policies, as NAME or NAME:key=value,key=value; may be repeated [default: every policy, some at several thresholds].
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) policy: Vec<String>,
+    /// Euler steps per chunk; each number is a table of its own.
+    #[arg(long, value_delimiter = ',', default_values_t = [8, 50], value_name = "N")]
+    pub(crate) steps: Vec<usize>,
+    /// Scenes.
+    #[arg(long, default_value_t = 32, value_name = "N")]
+    pub(crate) scenes: usize,
+    /// Length of a video in frames, the 9 given ones included; a multiple of 3.
+    #[arg(long, default_value_t = 21, value_name = "N")]
+    pub(crate) frames: usize,
+    /// Recipe of the KV cache.
+    #[arg(long, default_value = "tethercache", value_name = "NAME")]
+    pub(crate) recipe: String,
+    /// Frames that attention may read.
+    #[arg(long, default_value_t = 12, value_name = "N")]
+    pub(crate) budget: usize,
+    /// Seed of scenes and noise; profiles are measured on another.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) seed: u64,
+    /// Videos made at a time [default: one per processor].
+    #[arg(long, value_name = "N")]
+    pub(crate) jobs: Option<usize>,
+    /// Folder for the plot, the table and the numbers.
+    #[arg(long, default_value = "out/reuse", value_name = "DIR")]
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Args, Debug)]
@@ -150,6 +231,12 @@ pub(crate) struct VideoArgs {
     /// Euler steps per chunk.
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub(crate) steps: usize,
+    /// Reuse steps under a policy, in every recipe's run: NAME or NAME:key=value,key=value; `tether reuse` lists them.
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) reuse: Option<String>,
+    /// A profile for the policy, made by `tether reuse profile` with the same number of steps.
+    #[arg(long, value_name = "FILE", requires = "reuse")]
+    pub(crate) reuse_profile: Option<PathBuf>,
     /// Seed of scenes and noise. The same seed gives the same videos, bit by bit, on the same kind of processor.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) seed: u64,

@@ -7,4 +7,5 @@ pub(crate) mod generate;
 pub(crate) mod recipes;
 pub(crate) mod replay;
 mod replay_tokens;
+pub(crate) mod reuse;
 pub(crate) mod video;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use tether_models::ModelError;
+use tether_reuse::{ProfileError, ReuseError};
 use tethercache::core::CoreError;
 use tethercache::score::ScoreError;
 use tethercache::{Error, RecipeError};
@@ -37,6 +38,14 @@ fn code_of(link: &(dyn std::error::Error + 'static)) -> Option<u8> {
         || link.is::<MissingInput>()
         || link.is::<ModelError>()
     {
+        return Some(3);
+    }
+    match link.downcast_ref::<ReuseError>() {
+        Some(ReuseError::Profile(_)) => return Some(3),
+        Some(_) => return Some(2),
+        None => {}
+    }
+    if link.is::<ProfileError>() {
         return Some(3);
     }
     match link.downcast_ref::<Error>()? {

@@ -2,6 +2,7 @@
 
 mod artefacts;
 mod budget;
+mod calibration;
 mod cli;
 mod commands;
 mod device;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         cli::Command::Bench(args) => commands::bench::run(&args),
         cli::Command::Fetch(args) => commands::fetch::run(&args),
         cli::Command::Eval(args) => commands::eval::run(&args),
+        cli::Command::Reuse(args) => commands::reuse::run(&args),
         cli::Command::Generate(args) => commands::generate::run(&args),
     };
     match result {

@@ -3,13 +3,14 @@
 use anyhow::Result;
 use indicatif::ProgressBar;
 use tether_models::{
-    CachedPass, ChunkAttention, FRAME_SIZE, Frame, Scene, Schedule, TinyVideo, VideoSession, chunk_noise,
+    CachedPass, ChunkAttention, FRAME_SIZE, Frame, Scene, Schedule, TinyVideo, VideoReuse, VideoSession, chunk_noise,
     frame_metrics, segment_scores,
 };
+use tether_reuse::{Profile, ReuseRecipe};
 use tethercache::Recipe;
 use tethercache::core::Engine;
 
-use crate::artefacts::{CacheBytes, Rgb8Frame, Run, Segment, Series, Timing};
+use crate::artefacts::{CacheBytes, Rgb8Frame, Run, Segment, Series, Timing, Work};
 use crate::budget::CHUNK;
 use crate::cli::VideoArgs;
 
@@ -17,6 +18,13 @@ use crate::cli::VideoArgs;
 pub(crate) const GIVEN: usize = 9;
 /// Equal parts of what is generated, each scored by itself.
 pub(crate) const SEGMENTS: usize = 4;
+
+/// Step reuse that was asked for.
+#[derive(Debug)]
+pub(crate) struct Reuse {
+    pub(crate) recipe: ReuseRecipe,
+    pub(crate) profile: Option<Profile>,
+}
 
 /// One recipe on one scene.
 #[derive(Clone, Copy)]
@@ -26,6 +34,7 @@ pub(crate) struct Rollout<'a> {
     pub(crate) schedule: &'a Schedule,
     pub(crate) scene: (usize, &'a Scene),
     pub(crate) recipe: &'a Recipe,
+    pub(crate) reuse: Option<&'a Reuse>,
     pub(crate) bar: &'a ProgressBar,
 }
 
@@ -34,8 +43,11 @@ pub(crate) fn roll_out<E: Engine>(rollout: &Rollout<'_>, engine: E) -> Result<Ru
 where
     for<'c> CachedPass<'c, E>: ChunkAttention<Error = tethercache::Error>,
 {
-    let &Rollout { args, model, schedule, scene: (index, scene), recipe, bar } = rollout;
+    let &Rollout { args, model, schedule, scene: (index, scene), recipe, reuse, bar } = rollout;
     let mut session = VideoSession::new(model, recipe.clone(), schedule.clone(), engine)?;
+    if let Some(Reuse { recipe, profile }) = reuse {
+        session = session.with_reuse(VideoReuse::new(model, recipe.clone(), profile.as_ref())?);
+    }
     let mut frames: Vec<Frame> = (0..GIVEN).map(|t| scene.render(t as f32)).collect();
     for given in frames.chunks(CHUNK) {
         session.give(given)?;
@@ -57,6 +69,10 @@ where
     let segments = segment_scores(&metrics, GIVEN, SEGMENTS)?;
     let peak = session.peak();
     Ok(Run {
+        work: Work {
+            multiply_adds: timing.multiply_adds - given.multiply_adds,
+            reuse: session.reuse().map(|r| r.stats().clone()),
+        },
         recipe: recipe.name.clone(),
         scene: index,
         frames: frames.iter().map(picture).collect(),

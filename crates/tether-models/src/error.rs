@@ -166,6 +166,9 @@ pub enum ForwardError<E> {
     /// The model refused its arguments.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// Step reuse failed.
+    #[error("step reuse")]
+    Reuse(#[from] tether_reuse::ReuseError),
     /// The attention of a layer failed.
     #[error("attention of layer {layer} failed")]
     Attention {

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use tether_reuse::Place;
+
 use crate::attention::ChunkAttention;
+use crate::step_reuse::PlaceHook;
 use crate::{ForwardError, ModelError, TinyVideo, Workspace};
 
 /// The noise levels that a chunk passes through, from 1 down to 0.
@@ -70,13 +73,47 @@ pub fn sample_chunk<A: ChunkAttention>(
     schedule: &Schedule,
     attention: &mut A,
 ) -> Result<Vec<f32>, ForwardError<A::Error>> {
+    sample_chunk_hooked(model, ws, noise, schedule.times(), attention, &mut (), |_, _| {})
+}
+
+/// [`sample_chunk`] over the noise levels `times`, with places that `hook` may leave out. `begins` is told the number of every step.
+///
+/// # Errors
+/// As [`TinyVideo::forward_hooked`].
+pub fn sample_chunk_hooked<A: ChunkAttention, H: PlaceHook>(
+    model: &TinyVideo,
+    ws: &mut Workspace,
+    noise: &[f32],
+    times: &[f32],
+    attention: &mut A,
+    hook: &mut H,
+    mut begins: impl FnMut(&mut H, u32),
+) -> Result<Vec<f32>, ForwardError<A::Error>> {
     let mut x = noise.to_vec();
     let mut velocity = vec![0.0; x.len()];
-    for pair in schedule.times.windows(2) {
-        model.forward(ws, &x, pair[0], attention, &mut velocity)?;
+    let mut before = Vec::new();
+    for (step, pair) in times.windows(2).enumerate() {
+        begins(hook, step as u32);
+        let solver = hook.watches(Place::Solver);
+        if solver {
+            before.clone_from(&x);
+            if !hook.computes(Place::Solver, &before, &mut x)? {
+                continue;
+            }
+        }
+        let whole = hook.watches(Place::Model);
+        if !whole || hook.computes(Place::Model, &x, &mut velocity)? {
+            model.forward_hooked(ws, &x, pair[0], attention, &mut (), hook, &mut velocity)?;
+            if whole {
+                hook.computed(Place::Model, &x, &velocity)?;
+            }
+        }
         let step = pair[1] - pair[0];
         for (x, v) in x.iter_mut().zip(&velocity) {
             *x += step * v;
+        }
+        if solver {
+            hook.computed(Place::Solver, &before, &x)?;
         }
     }
     for x in &mut x {

@@ -10,8 +10,8 @@ use tethercache::kernels::{Cube, cubecl::Runtime};
 use tethercache::{CacheBytes, KvCache, Pass, PassKind, Recipe};
 
 use crate::{
-    ChunkAttention, ForwardError, Frame, ModelError, Schedule, TinyVideo, Workspace, patchify, sample_chunk,
-    unpatchify,
+    ChunkAttention, ForwardError, Frame, ModelError, PlaceHook, Schedule, TinyVideo, VideoReuse, Workspace,
+    patchify, sample_chunk, sample_chunk_hooked, unpatchify,
 };
 
 /// Base of the frequencies that TinyVideo was trained with.
@@ -33,6 +33,8 @@ pub struct SessionTiming {
     pub cache: Duration,
     /// Tensors on their way to a device.
     pub transfer: Duration,
+    /// Multiply-adds of linear layers and of attention.
+    pub multiply_adds: u64,
 }
 
 /// TinyVideo, its cache on engine `E` and where they are in the video. The model itself runs on the host.
@@ -45,6 +47,7 @@ pub struct VideoSession<'m, E: Engine> {
     chunk: u64,
     peak: CacheBytes,
     timing: SessionTiming,
+    reuse: Option<VideoReuse>,
 }
 
 /// The cache as the model's attention, for one pass.
@@ -70,9 +73,21 @@ impl<E: Engine> CachedPass<'_, E> {
         }
         let staged = Instant::now();
         self.cache.attend(layer, q, out)?;
+        self.timing.multiply_adds += self.work(layer)?;
         self.timing.cache += staged - started;
         self.timing.attention += staged.elapsed();
         Ok(())
+    }
+}
+
+impl<E: Engine> CachedPass<'_, E> {
+    /// Multiply-adds of the attention of a pass: every query of the chunk with every key of the window, and its value.
+    fn work(&self, layer: usize) -> Result<u64, tethercache::Error> {
+        let g = self.cache.geometry();
+        let view = self.cache.view(layer)?;
+        let keys: usize = view.tables().iter().map(|t| t.slots.len() * g.tokens_per_unit).sum();
+        let queries = g.units_per_chunk * g.tokens_per_unit;
+        Ok((queries * keys * g.query_heads * (g.head_dim_k + g.head_dim_v)) as u64)
     }
 }
 
@@ -160,7 +175,20 @@ where
             chunk: 0,
             peak: CacheBytes::default(),
             timing: SessionTiming::default(),
+            reuse: None,
         })
+    }
+
+    /// Lets the chunks that follow reuse steps under `reuse`. Their clean passes are always computed: what they leave in the cache stays.
+    #[must_use]
+    pub fn with_reuse(mut self, reuse: VideoReuse) -> Self {
+        self.reuse = Some(reuse);
+        self
+    }
+
+    /// The step reuse, where there is one.
+    pub fn reuse(&self) -> Option<&VideoReuse> {
+        self.reuse.as_ref()
     }
 
     /// The cache.
@@ -173,9 +201,10 @@ where
         self.peak
     }
 
-    /// Time spent so far.
+    /// Time spent and work done so far.
     pub fn timing(&self) -> SessionTiming {
-        self.timing
+        let multiply_adds = self.timing.multiply_adds + self.workspace.multiply_adds();
+        SessionTiming { multiply_adds, ..self.timing }
     }
 
     /// Takes a chunk of real frames: only its clean pass is run.
@@ -196,9 +225,35 @@ where
     /// [`ModelError::Length`] for noise of another size, and what the cache refuses.
     pub fn generate(&mut self, noise: &[f32]) -> Result<Vec<Frame>, SessionError> {
         self.timed(|session| {
+            let Self { model, workspace, schedule, cache, timing, reuse, .. } = session;
+            let mut pass = CachedPass { cache, pass: Pass::denoise(session.chunk), timing };
+            let clean = match reuse {
+                None => sample_chunk(model, workspace, noise, schedule, &mut pass)?,
+                Some(reuse) => {
+                    let times = reuse.begin_chunk(&VideoReuse::plan(model, schedule))?;
+                    let begins = VideoReuse::begin_step;
+                    sample_chunk_hooked(model, workspace, noise, &times, &mut pass, reuse, begins)?
+                }
+            };
+            session.write_clean(&clean)?;
+            Ok(unpatchify(&clean)?)
+        })
+    }
+
+    /// As [`generate`](Self::generate), and without reuse: `hook` is told of every place.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn generate_watched<H: PlaceHook>(
+        &mut self,
+        noise: &[f32],
+        hook: &mut H,
+    ) -> Result<Vec<Frame>, SessionError> {
+        self.timed(|session| {
             let Self { model, workspace, schedule, cache, timing, .. } = session;
             let mut pass = CachedPass { cache, pass: Pass::denoise(session.chunk), timing };
-            let clean = sample_chunk(model, workspace, noise, schedule, &mut pass)?;
+            let times = schedule.times();
+            let clean = sample_chunk_hooked(model, workspace, noise, times, &mut pass, hook, |_, _| {})?;
             session.write_clean(&clean)?;
             Ok(unpatchify(&clean)?)
         })

@@ -7,6 +7,7 @@ mod time_embedding;
 mod workspace;
 
 use pulp::Arch;
+use tether_reuse::{ModuleKind, Place};
 
 pub use self::config::TinyVideoConfig;
 pub use self::workspace::Workspace;
@@ -20,6 +21,7 @@ use crate::attention::ChunkAttention;
 use crate::linear::Linear;
 use crate::norm::{Affine, Gated, add_gated_layer_norm, layer_norm, split_qkv};
 use crate::observer::ForwardObserver;
+use crate::step_reuse::PlaceHook;
 use crate::{ForwardError, ModelError};
 
 static BUNDLED: &[u8] = include_bytes!("../../../assets/tinyvideo/tinyvideo.safetensors");
@@ -114,23 +116,99 @@ impl TinyVideo {
         observer: &mut O,
         out: &mut [f32],
     ) -> Result<(), ForwardError<A::Error>> {
+        self.forward_hooked(ws, x, t, attention, observer, &mut (), out)
+    }
+
+    /// [`TinyVideo::forward_observed`] with runs of blocks and modules that `hook` may leave out. A block whose attention is left out
+    /// does not call `attention`.
+    ///
+    /// # Errors
+    /// As [`TinyVideo::forward`], and [`ForwardError::Reuse`] when the hook fails.
+    #[allow(clippy::too_many_arguments, reason = "a pass, and who looks on and who may cut it short")]
+    pub fn forward_hooked<A: ChunkAttention, O: ForwardObserver, H: PlaceHook>(
+        &self,
+        ws: &mut Workspace,
+        x: &[f32],
+        t: f32,
+        attention: &mut A,
+        observer: &mut O,
+        hook: &mut H,
+        out: &mut [f32],
+    ) -> Result<(), ForwardError<A::Error>> {
         self.check_arguments(x, t, out)?;
-        let (arch, dim) = (self.arch, self.config.dim);
 
         self.prepare_modulations(ws, t);
         observer.time(&ws.time.e, &ws.time.e0);
 
         self.embed.apply(x, &mut ws.residual);
+        ws.multiply_adds += self.work(self.config.token_values * self.config.dim);
         observer.embedded(&ws.residual);
 
-        let stream_len = ws.residual.len();
-        let modulation_len = MOD_ROWS * dim;
-        let modulation =
-            |table, layer: usize| modulation_of(table, layer * modulation_len, modulation_len, dim);
-        layer_norm(arch, &ws.residual, modulation(&ws.modulations, 0).attention(), &mut ws.normed);
-        for (layer, block) in self.blocks.iter().enumerate() {
-            let m = modulation(&ws.modulations, layer);
+        let first = next_norm(&ws.modulations, &ws.head_modulation, 0, self.blocks.len(), self.config.dim);
+        layer_norm(self.arch, &ws.residual, first, &mut ws.normed);
+        let spans = hook.spans().to_vec();
+        if spans.iter().any(|span| span.start > 0) {
+            ws.span_probe.clone_from(&ws.residual);
+        }
+        let mut layer = 0;
+        while layer < self.blocks.len() {
+            let span = spans.iter().position(|span| span.start == layer);
+            let Some((index, span)) = span.map(|i| (i, spans[i].clone())) else {
+                self.block(ws, layer, attention, observer, hook)?;
+                layer += 1;
+                continue;
+            };
+            let place = Place::Span(index as u16);
+            if layer > 0 {
+                // What the blocks so far have added.
+                for (probe, h) in ws.span_probe.iter_mut().zip(&ws.residual) {
+                    *probe = h - *probe;
+                }
+            }
+            let probe = if layer > 0 { &ws.span_probe } else { &ws.normed };
+            if !hook.computes(place, probe, &mut ws.residual)? {
+                layer = span.end.min(self.blocks.len());
+                let next =
+                    next_norm(&ws.modulations, &ws.head_modulation, layer, self.blocks.len(), self.config.dim);
+                layer_norm(self.arch, &ws.residual, next, &mut ws.normed);
+            } else {
+                ws.span_start.clone_from(&ws.residual);
+                while layer < span.end.min(self.blocks.len()) {
+                    self.block(ws, layer, attention, observer, hook)?;
+                    layer += 1;
+                }
+                hook.computed(place, &ws.span_start, &ws.residual)?;
+            }
+            if spans.iter().any(|later| later.start >= layer) {
+                ws.span_probe.clone_from(&ws.residual);
+            }
+        }
+        self.head.apply(&ws.normed, out);
+        ws.multiply_adds += self.work(self.config.token_values * self.config.dim);
+        Ok(())
+    }
 
+    /// Multiply-adds of a linear layer with `weights` weights over a chunk's tokens.
+    fn work(&self, weights: usize) -> u64 {
+        (weights * self.config.chunk_tokens()) as u64
+    }
+
+    /// One block, and the norm before what follows it.
+    fn block<A: ChunkAttention, O: ForwardObserver, H: PlaceHook>(
+        &self,
+        ws: &mut Workspace,
+        layer: usize,
+        attention: &mut A,
+        observer: &mut O,
+        hook: &mut H,
+    ) -> Result<(), ForwardError<A::Error>> {
+        let (arch, dim, block) = (self.arch, self.config.dim, &self.blocks[layer]);
+        let stream_len = ws.residual.len();
+        let m = modulation(&ws.modulations, layer, dim);
+
+        let place = Place::Module { layer: layer as u16, kind: ModuleKind::TemporalAttention };
+        let watched = hook.watches(place);
+        if !watched || hook.computes(place, &ws.normed, &mut ws.projected)? {
             block.qkv.apply_unbiased(&ws.normed, &mut ws.fused_qkv);
             split_qkv(
                 arch,
@@ -145,24 +223,29 @@ impl TinyVideo {
                 .map_err(|source| ForwardError::Attention { layer, source })?;
             let attended = elements("attention output", &ws.attended, stream_len)?;
             block.attention_out.apply_unbiased(attended, &mut ws.projected);
-            let gated =
-                Gated { delta: &ws.projected, bias: block.attention_out.bias(), gate: m.attention_gate() };
-            add_gated_layer_norm(arch, &mut ws.residual, gated, m.ffn(), &mut ws.normed);
+            ws.multiply_adds += self.work(4 * dim * dim);
+            if watched {
+                hook.computed(place, &ws.normed, &ws.projected)?;
+            }
+        }
+        let gated = Gated { delta: &ws.projected, bias: block.attention_out.bias(), gate: m.attention_gate() };
+        add_gated_layer_norm(arch, &mut ws.residual, gated, m.ffn(), &mut ws.normed);
 
+        let place = Place::Module { layer: layer as u16, kind: ModuleKind::Mlp };
+        let watched = hook.watches(place);
+        if !watched || hook.computes(place, &ws.normed, &mut ws.projected)? {
             block.ffn_in.apply_unbiased(&ws.normed, &mut ws.hidden);
             bias_gelu_tanh(arch, &mut ws.hidden, block.ffn_in.bias());
             block.ffn_out.apply_unbiased(&ws.hidden, &mut ws.projected);
-            let gated = Gated { delta: &ws.projected, bias: block.ffn_out.bias(), gate: m.ffn_gate() };
-            let next = if layer + 1 < self.blocks.len() {
-                modulation(&ws.modulations, layer + 1).attention()
-            } else {
-                let (shift, scale) = ws.head_modulation.split_at(dim);
-                Affine { scale, shift }
-            };
-            add_gated_layer_norm(arch, &mut ws.residual, gated, next, &mut ws.normed);
-            observer.block(layer, &ws.residual);
+            ws.multiply_adds += self.work(2 * dim * self.config.ffn);
+            if watched {
+                hook.computed(place, &ws.normed, &ws.projected)?;
+            }
         }
-        self.head.apply(&ws.normed, out);
+        let gated = Gated { delta: &ws.projected, bias: block.ffn_out.bias(), gate: m.ffn_gate() };
+        let next = next_norm(&ws.modulations, &ws.head_modulation, layer + 1, self.blocks.len(), dim);
+        add_gated_layer_norm(arch, &mut ws.residual, gated, next, &mut ws.normed);
+        observer.block(layer, &ws.residual);
         Ok(())
     }
 
@@ -200,6 +283,23 @@ impl TinyVideo {
     }
 }
 
-fn modulation_of(table: &[f32], start: usize, len: usize, dim: usize) -> Modulation<'_> {
-    Modulation::new(&table[start..start + len], dim)
+/// The modulation of block `layer`.
+fn modulation(table: &[f32], layer: usize, dim: usize) -> Modulation<'_> {
+    let len = MOD_ROWS * dim;
+    Modulation::new(&table[layer * len..(layer + 1) * len], dim)
+}
+
+/// What the norm before block `layer` of `layers` applies, or the one before the head.
+fn next_norm<'w>(
+    table: &'w [f32],
+    head: &'w [f32],
+    layer: usize,
+    layers: usize,
+    dim: usize,
+) -> Affine<'w> {
+    if layer < layers {
+        return modulation(table, layer, dim).attention();
+    }
+    let (shift, scale) = head.split_at(dim);
+    Affine { scale, shift }
 }

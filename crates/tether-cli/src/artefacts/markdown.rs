@@ -1,6 +1,6 @@
 //! `report.md`: what was run and what it shows, for a person.
 
-use super::report::{ArtefactFiles, recipe_timings};
+use super::report::{ArtefactFiles, recipe_reuse, recipe_timings};
 use super::run::Experiment;
 use super::stats::{Estimate, Verdict};
 use super::summary::{Better, Paired, RecipeNumbers, Summary};
@@ -91,6 +91,27 @@ fn report_md(experiment: &Experiment, files: &ArtefactFiles, with_timings: bool)
             .to_owned(),
     );
     lines.push(String::new());
+
+    let reuse = recipe_reuse(experiment);
+    if let (Some(policy), false) = (&experiment.reuse, reuse.is_empty()) {
+        lines.push("## Step reuse".to_owned());
+        lines.push(String::new());
+        lines.push(format!(
+            "Every recipe ran with the step-reuse policy `{policy}`. Counted are the decisions of its sites, and the multiply-adds of linear \
+             layers and attention for the generated chunks, clean passes included."
+        ));
+        lines.push(String::new());
+        let rows = reuse.into_iter().map(|r| {
+            vec![
+                cell(&r.name),
+                r.stats.computed.to_string(),
+                r.stats.reused.to_string(),
+                number(100.0 * r.stats.share(), 1),
+                number(r.multiply_adds as f64 / 1e9, 1),
+            ]
+        });
+        table(&mut lines, &["recipe", "computed", "reused", "reused, %", "billions of multiply-adds"], 1, rows);
+    }
 
     if with_timings {
         lines.push("## Timings".to_owned());

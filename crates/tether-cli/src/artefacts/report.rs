@@ -6,6 +6,7 @@ use super::summary::Summary;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::path::Path;
+use tether_reuse::ReuseStats;
 
 /// Names of the pictures, relative to the report.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -25,6 +26,8 @@ struct Report<'a> {
     files: &'a ArtefactFiles,
     #[serde(flatten)]
     summary: Summary,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reuse: Vec<RecipeReuse>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timings: Option<Timings>,
 }
@@ -38,6 +41,32 @@ struct Settings<'a> {
     seed: u64,
     scenes: usize,
     baseline: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reuse: Option<&'a str>,
+}
+
+/// What step reuse did under one recipe, summed over scenes.
+#[derive(Debug, Serialize)]
+pub(crate) struct RecipeReuse {
+    /// The recipe of the KV cache.
+    pub(crate) name: String,
+    /// Multiply-adds, of linear layers and attention, in generated chunks.
+    pub(crate) multiply_adds: u64,
+    /// Counts.
+    pub(crate) stats: ReuseStats,
+}
+
+/// Step reuse by recipe; empty without.
+pub(crate) fn recipe_reuse(experiment: &Experiment) -> Vec<RecipeReuse> {
+    let of_recipe = |name: &str| {
+        let mut sum = RecipeReuse { name: name.to_owned(), multiply_adds: 0, stats: ReuseStats::default() };
+        for run in experiment.runs_of(name) {
+            sum.multiply_adds += run.work.multiply_adds;
+            sum.stats.add(run.work.reuse.as_ref()?);
+        }
+        Some(sum)
+    };
+    experiment.recipes.iter().filter_map(|recipe| of_recipe(&recipe.name)).collect()
 }
 
 /// Measured times, kept in one place because they alone differ from run to run.
@@ -105,7 +134,9 @@ fn report_json(experiment: &Experiment, files: &ArtefactFiles, with_timings: boo
             seed: experiment.seed,
             scenes: experiment.scenes,
             baseline: &experiment.baseline,
+            reuse: experiment.reuse.as_deref(),
         },
+        reuse: recipe_reuse(experiment),
         files,
         summary: Summary::of(experiment),
         timings: with_timings.then(|| Timings { recipes: recipe_timings(experiment) }),

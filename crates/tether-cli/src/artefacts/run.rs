@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
+use tether_reuse::ReuseStats;
 
 /// One picture, three bytes a pixel, rows from the top.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +77,16 @@ pub(crate) struct Timing {
     pub(crate) attention_ms_per_chunk: f64,
 }
 
+/// What was done for the generated frames.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(crate) struct Work {
+    /// Multiply-adds of linear layers and attention.
+    pub(crate) multiply_adds: u64,
+    /// What step reuse did, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reuse: Option<ReuseStats>,
+}
+
 /// One recipe's rollout of one scene.
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
@@ -93,6 +104,8 @@ pub(crate) struct Run {
     pub(crate) cache: CacheBytes,
     /// Measured times.
     pub(crate) timing: Timing,
+    /// Work, which no load on the machine disturbs.
+    pub(crate) work: Work,
 }
 
 /// A recipe as the report introduces it.
@@ -117,6 +130,8 @@ pub(crate) struct Experiment {
     pub(crate) budget: usize,
     /// Denoising steps.
     pub(crate) steps: usize,
+    /// The policy of step reuse, as it was asked for.
+    pub(crate) reuse: Option<String>,
     /// Seed of the noise and of the scenes.
     pub(crate) seed: u64,
     /// How many scenes.

@@ -79,6 +79,7 @@ fn run(name: &str, loss: f64, scene: usize, frames: usize) -> Run {
         })
         .collect();
     Run {
+        work: Default::default(),
         recipe: name.to_owned(),
         scene,
         frames: (0..frames).map(|index| frame(scene, index, blur(index))).collect(),
@@ -108,6 +109,7 @@ pub(crate) fn experiment(scenes: usize, frames: usize) -> Experiment {
         ("full", 0.2, "keeps everything"),
     ];
     Experiment {
+        reuse: None,
         frames,
         given_frames: GIVEN,
         budget: 24,

@@ -1,6 +1,7 @@
 //! `tether eval`.
 
 mod perplexity;
+mod reuse;
 
 use anyhow::Result;
 
@@ -10,5 +11,6 @@ use crate::cli::{EvalArgs, Measure};
 pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     match &args.measure {
         Measure::Perplexity(args) => perplexity::run(args),
+        Measure::Reuse(args) => reuse::run(args),
     }
 }

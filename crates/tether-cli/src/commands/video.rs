@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tether_models::{Scene, Schedule, TinyVideo};
+use tether_models::{Scene, Schedule, TinyVideo, VideoReuse};
+use tether_reuse::{Profile, ReuseRecipe};
 use tethercache::layout::Extent;
 use tethercache::{Recipe, catalogue};
 
@@ -19,7 +20,7 @@ use crate::budget::{CHUNK, fitted};
 use crate::cli::VideoArgs;
 use crate::device;
 use crate::exit::Usage;
-use crate::rollout::{GIVEN, Rollout, SEGMENTS, picture};
+use crate::rollout::{GIVEN, Reuse, Rollout, SEGMENTS, picture};
 
 /// Scenes that get an animation and rows of the contact sheet; the statistics use all of them.
 const SHOWN: usize = 2;
@@ -34,12 +35,14 @@ pub(crate) fn run(args: &VideoArgs) -> Result<()> {
     let scenes: Vec<Scene> = (0..args.scenes as u64).map(|i| Scene::sample(args.seed, i)).collect();
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
 
-    let runs = roll_out_all(args, &model, &schedule, &scenes, &recipes)?;
+    let reuse = args.reuse.as_deref().map(|policy| reuse(policy, args, &model, &schedule)).transpose()?;
+    let runs = roll_out_all(args, &model, &schedule, &scenes, &recipes, reuse.as_ref())?;
     let experiment = Experiment {
         frames: args.frames,
         given_frames: GIVEN,
         budget: args.budget,
         steps: args.steps,
+        reuse: args.reuse.clone(),
         seed: args.seed,
         scenes: args.scenes,
         baseline: if recipes.iter().any(|r| r.name == "fifo") {
@@ -55,6 +58,18 @@ pub(crate) fn run(args: &VideoArgs) -> Result<()> {
         recipes: recipes.iter().map(summarise).collect(),
     };
     write_artefacts(args, &experiment)
+}
+
+/// Step reuse as asked for; what is wrong with it is found before any video is made.
+fn reuse(policy: &str, args: &VideoArgs, model: &TinyVideo, schedule: &Schedule) -> Result<Reuse> {
+    let recipe = ReuseRecipe::parse(policy)?;
+    let profile = args.reuse_profile.as_deref().map(Profile::load).transpose()?;
+    let mut video = VideoReuse::new(model, recipe.clone(), profile.as_ref())?;
+    if let Some(profile) = &profile {
+        profile.header.check(&VideoReuse::plan(model, schedule))?;
+    }
+    video.begin_chunk(&VideoReuse::plan(model, schedule))?;
+    Ok(Reuse { recipe, profile })
 }
 
 /// The recipes to compare, fitted into the budget.
@@ -127,6 +142,7 @@ fn roll_out_all(
     schedule: &Schedule,
     scenes: &[Scene],
     recipes: &[Recipe],
+    reuse: Option<&Reuse>,
 ) -> Result<Vec<Run>> {
     let work: Vec<(usize, &Recipe)> =
         (0..scenes.len()).flat_map(|scene| recipes.iter().map(move |r| (scene, r))).collect();
@@ -146,8 +162,8 @@ fn roll_out_all(
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(&(scene, recipe)) = work.get(index) else { break };
                     bar.set_message(format!("{}, scene {scene}", recipe.name));
-                    let rollout =
-                        Rollout { args, model, schedule, scene: (scene, &scenes[scene]), recipe, bar: &bar };
+                    let scene_of = (scene, &scenes[scene]);
+                    let rollout = Rollout { args, model, schedule, scene: scene_of, recipe, reuse, bar: &bar };
                     let run = device::roll_out(args.device, &rollout)
                         .with_context(|| format!("recipe {}, scene {scene}", recipe.name));
                     failed.fetch_or(run.is_err(), Ordering::Relaxed);

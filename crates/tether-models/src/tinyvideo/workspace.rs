@@ -9,7 +9,7 @@ use crate::ModelError;
 
 /// Every buffer that a forward pass needs, allocated once by [`TinyVideo::workspace`](super::TinyVideo::workspace).
 ///
-/// A workspace carries nothing from one pass to the next.
+/// A workspace carries nothing from one pass to the next but a count of the work done.
 #[derive(Clone, Debug)]
 pub struct Workspace {
     pub(super) time: TimeBuffers,
@@ -18,6 +18,12 @@ pub struct Workspace {
     /// The head's modulation, `[2, dim]`.
     pub(super) head_modulation: Vec<f32>,
     pub(super) residual: Vec<f32>,
+    /// The residual stream where a run of blocks began, or before the blocks that a probe compares with.
+    pub(super) span_start: Vec<f32>,
+    /// What the first blocks added.
+    pub(super) span_probe: Vec<f32>,
+    /// Multiply-adds of linear layers so far.
+    pub(super) multiply_adds: u64,
     pub(super) normed: Vec<f32>,
     pub(super) projected: Vec<f32>,
     pub(super) fused_qkv: Vec<f32>,
@@ -41,6 +47,9 @@ impl Workspace {
             modulations: vec![0.0; config.layers * MOD_ROWS * config.dim],
             head_modulation: vec![0.0; 2 * config.dim],
             residual: stream(),
+            span_start: Vec::new(),
+            span_probe: Vec::new(),
+            multiply_adds: 0,
             normed: stream(),
             projected: stream(),
             fused_qkv: vec![0.0; tokens * 3 * config.dim],
@@ -50,6 +59,13 @@ impl Workspace {
             v: heads(),
             attended: heads(),
         }
+    }
+}
+
+impl Workspace {
+    /// Multiply-adds of the model's linear layers since this was made; attention is the caller's to count.
+    pub fn multiply_adds(&self) -> u64 {
+        self.multiply_adds
     }
 }
 

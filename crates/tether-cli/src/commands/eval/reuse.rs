@@ -1,0 +1,312 @@
+//! `tether eval reuse`.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use tether_models::{
+    Frame, Scene, Schedule, TinyVideo, VideoReuse, VideoSession, chunk_noise, drift, frame_metrics, psnr,
+    segment_scores, ssim,
+};
+use tether_reuse::{Profile, ReuseRecipe, ReuseStats};
+use tethercache::Recipe;
+use tethercache::core::Host;
+
+use crate::artefacts::{Estimate, ParetoPoint, write_pareto};
+use crate::budget::{CHUNK, fitted};
+use crate::calibration::Calibration;
+use crate::cli::EvalReuseArgs;
+use crate::exit::Usage;
+use crate::rollout::{GIVEN, SEGMENTS};
+
+/// Scenes and frames that profiles are measured on.
+const CALIBRATION: (usize, usize) = (4, 15);
+/// Added to the seed for them.
+const OTHER_SEED: u64 = 1000;
+
+/// What is compared unless something else is asked for: few steps, and many.
+fn defaults(steps: usize) -> Vec<&'static str> {
+    if steps <= 12 {
+        return vec![
+            "easycache:threshold=0.1,guard.warmup=2,guard.max_consecutive=1",
+            "ertacache:lambda=0.2",
+            "profiling-dit:start=1,refresh={every=2}",
+            "flowcache:threshold=0.3,chunk_warmup=2,guard.max_consecutive=1",
+            "teacache:threshold=0.3,guard.max_consecutive=1",
+            "magcache:guard.max_consecutive=1",
+            "fora:interval=2",
+            "pab:temporal={range=2,above=0.1,below=0.95}",
+            "adacache:guard.max_consecutive=1",
+            "taylorseer:interval=2,first=2",
+            "dbcache:threshold=0.1,guard.warmup=2,guard.max_consecutive=1",
+            "fastercache:start=2,interval=2",
+        ];
+    }
+    vec![
+        "easycache:threshold=0.025",
+        "easycache:threshold=0.05",
+        "easycache:threshold=0.1",
+        "easycache:threshold=0.2",
+        "easycache:threshold=0.1,forecast={order=1}",
+        "ertacache:lambda=0.04",
+        "ertacache:lambda=0.08",
+        "profiling-dit",
+        "flowcache:threshold=0.05",
+        "teacache:threshold=0.1",
+        "teacache:threshold=0.2",
+        "magcache",
+        "magcache:threshold=0.24,most=6",
+        "fora",
+        "pab",
+        "adacache",
+        "taylorseer",
+        "dbcache:threshold=0.08",
+        "fastercache",
+    ]
+}
+
+/// One video.
+#[derive(Clone, Debug, Serialize)]
+struct Video {
+    multiply_adds: u64,
+    seconds: f64,
+    quality: f64,
+    drift: f64,
+    psnr: f64,
+    ssim: f64,
+    /// PSNR of the first chunk alone, before differences have fed on themselves.
+    first_psnr: f64,
+    stats: ReuseStats,
+}
+
+/// A policy's videos, one a scene.
+#[derive(Debug, Serialize)]
+struct Row {
+    policy: String,
+    steps: usize,
+    videos: Vec<Video>,
+}
+
+impl Row {
+    fn mean(&self, value: impl Fn(&Video) -> f64) -> Estimate {
+        Estimate::of(self.videos.iter().map(value))
+    }
+
+    fn reused(&self) -> f64 {
+        let mut stats = ReuseStats::default();
+        self.videos.iter().for_each(|v| stats.add(&v.stats));
+        stats.share()
+    }
+
+    fn total(&self, value: impl Fn(&Video) -> f64) -> f64 {
+        self.videos.iter().map(value).sum()
+    }
+}
+
+/// What a video is made with.
+struct Setting<'a> {
+    args: &'a EvalReuseArgs,
+    model: &'a TinyVideo,
+    schedule: &'a Schedule,
+    cache: &'a Recipe,
+    reuse: Option<(&'a ReuseRecipe, Option<&'a Profile>)>,
+}
+
+/// Runs the subcommand.
+pub(crate) fn run(args: &EvalReuseArgs) -> Result<()> {
+    let fits = args.frames >= GIVEN + SEGMENTS && args.frames.is_multiple_of(CHUNK) && args.frames <= 100_000;
+    if !fits || args.scenes == 0 || args.jobs == Some(0) || args.steps.is_empty() {
+        let least = (GIVEN + SEGMENTS).next_multiple_of(CHUNK);
+        let problem = format!("--frames must be a multiple of {CHUNK}, at least {least}; --scenes, --jobs and --steps at least 1");
+        return Err(Usage(problem).into());
+    }
+    let cache = fitted(&args.recipe, args.budget, &[])?;
+    let model = TinyVideo::bundled().context("cannot load the bundled model")?;
+    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
+    let mut numbers = std::fs::File::create(args.out.join("numbers.jsonl"))?;
+    let mut table = String::new();
+    for &steps in &args.steps {
+        let schedule = Schedule::shifted(steps, Schedule::SHIFT).map_err(|e| Usage(e.to_string()))?;
+        let asked: Vec<String> = if args.policy.is_empty() {
+            defaults(steps).into_iter().map(str::to_owned).collect()
+        } else {
+            args.policy.clone()
+        };
+        let bare = Setting { args, model: &model, schedule: &schedule, cache: &cache, reuse: None };
+        let full = make_all(&bare, None)?;
+        let reference: Vec<Vec<Frame>> = full.iter().map(|(frames, _)| frames.clone()).collect();
+        let mut rows = vec![row("none", steps, full)];
+        writeln!(numbers, "{}", serde_json::to_string(&rows[0])?)?;
+        let mut profiles: BTreeMap<(String, String), Profile> = BTreeMap::new();
+        for text in &asked {
+            let (recipe, lambda) = parse(text)?;
+            let profile = profile(&mut profiles, &recipe, lambda, &model, &schedule, args.seed)?;
+            let setting = Setting { reuse: Some((&recipe, profile)), ..bare };
+            let videos = make_all(&setting, Some(&reference)).with_context(|| format!("policy {text}"))?;
+            let row = row(text, steps, videos);
+            writeln!(numbers, "{}", serde_json::to_string(&row)?)?;
+            eprintln!("{}", line(&row, &rows[0]));
+            rows.push(row);
+        }
+        table.push_str(&format!("## {steps} steps\n\n{}", HEAD));
+        for row in &rows {
+            table.push_str(&line(row, &rows[0]));
+            table.push('\n');
+        }
+        table.push('\n');
+        let points: Vec<ParetoPoint> = rows[1..]
+            .iter()
+            .map(|r| ParetoPoint {
+                policy: r.policy.split(':').next().unwrap_or_default().to_owned(),
+                x: rows[0].total(|v| v.multiply_adds as f64) / r.total(|v| v.multiply_adds as f64),
+                y: r.mean(|v| v.psnr).mean,
+            })
+            .collect();
+        let title = format!("{steps} steps, {} scenes", args.scenes);
+        write_pareto(&args.out.join(format!("pareto-{steps}.svg")), &title, &points)?;
+    }
+    std::fs::write(args.out.join("table.md"), &table)?;
+    std::io::stdout().lock().write_all(table.as_bytes())?;
+    Ok(())
+}
+
+const HEAD: &str = "| policy | steps reused | work done | speed-up by work | speed-up by time | PSNR dB | first chunk dB | SSIM | final quality | drift |\n\
+                    |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n";
+
+fn line(row: &Row, full: &Row) -> String {
+    let share = row.total(|v| v.multiply_adds as f64) / full.total(|v| v.multiply_adds as f64);
+    let time = full.total(|v| v.seconds) / row.total(|v| v.seconds);
+    let with_error = |e: Estimate, digits: usize| match e.se {
+        Some(se) => format!("{:.digits$} ± {se:.digits$}", e.mean),
+        None => format!("{:.digits$}", e.mean),
+    };
+    let same = row.policy == "none";
+    let near = |e: Estimate, digits| if same { "-".to_owned() } else { with_error(e, digits) };
+    format!(
+        "| `{}` | {:.0}% | {:.1}% | {:.2} | {time:.2} | {} | {} | {} | {} | {} |",
+        row.policy,
+        100.0 * row.reused(),
+        100.0 * share,
+        1.0 / share,
+        near(row.mean(|v| v.psnr), 1),
+        near(row.mean(|v| v.first_psnr), 1),
+        near(row.mean(|v| v.ssim), 3),
+        with_error(row.mean(|v| v.quality), 1),
+        with_error(row.mean(|v| v.drift), 1),
+    )
+}
+
+/// A policy and, where it is one of calibration, its threshold.
+fn parse(text: &str) -> Result<(ReuseRecipe, f64)> {
+    let (name, settings) = text.split_once(':').unwrap_or((text, ""));
+    let (lambda, rest): (Vec<&str>, Vec<&str>) = settings.split(',').partition(|s| s.starts_with("lambda="));
+    let lambda = match lambda.first() {
+        Some(l) => l["lambda=".len()..].parse().map_err(|_| Usage(format!("{text}: {l} is no number")))?,
+        None => 0.08,
+    };
+    let rest = rest.join(",");
+    let plain = if rest.is_empty() { name.to_owned() } else { format!("{name}:{rest}") };
+    Ok((ReuseRecipe::parse(&plain)?, lambda))
+}
+
+/// The profile that a policy needs, measured once for each threshold.
+fn profile<'p>(
+    known: &'p mut BTreeMap<(String, String), Profile>,
+    recipe: &ReuseRecipe,
+    lambda: f64,
+    model: &TinyVideo,
+    schedule: &Schedule,
+    seed: u64,
+) -> Result<Option<&'p Profile>> {
+    let name = recipe.name();
+    if !recipe.catalogued().is_some_and(|row| row.needs_profile) && name != "teacache" {
+        return Ok(None);
+    }
+    let key = (name.to_owned(), if name == "ertacache" { lambda.to_string() } else { String::new() });
+    if !known.contains_key(&key) {
+        let (scenes, frames) = CALIBRATION;
+        let seed = seed.wrapping_add(OTHER_SEED);
+        let calibration = Calibration { model, schedule, scenes, frames, seed, lambda, tau: f32::NAN };
+        let profile = match name {
+            "profiling-dit" => half_of_the_blocks(&calibration)?,
+            _ => calibration.profile(name)?,
+        };
+        known.insert(key.clone(), profile);
+    }
+    Ok(known.get(&key))
+}
+
+/// The half of the blocks that attend least to the foreground: what a threshold means depends on the model.
+fn half_of_the_blocks(calibration: &Calibration<'_>) -> Result<Profile> {
+    let all = Calibration { tau: f32::INFINITY, ..*calibration }.profile("profiling-dit")?;
+    let tether_reuse::ProfileData::Blocks { foreground, .. } = &all.data else { return Ok(all) };
+    let mut sorted = foreground.clone();
+    sorted.sort_by(f32::total_cmp);
+    let tau = sorted.get(sorted.len() / 2).copied().unwrap_or(0.0);
+    Calibration { tau, ..*calibration }.profile("profiling-dit")
+}
+
+fn row(policy: &str, steps: usize, videos: Vec<(Vec<Frame>, Video)>) -> Row {
+    Row { policy: policy.to_owned(), steps, videos: videos.into_iter().map(|(_, v)| v).collect() }
+}
+
+/// Every scene. Each video is made in one thread, so it does not depend on how many there are.
+fn make_all(setting: &Setting<'_>, full: Option<&[Vec<Frame>]>) -> Result<Vec<(Vec<Frame>, Video)>> {
+    let scenes = setting.args.scenes;
+    let available = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    let results: Vec<Mutex<Option<Result<(Vec<Frame>, Video)>>>> = (0..scenes).map(|_| Mutex::new(None)).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..setting.args.jobs.unwrap_or(available).min(scenes) {
+            scope.spawn(|| {
+                while let Some(slot) = results.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let index = results.iter().position(|r| std::ptr::eq(r, slot)).unwrap_or(0);
+                    let made = make(setting, index, full.map(|f| &f[index][..]));
+                    *slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(made);
+                }
+            });
+        }
+    });
+    results.into_iter().filter_map(|r| r.into_inner().unwrap_or_else(|e| e.into_inner())).collect()
+}
+
+fn make(setting: &Setting<'_>, index: usize, full: Option<&[Frame]>) -> Result<(Vec<Frame>, Video)> {
+    let &Setting { args, model, schedule, cache, reuse } = setting;
+    let scene = Scene::sample(args.seed, index as u64);
+    let mut session = VideoSession::new(model, cache.clone(), schedule.clone(), Host::new())?;
+    if let Some((recipe, profile)) = reuse {
+        session = session.with_reuse(VideoReuse::new(model, recipe.clone(), profile)?);
+    }
+    let mut frames: Vec<Frame> = (0..GIVEN).map(|t| scene.render(t as f32)).collect();
+    for given in frames.chunks(CHUNK) {
+        session.give(given)?;
+    }
+    let given = session.timing();
+    let mut noise = vec![0.0; model.config().chunk_values()];
+    let started = Instant::now();
+    for chunk in GIVEN / CHUNK..args.frames / CHUNK {
+        chunk_noise(args.seed, index as u64, chunk as u64, &mut noise);
+        frames.extend(session.generate(&noise)?);
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let segments = segment_scores(&frame_metrics(&scene, &frames)?, GIVEN, SEGMENTS)?;
+    let full = full.unwrap_or(&frames);
+    let against = |value: fn(&Frame, &Frame) -> f64, end: usize| {
+        Estimate::of((GIVEN..end).map(|i| value(&frames[i], &full[i]))).mean
+    };
+    let video = Video {
+        multiply_adds: session.timing().multiply_adds - given.multiply_adds,
+        seconds,
+        quality: segments.last().map_or(f64::NAN, |s| s.quality),
+        drift: drift(&segments).unwrap_or(f64::NAN),
+        psnr: against(psnr, frames.len()),
+        ssim: against(ssim, frames.len()),
+        first_psnr: against(psnr, GIVEN + CHUNK),
+        stats: session.reuse().map(|r| r.stats().clone()).unwrap_or_default(),
+    };
+    Ok((frames, video))
+}
