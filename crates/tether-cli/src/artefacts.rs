@@ -23,7 +23,9 @@ pub(crate) use self::markdown::write_report_md;
 pub(crate) use self::pareto::{ParetoPoint, write_pareto};
 pub(crate) use self::plot::write_plot;
 pub(crate) use self::report::{ArtefactFiles, write_report_json};
-pub(crate) use self::run::{CacheBytes, Experiment, RecipeSummary, Rgb8Frame, Run, Segment, Series, Timing, Work};
+pub(crate) use self::run::{
+    CacheBytes, Experiment, RecipeSummary, Rgb8Frame, Run, Segment, Series, Timing, Work,
+};
 pub(crate) use self::sheet::{default_sheet_frames, write_sheet};
 pub(crate) use self::stats::Estimate;
 pub(crate) use self::terminal::summary_table;

@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result};
 use tether_models::{
-    PlaceRecorder, ReceivedAttention, Scene, Schedule, TinyVideo, VideoReuse, VideoSession, chunk_noise, patchify,
+    PlaceRecorder, ReceivedAttention, Scene, Schedule, TinyVideo, VideoReuse, VideoSession, chunk_noise,
+    patchify,
 };
 use tether_reuse::profile::{BlockProfiler, ErtaCalibration, ErtaChoice, MagCalibration, TeaCalibration};
 use tether_reuse::{HostReuse, Place, Profile, Reduction, ReuseEngine, RunPlan};
@@ -95,7 +96,8 @@ impl Calibration<'_> {
                     if call.place == Place::Model {
                         full.model.push((call.input, call.output));
                     } else {
-                        full.residuals.push(call.output.iter().zip(&call.input).map(|(y, x)| y - x).collect());
+                        full.residuals
+                            .push(call.output.iter().zip(&call.input).map(|(y, x)| y - x).collect());
                         full.probes.push(call.probe);
                     }
                 }
@@ -126,7 +128,13 @@ impl Calibration<'_> {
                         clean.iter().zip(&noise).map(|(x, n)| (1.0 - level) * x + level * n).collect();
                     let mut attention = ReceivedAttention::new(self.model)?;
                     let mut velocity = vec![0.0; x.len()];
-                    self.model.forward(&mut self.model.workspace(), &x, level, &mut attention, &mut velocity)?;
+                    self.model.forward(
+                        &mut self.model.workspace(),
+                        &x,
+                        level,
+                        &mut attention,
+                        &mut velocity,
+                    )?;
                     for (block, received) in attention.received.iter().enumerate() {
                         profiler.push(block, received, &foreground)?;
                     }

@@ -3,8 +3,8 @@
 use anyhow::Result;
 use indicatif::ProgressBar;
 use tether_models::{
-    CachedPass, ChunkAttention, FRAME_SIZE, Frame, Scene, Schedule, TinyVideo, VideoReuse, VideoSession, chunk_noise,
-    frame_metrics, segment_scores,
+    CachedPass, ChunkAttention, FRAME_SIZE, Frame, Scene, Schedule, TinyVideo, VideoReuse, VideoSession,
+    chunk_noise, frame_metrics, segment_scores,
 };
 use tether_reuse::{Profile, ReuseRecipe};
 use tethercache::Recipe;

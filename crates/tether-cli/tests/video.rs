@@ -110,3 +110,83 @@ fn requests_that_make_no_sense_are_refused() {
     refused(&["--recipe", "fifi"], "did you mean `fifo`");
     refused(&["--set", "layout.recnt=4"], "did you mean `recent`");
 }
+
+#[test]
+fn step_reuse_and_a_cache_recipe_share_a_run_and_a_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("reuse");
+    video(
+        &out,
+        &["--steps", "6", "--recipe", "fifo,tethercache", "--reuse", "fora:interval=2", "--no-timings"],
+    );
+    let report = report(&out);
+    assert_eq!(report["experiment"]["reuse"], "fora:interval=2");
+    let reuse = report["reuse"].as_array().unwrap();
+    assert_eq!((&reuse[0]["name"], &reuse[1]["name"]), (&"fifo".into(), &"tethercache".into()));
+    // 6 steps, 3 of them reused, in 16 modules of 6 chunks.
+    assert_eq!(reuse[0]["stats"]["reused"], 2 * 16 * 6);
+    assert_eq!(reuse[0]["stats"]["computed"], 4 * 16 * 6);
+    let text = std::fs::read_to_string(out.join("report.md")).unwrap();
+    assert!(text.contains("## Step reuse") && text.contains("`fora:interval=2`"), "{text}");
+}
+
+#[test]
+fn a_profile_serves_the_run_that_it_was_measured_for_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let profile = folder.path().join("mag");
+    let path = profile.to_str().unwrap();
+    let made = tether(&[
+        "reuse", "profile", "magcache", "--steps", "6", "--scenes", "1", "--frames", "12", "-o", path,
+    ]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let out = folder.path().join("video");
+    let reuse = ["--recipe", "tethercache", "--reuse", "magcache", "--reuse-profile", path];
+    video(&out, &[&["--steps", "6"][..], &reuse].concat());
+    assert!(report(&out)["reuse"][0]["stats"]["reused"].as_u64().unwrap() > 0);
+    let other =
+        [&["video", "--frames", "27", "--budget", "12", "--steps", "5", "--out", path][..], &reuse].concat();
+    let refused = tether(&other);
+    assert_eq!(refused.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("made for steps 6, this run has 5"));
+    let without =
+        tether(&["video", "--frames", "27", "--budget", "12", "--reuse", "magcache", "--out", path]);
+    assert_eq!(without.status.code(), Some(3));
+    let unknown =
+        tether(&["video", "--frames", "27", "--budget", "12", "--reuse", "easycash", "--out", path]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("easycache"));
+}
+
+#[test]
+fn policies_are_listed_shown_and_evaluated() {
+    let list = String::from_utf8(tether(&["reuse"]).stdout).unwrap();
+    assert_eq!(list.lines().count(), 13);
+    let shown = String::from_utf8(tether(&["reuse", "show", "easycache:threshold=0.2"]).stdout).unwrap();
+    assert!(shown.contains("threshold = 0.2"), "{shown}");
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().to_str().unwrap();
+    let eval = tether(&[
+        "eval",
+        "reuse",
+        "--steps",
+        "3",
+        "--scenes",
+        "2",
+        "--frames",
+        "15",
+        "--policy",
+        "fora:interval=2",
+        "--policy",
+        "none",
+        "--out",
+        out,
+    ]);
+    assert!(eval.status.success(), "{}", String::from_utf8_lossy(&eval.stderr));
+    let table = String::from_utf8(eval.stdout).unwrap();
+    // A run that reuses nothing is the full run.
+    let none = table.lines().filter(|l| l.starts_with("| `none`")).nth(1).unwrap();
+    assert!(none.contains("| 0% | 100.0% | 1.00 |") && none.contains("100.0 ± 0.0"), "{none}");
+    assert!(folder.path().join("pareto-3.svg").exists());
+    let lines = std::fs::read_to_string(folder.path().join("numbers.jsonl")).unwrap();
+    assert_eq!(lines.lines().count(), 3);
+}

@@ -73,7 +73,8 @@ impl VideoReuse {
             (Site::BlockStack, _) => {
                 let (first, last) = (usize::from(recipe.first_blocks), usize::from(recipe.last_blocks));
                 if first + last >= layers {
-                    let what = format!("{first} first and {last} last of {layers} blocks leave none to reuse");
+                    let what =
+                        format!("{first} first and {last} last of {layers} blocks leave none to reuse");
                     return Err(ReuseError::Recipe(what));
                 }
                 std::iter::once(first..layers - last).collect()
@@ -150,7 +151,9 @@ impl PlaceHook for VideoReuse {
         let lane = Lane::new(place);
         match self.reuse.decide(lane, self.step, probe)? {
             Verdict::Compute => return Ok(true),
-            Verdict::Reuse(_) if matches!(place, Place::Span(_)) => self.reuse.reused_in_place(lane, output)?,
+            Verdict::Reuse(_) if matches!(place, Place::Span(_)) => {
+                self.reuse.reused_in_place(lane, output)?
+            }
             Verdict::Reuse(_) => self.reuse.reused(lane, probe, output)?,
         }
         Ok(false)

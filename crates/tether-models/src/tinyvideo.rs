@@ -168,8 +168,13 @@ impl TinyVideo {
             let probe = if layer > 0 { &ws.span_probe } else { &ws.normed };
             if !hook.computes(place, probe, &mut ws.residual)? {
                 layer = span.end.min(self.blocks.len());
-                let next =
-                    next_norm(&ws.modulations, &ws.head_modulation, layer, self.blocks.len(), self.config.dim);
+                let next = next_norm(
+                    &ws.modulations,
+                    &ws.head_modulation,
+                    layer,
+                    self.blocks.len(),
+                    self.config.dim,
+                );
                 layer_norm(self.arch, &ws.residual, next, &mut ws.normed);
             } else {
                 ws.span_start.clone_from(&ws.residual);
@@ -228,7 +233,8 @@ impl TinyVideo {
                 hook.computed(place, &ws.normed, &ws.projected)?;
             }
         }
-        let gated = Gated { delta: &ws.projected, bias: block.attention_out.bias(), gate: m.attention_gate() };
+        let gated =
+            Gated { delta: &ws.projected, bias: block.attention_out.bias(), gate: m.attention_gate() };
         add_gated_layer_norm(arch, &mut ws.residual, gated, m.ffn(), &mut ws.normed);
 
         let place = Place::Module { layer: layer as u16, kind: ModuleKind::Mlp };
@@ -290,13 +296,7 @@ fn modulation(table: &[f32], layer: usize, dim: usize) -> Modulation<'_> {
 }
 
 /// What the norm before block `layer` of `layers` applies, or the one before the head.
-fn next_norm<'w>(
-    table: &'w [f32],
-    head: &'w [f32],
-    layer: usize,
-    layers: usize,
-    dim: usize,
-) -> Affine<'w> {
+fn next_norm<'w>(table: &'w [f32], head: &'w [f32], layer: usize, layers: usize, dim: usize) -> Affine<'w> {
     if layer < layers {
         return modulation(table, layer, dim).attention();
     }

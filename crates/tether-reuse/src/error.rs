@@ -162,7 +162,9 @@ pub enum ProfileError {
     #[error("calibration: {0}")]
     Calibration(String),
     /// The profile rewrites the noise levels, and this run's solver needs its own.
-    #[error("the profile adjusts the time steps, and the scheduler {scheduler} does not take noise levels of others")]
+    #[error(
+        "the profile adjusts the time steps, and the scheduler {scheduler} does not take noise levels of others"
+    )]
     FixedSigmas {
         /// The run's scheduler.
         scheduler: String,

@@ -9,7 +9,8 @@ use crate::combine::Lanes;
 use crate::engine::{Base, Reduction, ReuseEngine, Shape};
 use crate::lane::{Lane, Unit};
 use crate::{
-    Correction, Measure, Needs, Request, ReuseError, ReuseStats, RunPlan, Slot, Step, StepReusePolicy, Verdict,
+    Correction, Measure, Needs, Request, ReuseError, ReuseStats, RunPlan, Slot, Step, StepReusePolicy,
+    Verdict,
 };
 
 /// Step reuse at any number of places of one model, with the tensors on engine `E`.
@@ -74,7 +75,12 @@ impl<T> Default for Kept<T> {
 impl<T> Kept<T> {
     /// Drops the tensors: they have another shape. Counts go on.
     fn drop_tensors(&mut self) {
-        *self = Self { last: self.last, decisions: self.decisions, pending: self.pending.take(), ..Self::default() };
+        *self = Self {
+            last: self.last,
+            decisions: self.decisions,
+            pending: self.pending.take(),
+            ..Self::default()
+        };
     }
 
     fn tensors(&self) -> impl Iterator<Item = &T> {
@@ -259,7 +265,9 @@ impl<E: ReuseEngine> StepReuse<E> {
         kept.known = (kept.known + 1).min(rungs);
         (kept.computed_at, kept.gap) = (at.index, gap);
         kept.fresh = Some(fresh);
-        if needs.reference_probe && let Some(probe) = &kept.previous_probe {
+        if needs.reference_probe
+            && let Some(probe) = &kept.previous_probe
+        {
             store(engine, probe.borrow(), &mut kept.reference_probe)?;
         }
         if needs.reference_output {
@@ -290,11 +298,7 @@ impl<E: ReuseEngine> StepReuse<E> {
     ///
     /// # Errors
     /// As [`reused`](Self::reused).
-    pub fn reused_in_place(
-        &mut self,
-        lane: impl Into<Lane>,
-        stream: &mut E::Tensor,
-    ) -> Result<(), E::Error> {
+    pub fn reused_in_place(&mut self, lane: impl Into<Lane>, stream: &mut E::Tensor) -> Result<(), E::Error> {
         let lane = lane.into();
         let base = if lane.unit.place.keeps_difference() { Base::InPlace } else { Base::Nothing };
         self.answer(lane, base, stream)
@@ -316,10 +320,14 @@ impl<E: ReuseEngine> StepReuse<E> {
                 return Err(undecided.into());
             }
         };
-        let Some(value) = kept.ladder.first().filter(|_| kept.known > 0) else { return Err(undecided.into()) };
+        let Some(value) = kept.ladder.first().filter(|_| kept.known > 0) else {
+            return Err(undecided.into());
+        };
         let expected = engine.shape(value.borrow());
         let got: SmallVec<[(&str, Shape); 2]> = match &base {
-            Base::Tensor(input) => [("the input", engine.shape(input)), ("the output", engine.shape(output))].into(),
+            Base::Tensor(input) => {
+                [("the input", engine.shape(input)), ("the output", engine.shape(output))].into()
+            }
             _ => std::iter::once(("the output", engine.shape(output))).collect(),
         };
         if let Some((what, got)) = got.into_iter().find(|(_, shape)| *shape != expected) {
@@ -406,8 +414,10 @@ fn measure<E: ReuseEngine>(
     if request.is_empty() {
         return Ok(Some(SmallVec::new()));
     }
-    let Some(reductions) =
-        request.iter().map(|m| slots.reduction(*m)).collect::<Option<SmallVec<[Reduction<'_, E::Tensor>; 4]>>>()
+    let Some(reductions) = request
+        .iter()
+        .map(|m| slots.reduction(*m))
+        .collect::<Option<SmallVec<[Reduction<'_, E::Tensor>; 4]>>>()
     else {
         return Ok(None);
     };

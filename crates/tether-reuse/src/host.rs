@@ -97,7 +97,8 @@ fn reduce(reduction: &Reduction<'_, [f32]>, grid: Grid) -> Result<f64, ReuseErro
         Reduction::TokenRatio(a, b) => {
             same("a signal's second tensor", b.len(), a.len())?;
             let width = part("token ratio", a.len(), grid.tokens)?;
-            let ratios = a.chunks_exact(width).zip(b.chunks_exact(width)).map(|(a, b)| ratio(norm(a), norm(b)));
+            let ratios =
+                a.chunks_exact(width).zip(b.chunks_exact(width)).map(|(a, b)| ratio(norm(a), norm(b)));
             ratios.sum::<f64>() / grid.tokens as f64
         }
         Reduction::FrameMotion(a) => {
@@ -148,7 +149,13 @@ impl ReuseEngine for HostReuse {
         Ok(())
     }
 
-    fn climb(&self, value: &[f32], ladder: &mut [Vec<f32>], known: usize, gap: f32) -> Result<(), ReuseError> {
+    fn climb(
+        &self,
+        value: &[f32],
+        ladder: &mut [Vec<f32>],
+        known: usize,
+        gap: f32,
+    ) -> Result<(), ReuseError> {
         for rung in &*ladder {
             same("a difference", rung.len(), value.len())?;
         }
@@ -176,6 +183,10 @@ impl ReuseEngine for HostReuse {
         for (_, term) in terms {
             same("the output", out.len(), term.len())?;
         }
+        if let Some((a, b)) = affine {
+            part("an affine correction", out.len(), a.len())?;
+            same("an affine correction's offsets", b.len(), a.len())?;
+        }
         let mut terms = terms.iter();
         match base {
             Base::Nothing => match terms.next() {
@@ -194,10 +205,7 @@ impl ReuseEngine for HostReuse {
             }
         }
         if let Some((a, b)) = affine {
-            let channels = a.len();
-            part("an affine correction", out.len(), out.len() / channels.max(1))?;
-            same("an affine correction's offsets", b.len(), channels)?;
-            for row in out.chunks_exact_mut(channels) {
+            for row in out.chunks_exact_mut(a.len()) {
                 for ((y, a), b) in row.iter_mut().zip(a).zip(b) {
                     *y = (1.0 - a) * *y - b;
                 }

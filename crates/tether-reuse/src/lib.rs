@@ -22,8 +22,9 @@ pub use host::HostReuse;
 pub use lane::{Branch, Lane, ModuleKind, Place, Unit};
 pub use plan::{RunPlan, Step};
 pub use policies::{
-    AdaCache, Always, Broadcast, Correct, DbCache, EasyCache, ErtaCache, FasterCache, FlowCache, FlowMode, Fora,
-    MagCache, MotionRegulation, Pab, PabModule, ProfilingDit, Refresh, TaylorSeer, TeaCache, block_runs,
+    AdaCache, Always, Broadcast, Correct, DbCache, EasyCache, ErtaCache, FasterCache, FlowCache, FlowMode,
+    Fora, MagCache, MotionRegulation, Pab, PabModule, ProfilingDit, Refresh, TaylorSeer, TeaCache,
+    block_runs,
 };
 pub use policy::{Measure, Needs, Request, Scope, Slot, StepReusePolicy};
 pub use profile::{Profile, ProfileData, ProfileHeader};

@@ -173,12 +173,17 @@ impl Profile {
                 holds("a", d.a.iter().all(|x| x.is_finite()), "is not finite")?;
                 holds("b", d.b.iter().all(|x| x.is_finite()), "is not finite")?;
                 holds("reuse", d.reuse.first() != Some(&true), "reuses step 0, which has nothing before it")?;
-                let falls = d.sigmas.windows(2).all(|w| w[1] < w[0]) && d.sigmas.iter().all(|s| s.is_finite());
+                let falls =
+                    d.sigmas.windows(2).all(|w| w[1] < w[0]) && d.sigmas.iter().all(|s| s.is_finite());
                 holds("sigmas", falls, "does not fall")
             }
             ProfileData::Mag { ratios } => {
                 length("ratios", ratios.len(), steps)?;
-                holds("ratios", ratios.iter().all(|x| x.is_finite() && *x >= 0.0), "is negative or not finite")
+                holds(
+                    "ratios",
+                    ratios.iter().all(|x| x.is_finite() && *x >= 0.0),
+                    "is negative or not finite",
+                )
             }
             ProfileData::Tea { polynomial } => {
                 let sound = !polynomial.is_empty() && polynomial.iter().all(|x| x.is_finite());

@@ -115,18 +115,78 @@ macro_rules! row {
 
 const CATALOGUE: &[Catalogued] = &[
     row!("none", "-", Latent, false, "computes every step"),
-    row!("easycache", "arXiv:2507.02860", Latent, false, "reuses while the predicted change of the output adds up to little"),
-    row!("ertacache", "arXiv:2508.21091", Latent, true, "reuses profiled steps, with shorter time steps and the fitted error taken off"),
-    row!("profiling-dit", "arXiv:2504.03140", BlockRuns, true, "reuses the blocks that attend to the background"),
-    row!("flowcache", "arXiv:2602.10825", SolverUpdate, false, "each chunk reuses its solver update while it changes little"),
-    row!("teacache", "arXiv:2411.19108", BlockStack, false, "reuses while a polynomial of the modulated input's change adds up to little"),
-    row!("magcache", "arXiv:2506.09045", BlockStack, true, "reuses while profiled magnitude ratios stay near 1"),
-    row!("fora", "arXiv:2407.01425", Modules, false, "computes attention and feed-forward outputs every few steps"),
+    row!(
+        "easycache",
+        "arXiv:2507.02860",
+        Latent,
+        false,
+        "reuses while the predicted change of the output adds up to little"
+    ),
+    row!(
+        "ertacache",
+        "arXiv:2508.21091",
+        Latent,
+        true,
+        "reuses profiled steps, with shorter time steps and the fitted error taken off"
+    ),
+    row!(
+        "profiling-dit",
+        "arXiv:2504.03140",
+        BlockRuns,
+        true,
+        "reuses the blocks that attend to the background"
+    ),
+    row!(
+        "flowcache",
+        "arXiv:2602.10825",
+        SolverUpdate,
+        false,
+        "each chunk reuses its solver update while it changes little"
+    ),
+    row!(
+        "teacache",
+        "arXiv:2411.19108",
+        BlockStack,
+        false,
+        "reuses while a polynomial of the modulated input's change adds up to little"
+    ),
+    row!(
+        "magcache",
+        "arXiv:2506.09045",
+        BlockStack,
+        true,
+        "reuses while profiled magnitude ratios stay near 1"
+    ),
+    row!(
+        "fora",
+        "arXiv:2407.01425",
+        Modules,
+        false,
+        "computes attention and feed-forward outputs every few steps"
+    ),
     row!("pab", "arXiv:2408.12588", Attention, false, "broadcasts attention outputs at middle noise levels"),
-    row!("adacache", "arXiv:2411.02397", Modules, false, "chooses the next computed step from the change at the last one"),
+    row!(
+        "adacache",
+        "arXiv:2411.02397",
+        Modules,
+        false,
+        "chooses the next computed step from the change at the last one"
+    ),
     row!("taylorseer", "arXiv:2503.06923", Modules, false, "extrapolates outputs from their differences"),
-    row!("dbcache", "cache-dit", BlockStack, false, "runs the first blocks and reuses the rest when they changed little"),
-    row!("fastercache", "arXiv:2410.19355", Attention, false, "extrapolates attention outputs from the last two"),
+    row!(
+        "dbcache",
+        "cache-dit",
+        BlockStack,
+        false,
+        "runs the first blocks and reuses the rest when they changed little"
+    ),
+    row!(
+        "fastercache",
+        "arXiv:2410.19355",
+        Attention,
+        false,
+        "extrapolates attention outputs from the last two"
+    ),
 ];
 
 /// Every policy.
@@ -191,9 +251,10 @@ impl ReuseRecipe {
             "magcache" => (PolicySpec::MagCache(MagCache::default()), bounds(1)),
             "fora" => (PolicySpec::Fora(Fora::default()), bounds(1)),
             "pab" => (PolicySpec::Pab(Pab::default()), bounds(1)),
-            "adacache" => {
-                (PolicySpec::AdaCache(AdaCache::default()), Guard { warmup: 2, cooldown: 2, ..Guard::default() })
-            }
+            "adacache" => (
+                PolicySpec::AdaCache(AdaCache::default()),
+                Guard { warmup: 2, cooldown: 2, ..Guard::default() },
+            ),
             "taylorseer" => (PolicySpec::TaylorSeer(TaylorSeer::default()), bounds(1)),
             "dbcache" => {
                 let caps = Guard { max_consecutive: Some(4), ..bounds(8) };
@@ -226,9 +287,9 @@ impl ReuseRecipe {
         }
         let mut table = toml::Table::try_from(&recipe).map_err(|e| ReuseError::Recipe(e.to_string()))?;
         for pair in split_settings(settings) {
-            let (key, value) = pair.split_once('=').ok_or_else(|| {
-                ReuseError::Recipe(format!("{pair:?} is not key=value"))
-            })?;
+            let (key, value) = pair
+                .split_once('=')
+                .ok_or_else(|| ReuseError::Recipe(format!("{pair:?} is not key=value")))?;
             set(&mut table, key.trim(), value.trim())?;
         }
         table.try_into().map_err(|e: toml::de::Error| ReuseError::Recipe(e.to_string().trim().to_owned()))
@@ -350,7 +411,9 @@ fn set(table: &mut toml::Table, key: &str, value: &str) -> Result<(), ReuseError
     let mut at = table;
     for folder in folders {
         let next = at.entry((*folder).to_owned()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-        at = next.as_table_mut().ok_or_else(|| ReuseError::Recipe(format!("{folder} in {key} is no table")))?;
+        at = next
+            .as_table_mut()
+            .ok_or_else(|| ReuseError::Recipe(format!("{folder} in {key} is no table")))?;
     }
     // A whole number where a fraction stood is that fraction.
     let value = match (at.get(*last), value) {

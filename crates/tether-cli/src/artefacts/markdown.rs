@@ -110,7 +110,12 @@ fn report_md(experiment: &Experiment, files: &ArtefactFiles, with_timings: bool)
                 number(r.multiply_adds as f64 / 1e9, 1),
             ]
         });
-        table(&mut lines, &["recipe", "computed", "reused", "reused, %", "billions of multiply-adds"], 1, rows);
+        table(
+            &mut lines,
+            &["recipe", "computed", "reused", "reused, %", "billions of multiply-adds"],
+            1,
+            rows,
+        );
     }
 
     if with_timings {

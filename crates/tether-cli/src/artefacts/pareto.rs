@@ -75,7 +75,8 @@ fn draw(svg: &mut String, title: &str, points: &[ParetoPoint]) -> Result<(), Box
         .draw()?;
     for (index, name) in names.iter().enumerate() {
         let colour = COLOURS[index % COLOURS.len()];
-        let mut own: Vec<(f64, f64)> = points.iter().filter(|p| p.policy == *name).map(|p| (p.x, p.y)).collect();
+        let mut own: Vec<(f64, f64)> =
+            points.iter().filter(|p| p.policy == *name).map(|p| (p.x, p.y)).collect();
         own.sort_by(|a, b| a.0.total_cmp(&b.0));
         // Colours repeat after a while; the second time round the points are hollow.
         let style = if index < COLOURS.len() { colour.filled() } else { colour.stroke_width(2) };
@@ -97,7 +98,8 @@ mod tests {
     #[test]
     fn every_policy_is_named_and_what_is_no_number_is_left_out() {
         let point = |policy: &str, x, y| ParetoPoint { policy: policy.to_owned(), x, y };
-        let points = [point("easycache", 2.0, 30.0), point("easycache", 1.5, 36.0), point("fora", f64::NAN, 20.0)];
+        let points =
+            [point("easycache", 2.0, 30.0), point("easycache", 1.5, 36.0), point("fora", f64::NAN, 20.0)];
         let svg = pareto_svg("50 steps", &points).unwrap();
         assert!(svg.contains("easycache") && svg.contains("50 steps"));
         assert!(!svg.contains("fora") && !svg.contains("NaN"));

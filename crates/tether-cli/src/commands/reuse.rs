@@ -22,7 +22,9 @@ pub(crate) fn run(args: &ReuseArgs) -> Result<()> {
                 writeln!(out, "{:14} {:17} {:14} {profile:8} {}", row.name, row.paper, site, row.summary)?;
             }
         }
-        Some(ReuseAction::Show { policy }) => out.write_all(ReuseRecipe::parse(policy)?.to_toml()?.as_bytes())?,
+        Some(ReuseAction::Show { policy }) => {
+            out.write_all(ReuseRecipe::parse(policy)?.to_toml()?.as_bytes())?
+        }
         Some(ReuseAction::Profile(args)) => profile(args, &mut out)?,
     }
     Ok(())
@@ -30,7 +32,9 @@ pub(crate) fn run(args: &ReuseArgs) -> Result<()> {
 
 fn profile(args: &ProfileArgs, out: &mut impl Write) -> Result<()> {
     if args.scenes == 0 || args.frames <= GIVEN || !args.frames.is_multiple_of(CHUNK) {
-        let problem = format!("--scenes and --frames: at least one scene, and a multiple of {CHUNK} frames above {GIVEN}");
+        let problem = format!(
+            "--scenes and --frames: at least one scene, and a multiple of {CHUNK} frames above {GIVEN}"
+        );
         return Err(Usage(problem).into());
     }
     let schedule = Schedule::shifted(args.steps, Schedule::SHIFT).map_err(|e| Usage(e.to_string()))?;

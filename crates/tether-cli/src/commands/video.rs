@@ -163,7 +163,8 @@ fn roll_out_all(
                     let Some(&(scene, recipe)) = work.get(index) else { break };
                     bar.set_message(format!("{}, scene {scene}", recipe.name));
                     let scene_of = (scene, &scenes[scene]);
-                    let rollout = Rollout { args, model, schedule, scene: scene_of, recipe, reuse, bar: &bar };
+                    let rollout =
+                        Rollout { args, model, schedule, scene: scene_of, recipe, reuse, bar: &bar };
                     let run = device::roll_out(args.device, &rollout)
                         .with_context(|| format!("recipe {}, scene {scene}", recipe.name));
                     failed.fetch_or(run.is_err(), Ordering::Relaxed);

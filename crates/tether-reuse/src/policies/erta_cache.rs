@@ -32,8 +32,11 @@ pub struct ErtaCache {
     profile: Profile,
     correct: Correct,
     /// Slopes and offsets by step.
-    lines: Vec<(Arc<[f32]>, Arc<[f32]>)>,
+    lines: Vec<Line>,
 }
+
+/// Slopes and offsets of a step.
+type Line = (Arc<[f32]>, Arc<[f32]>);
 
 impl ErtaCache {
     /// The policy of a profile.

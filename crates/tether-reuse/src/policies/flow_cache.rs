@@ -4,9 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::accumulator::Accumulator;
 use crate::error::require;
-use crate::{
-    Correction, Measure, Needs, Request, ReuseError, RunPlan, Slot, Step, StepReusePolicy, Verdict,
-};
+use crate::{Correction, Measure, Needs, Request, ReuseError, RunPlan, Slot, Step, StepReusePolicy, Verdict};
 
 /// What FlowCache keeps of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +55,18 @@ impl FlowCache {
             error: Accumulator::default(),
             length: 0.0,
         }
+    }
+
+    /// With another warm-up of each chunk.
+    #[must_use]
+    pub fn warmup(self, chunk_warmup: u32) -> Self {
+        Self { chunk_warmup, ..self }
+    }
+
+    /// Keeping something else.
+    #[must_use]
+    pub fn mode(self, mode: FlowMode) -> Self {
+        Self { mode, ..self }
     }
 }
 

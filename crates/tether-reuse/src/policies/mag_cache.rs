@@ -41,18 +41,18 @@ impl Default for State {
 
 impl Default for MagCache {
     fn default() -> Self {
-        Self {
-            threshold: 0.12,
-            most: 2,
-            retention: 0.2,
-            state: State::default(),
-            profile: None,
-            ratios: Vec::new(),
-        }
+        Self::new(0.12, 2, 0.2)
     }
 }
 
 impl MagCache {
+    /// A threshold, most steps in a row, and the part of the steps at the start that is computed. It needs a
+    /// [profile](Self::with_profile).
+    pub fn new(threshold: f64, most: u32, retention: f64) -> Self {
+        let state = State::default();
+        Self { threshold, most, retention, state, profile: None, ratios: Vec::new() }
+    }
+
     /// Takes the ratios from a profile.
     ///
     /// # Errors

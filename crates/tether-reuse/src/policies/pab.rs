@@ -42,11 +42,16 @@ impl Default for Pab {
     fn default() -> Self {
         // Open-Sora's published settings; its time scale is 0 to 1000.
         let of = |range| Some(Broadcast { range, above: 0.45, below: 0.93 });
-        Self { spatial: of(2), temporal: of(4), cross: of(6), mlp: None, count: 0 }
+        Self::new(of(2), of(4), of(6), None)
     }
 }
 
 impl Pab {
+    /// Settings of attention within frames, between frames and to the prompt, and of the feed-forward network.
+    pub fn new(spatial: PabModule, temporal: PabModule, cross: PabModule, mlp: PabModule) -> Self {
+        Self { spatial, temporal, cross, mlp, count: 0 }
+    }
+
     fn of(&self, place: Place) -> PabModule {
         match place {
             Place::Module { kind: ModuleKind::SpatialAttention, .. } => self.spatial,

@@ -1,7 +1,7 @@
 //! Profile data as arrays.
 
-use safetensors::tensor::{SafeTensors, TensorView};
 use safetensors::Dtype;
+use safetensors::tensor::{SafeTensors, TensorView};
 
 use super::{ErtaData, ProfileData};
 use crate::ProfileError;
@@ -15,7 +15,12 @@ pub(super) struct Array {
 }
 
 impl Array {
-    fn new<T, const N: usize>(name: &'static str, dtype: Dtype, values: &[T], bytes: fn(&T) -> [u8; N]) -> Self {
+    fn new<T, const N: usize>(
+        name: &'static str,
+        dtype: Dtype,
+        values: &[T],
+        bytes: fn(&T) -> [u8; N],
+    ) -> Self {
         Self { name, dtype, shape: vec![values.len()], bytes: values.iter().flat_map(bytes).collect() }
     }
 
@@ -64,7 +69,10 @@ pub(super) fn read(policy: &str, file: &SafeTensors<'_>) -> Result<ProfileData, 
             let groups = shape.get(1).copied().unwrap_or(1).max(1);
             let (reuse, _) = array(file, "reuse", Dtype::U8, |[x]: [u8; 1]| x)?;
             if let Some(bad) = reuse.iter().find(|x| **x > 1) {
-                return Err(ProfileError::Array { name: "reuse", reason: format!("{bad} is neither 0 nor 1") });
+                return Err(ProfileError::Array {
+                    name: "reuse",
+                    reason: format!("{bad} is neither 0 nor 1"),
+                });
             }
             Ok(ProfileData::Erta(ErtaData {
                 reuse: reuse.into_iter().map(|x| x == 1).collect(),
@@ -75,7 +83,9 @@ pub(super) fn read(policy: &str, file: &SafeTensors<'_>) -> Result<ProfileData, 
                 groups,
             }))
         }
-        "magcache" => Ok(ProfileData::Mag { ratios: array(file, "ratios", Dtype::F64, f64::from_le_bytes)?.0 }),
+        "magcache" => {
+            Ok(ProfileData::Mag { ratios: array(file, "ratios", Dtype::F64, f64::from_le_bytes)?.0 })
+        }
         "teacache" => {
             Ok(ProfileData::Tea { polynomial: array(file, "polynomial", Dtype::F64, f64::from_le_bytes)?.0 })
         }

@@ -36,7 +36,8 @@ impl BlockProfiler {
         if members == 0 || !total.is_finite() {
             return Err(wrong("a picture without foreground, or attention that is not a number"));
         }
-        let high = received.iter().zip(foreground).filter(|(r, f)| **f && **r > self.threshold * share).count();
+        let high =
+            received.iter().zip(foreground).filter(|(r, f)| **f && **r > self.threshold * share).count();
         self.sums[block] += high as f64 / members as f64;
         self.counts[block] += 1;
         Ok(())
@@ -76,7 +77,12 @@ impl BlockProfiler {
 /// [`ProfileError::Calibration`] when the lengths are not whole tokens.
 pub fn received_attention(q: &[f32], k: &[f32], heads: usize, dim: usize) -> Result<Vec<f64>, ProfileError> {
     let row = heads * dim;
-    if row == 0 || q.is_empty() || k.is_empty() || !q.len().is_multiple_of(row) || !k.len().is_multiple_of(row) {
+    if row == 0
+        || q.is_empty()
+        || k.is_empty()
+        || !q.len().is_multiple_of(row)
+        || !k.len().is_multiple_of(row)
+    {
         return Err(ProfileError::Calibration("queries or keys are not whole tokens".to_owned()));
     }
     let (queries, keys) = (q.len() / row, k.len() / row);

@@ -56,8 +56,9 @@ impl ErtaCalibration {
             return Err(wrong("a run is not finite".to_owned()));
         }
         self.elements = elements;
-        let join = |part: fn(&(Vec<f32>, Vec<f32>)) -> &Vec<f32>| steps.iter().flat_map(part).copied().collect();
-        self.runs.push((join(|s| &s.0), join(|s| &s.1)));
+        let inputs = steps.iter().flat_map(|(x, _)| x).copied().collect();
+        let velocities = steps.iter().flat_map(|(_, v)| v).copied().collect();
+        self.runs.push((inputs, velocities));
         Ok(())
     }
 
@@ -106,7 +107,8 @@ impl ErtaCalibration {
         }
         let reuse = self.reuse(choice);
         let steps = reuse.len();
-        let (mut phi, mut a, mut b) = (vec![1f32; steps], vec![0f32; steps * groups], vec![0f32; steps * groups]);
+        let (mut phi, mut a, mut b) =
+            (vec![1f32; steps], vec![0f32; steps * groups], vec![0f32; steps * groups]);
         let mut cached = 0;
         for step in 0..steps {
             if !reuse[step] {
@@ -131,7 +133,8 @@ impl ErtaCalibration {
             self.runs.len()
         );
         let header = ProfileHeader::new("ertacache", &self.plan, prompts, &settings);
-        let profile = Profile { header, data: ProfileData::Erta(ErtaData { reuse, phi, sigmas, a, b, groups }) };
+        let profile =
+            Profile { header, data: ProfileData::Erta(ErtaData { reuse, phi, sigmas, a, b, groups }) };
         profile.validate()?;
         Ok(profile)
     }
@@ -143,7 +146,8 @@ impl ErtaCalibration {
             let (_, v) = &self.runs[run];
             let error: f64 = self.shift(run, cached, step).map(f64::abs).sum();
             let (now, before) = (self.at(v, step), self.at(v, step - 1));
-            let change: f64 = now.iter().zip(before).map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs()).sum();
+            let change: f64 =
+                now.iter().zip(before).map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs()).sum();
             let size: f64 = now.iter().map(|x| f64::from(*x).abs()).sum();
             fraction_kept(error, change, size)
         };
@@ -174,12 +178,13 @@ fn wrong(what: String) -> ProfileError {
 pub fn choose(steps: usize, choice: &ErtaChoice, change: impl Fn(usize, usize) -> f64) -> Vec<bool> {
     let mut reuse = vec![false; steps];
     let (mut cached, mut row) = (0, 0);
-    for step in (choice.warmup.max(1) as usize)..steps.saturating_sub(1) {
+    let last = steps.saturating_sub(1);
+    for (step, reuse) in reuse.iter_mut().enumerate().take(last).skip(choice.warmup.max(1) as usize) {
         if row == 0 {
             cached = step - 1;
         }
-        reuse[step] = row < choice.max_consecutive && change(cached, step) < choice.lambda;
-        row = if reuse[step] { row + 1 } else { 0 };
+        *reuse = row < choice.max_consecutive && change(cached, step) < choice.lambda;
+        row = if *reuse { row + 1 } else { 0 };
     }
     reuse
 }

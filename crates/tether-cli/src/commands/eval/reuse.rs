@@ -47,15 +47,17 @@ fn defaults(steps: usize) -> Vec<&'static str> {
         ];
     }
     vec![
+        "easycache:threshold=0.0025",
+        "easycache:threshold=0.005",
+        "easycache:threshold=0.01",
         "easycache:threshold=0.025",
-        "easycache:threshold=0.05",
-        "easycache:threshold=0.1",
-        "easycache:threshold=0.2",
-        "easycache:threshold=0.1,forecast={order=1}",
+        "easycache",
+        "easycache:threshold=0.025,forecast={order=1}",
         "ertacache:lambda=0.04",
         "ertacache:lambda=0.08",
         "profiling-dit",
         "flowcache:threshold=0.05",
+        "flowcache:threshold=0.2",
         "teacache:threshold=0.1",
         "teacache:threshold=0.2",
         "magcache",
@@ -121,7 +123,9 @@ pub(crate) fn run(args: &EvalReuseArgs) -> Result<()> {
     let fits = args.frames >= GIVEN + SEGMENTS && args.frames.is_multiple_of(CHUNK) && args.frames <= 100_000;
     if !fits || args.scenes == 0 || args.jobs == Some(0) || args.steps.is_empty() {
         let least = (GIVEN + SEGMENTS).next_multiple_of(CHUNK);
-        let problem = format!("--frames must be a multiple of {CHUNK}, at least {least}; --scenes, --jobs and --steps at least 1");
+        let problem = format!(
+            "--frames must be a multiple of {CHUNK}, at least {least}; --scenes, --jobs and --steps at least 1"
+        );
         return Err(Usage(problem).into());
     }
     let cache = fitted(&args.recipe, args.budget, &[])?;
@@ -259,7 +263,8 @@ fn make_all(setting: &Setting<'_>, full: Option<&[Vec<Frame>]>) -> Result<Vec<(V
     let scenes = setting.args.scenes;
     let available = std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
-    let results: Vec<Mutex<Option<Result<(Vec<Frame>, Video)>>>> = (0..scenes).map(|_| Mutex::new(None)).collect();
+    let results: Vec<Mutex<Option<Result<(Vec<Frame>, Video)>>>> =
+        (0..scenes).map(|_| Mutex::new(None)).collect();
     std::thread::scope(|scope| {
         for _ in 0..setting.args.jobs.unwrap_or(available).min(scenes) {
             scope.spawn(|| {
