@@ -152,7 +152,7 @@ impl PlaceHook for VideoReuse {
         match self.reuse.decide(lane, self.step, probe)? {
             Verdict::Compute => return Ok(true),
             Verdict::Reuse(_) if matches!(place, Place::Span(_)) => {
-                self.reuse.reused_in_place(lane, output)?
+                self.reuse.reused_in_place(lane, output)?;
             }
             Verdict::Reuse(_) => self.reuse.reused(lane, probe, output)?,
         }

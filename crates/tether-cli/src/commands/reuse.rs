@@ -23,7 +23,7 @@ pub(crate) fn run(args: &ReuseArgs) -> Result<()> {
             }
         }
         Some(ReuseAction::Show { policy }) => {
-            out.write_all(ReuseRecipe::parse(policy)?.to_toml()?.as_bytes())?
+            out.write_all(ReuseRecipe::parse(policy)?.to_toml()?.as_bytes())?;
         }
         Some(ReuseAction::Profile(args)) => profile(args, &mut out)?,
     }

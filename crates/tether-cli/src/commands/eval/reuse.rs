@@ -85,6 +85,9 @@ struct Video {
     stats: ReuseStats,
 }
 
+/// A video's frames, and what was measured of it.
+type Made = (Vec<Frame>, Video);
+
 /// A policy's videos, one a scene.
 #[derive(Debug, Serialize)]
 struct Row {
@@ -254,17 +257,16 @@ fn half_of_the_blocks(calibration: &Calibration<'_>) -> Result<Profile> {
     Calibration { tau, ..*calibration }.profile("profiling-dit")
 }
 
-fn row(policy: &str, steps: usize, videos: Vec<(Vec<Frame>, Video)>) -> Row {
+fn row(policy: &str, steps: usize, videos: Vec<Made>) -> Row {
     Row { policy: policy.to_owned(), steps, videos: videos.into_iter().map(|(_, v)| v).collect() }
 }
 
 /// Every scene. Each video is made in one thread, so it does not depend on how many there are.
-fn make_all(setting: &Setting<'_>, full: Option<&[Vec<Frame>]>) -> Result<Vec<(Vec<Frame>, Video)>> {
+fn make_all(setting: &Setting<'_>, full: Option<&[Vec<Frame>]>) -> Result<Vec<Made>> {
     let scenes = setting.args.scenes;
     let available = std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
-    let results: Vec<Mutex<Option<Result<(Vec<Frame>, Video)>>>> =
-        (0..scenes).map(|_| Mutex::new(None)).collect();
+    let results: Vec<Mutex<Option<Result<Made>>>> = (0..scenes).map(|_| Mutex::new(None)).collect();
     std::thread::scope(|scope| {
         for _ in 0..setting.args.jobs.unwrap_or(available).min(scenes) {
             scope.spawn(|| {
@@ -279,7 +281,7 @@ fn make_all(setting: &Setting<'_>, full: Option<&[Vec<Frame>]>) -> Result<Vec<(V
     results.into_iter().filter_map(|r| r.into_inner().unwrap_or_else(|e| e.into_inner())).collect()
 }
 
-fn make(setting: &Setting<'_>, index: usize, full: Option<&[Frame]>) -> Result<(Vec<Frame>, Video)> {
+fn make(setting: &Setting<'_>, index: usize, full: Option<&[Frame]>) -> Result<Made> {
     let &Setting { args, model, schedule, cache, reuse } = setting;
     let scene = Scene::sample(args.seed, index as u64);
     let mut session = VideoSession::new(model, cache.clone(), schedule.clone(), Host::new())?;
