@@ -12,8 +12,12 @@ fn tether(args: &[&str]) -> Output {
 }
 
 fn video(out: &Path, extra: &[&str]) -> Output {
+    video_of_steps("2", out, extra)
+}
+
+fn video_of_steps(steps: &str, out: &Path, extra: &[&str]) -> Output {
     let mut args =
-        vec!["video", "--frames", "27", "--budget", "12", "--steps", "2", "--out", out.to_str().unwrap()];
+        vec!["video", "--frames", "27", "--budget", "12", "--steps", steps, "--out", out.to_str().unwrap()];
     args.extend(extra);
     let output = tether(&args);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -141,7 +145,7 @@ fn a_profile_serves_the_run_that_it_was_measured_for_and_no_other() {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let out = folder.path().join("video");
     let reuse = ["--recipe", "tethercache", "--reuse", "magcache", "--reuse-profile", path];
-    video(&out, &[&["--steps", "6"][..], &reuse].concat());
+    video_of_steps("6", &out, &reuse);
     assert!(report(&out)["reuse"][0]["stats"]["reused"].as_u64().unwrap() > 0);
     let other =
         [&["video", "--frames", "27", "--budget", "12", "--steps", "5", "--out", path][..], &reuse].concat();
