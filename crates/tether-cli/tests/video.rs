@@ -119,9 +119,10 @@ fn requests_that_make_no_sense_are_refused() {
 fn step_reuse_and_a_cache_recipe_share_a_run_and_a_report() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("reuse");
-    video(
+    video_of_steps(
+        "6",
         &out,
-        &["--steps", "6", "--recipe", "fifo,tethercache", "--reuse", "fora:interval=2", "--no-timings"],
+        &["--recipe", "fifo,tethercache", "--reuse", "fora:interval=2", "--no-timings"],
     );
     let report = report(&out);
     assert_eq!(report["experiment"]["reuse"], "fora:interval=2");
