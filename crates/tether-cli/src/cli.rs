@@ -1,8 +1,12 @@
 //! The command line.
 
+mod profile;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use profile::{HeadsArgs, ProfileArgs, Profiled};
 
 /// KV caches for models that run for a long time.
 ///
@@ -28,6 +32,8 @@ pub(crate) enum Command {
     Fetch(FetchArgs),
     /// Measure what a language model makes of a text.
     Eval(EvalArgs),
+    /// Measure what a language model is made of.
+    Profile(ProfileArgs),
     /// Let a language model continue a text.
     Generate(GenerateArgs),
 }
@@ -94,12 +100,18 @@ pub(crate) struct PerplexityArgs {
     /// Override a field of every recipe named with --recipe, such as score.window=32.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
+    /// What the model's heads are for (see `tether profile heads`), where a recipe asks.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile: Option<PathBuf>,
     /// Where the cache lives and attention runs; the model stays on the host.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) device: Device,
     /// Print a JSON object a line instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Draw perplexity against the budget.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -128,6 +140,9 @@ pub(crate) struct GenerateArgs {
     /// Override a field of the recipe, such as score.window=32.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
+    /// What the model's heads are for (see `tether profile heads`), where the recipe asks.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile: Option<PathBuf>,
     /// Where the cache lives and attention runs; the model stays on the host.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) device: Device,

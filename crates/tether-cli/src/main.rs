@@ -7,6 +7,7 @@ mod commands;
 mod device;
 mod exit;
 mod fetch;
+mod head_profile;
 mod language;
 mod rollout;
 mod token_trace;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         cli::Command::Bench(args) => commands::bench::run(&args),
         cli::Command::Fetch(args) => commands::fetch::run(&args),
         cli::Command::Eval(args) => commands::eval::run(&args),
+        cli::Command::Profile(args) => commands::profile::run(&args),
         cli::Command::Generate(args) => commands::generate::run(&args),
     };
     match result {

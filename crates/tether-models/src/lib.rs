@@ -14,6 +14,7 @@ mod norm;
 mod observer;
 mod palette;
 mod published;
+mod recorded_pass;
 mod sampler;
 mod scene;
 mod session;
@@ -26,7 +27,7 @@ pub use dense_attention::DenseAttention;
 pub use error::{ForwardError, ModelError};
 pub use frame::{CHANNELS, FRAME_SIZE, Frame, PATCH, TOKEN_VALUES, TOKENS_PER_FRAME, patchify, unpatchify};
 pub use llama::{
-    GgufFile, Llama, LlamaConfig, LlamaSession, LlamaWorkspace, TextStream, TextTokenizer, TokenTiming,
+    GgufFile, HeadProbe, Llama, LlamaConfig, LlamaSession, LlamaWorkspace, Prediction, TextStream, TextTokenizer, TokenTiming,
     greedy,
 };
 pub use metrics::{FrameMetrics, SegmentScore, drift, frame_metrics, segment_scores};
@@ -34,6 +35,7 @@ pub use noise::chunk_noise;
 pub use observer::ForwardObserver;
 pub use palette::SpriteColour;
 pub use published::{PUBLISHED, PublishedModel, SMOLLM2};
+pub use recorded_pass::RecordedPass;
 pub use sampler::{Schedule, sample_chunk};
 pub use scene::{Blob, Camera, Scene, Sprite, SpriteShape, Stripe};
 pub use session::{CachedPass, SessionError, SessionTiming, VideoSession};

@@ -1,6 +1,9 @@
 //! `tether eval`.
 
+mod curves;
+mod paired;
 mod perplexity;
+mod runs;
 
 use anyhow::Result;
 
