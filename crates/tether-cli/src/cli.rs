@@ -1,11 +1,13 @@
 //! The command line.
 
+mod eval;
 mod profile;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use eval::{AllArgs, Asking, Comparison, QuizArgs, SpeedArgs};
 pub(crate) use profile::{HeadsArgs, ProfileArgs, Profiled};
 
 /// KV caches for models that run for a long time.
@@ -71,6 +73,10 @@ pub(crate) struct EvalArgs {
 pub(crate) enum Measure {
     /// How well the model predicts a text: the exponential of the mean loss per token.
     Perplexity(PerplexityArgs),
+    /// How well it finds passwords that are put into a text at several depths.
+    Needle(QuizArgs),
+    /// How well it continues passages that it has read.
+    Recall(QuizArgs),
 }
 
 #[derive(Args, Debug)]

@@ -3,15 +3,20 @@
 mod curves;
 mod paired;
 mod perplexity;
+mod questions;
+mod quiz;
 mod runs;
 
 use anyhow::Result;
 
+use self::questions::Task;
 use crate::cli::{EvalArgs, Measure};
 
 /// Runs the subcommand.
 pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     match &args.measure {
         Measure::Perplexity(args) => perplexity::run(args),
+        Measure::Needle(args) => quiz::run(args, Task::Needle),
+        Measure::Recall(args) => quiz::run(args, Task::Recall),
     }
 }
