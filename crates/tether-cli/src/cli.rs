@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use eval::{AllArgs, Asking, Comparison, QuizArgs, SpeedArgs};
+pub(crate) use eval::{AllArgs, Asking, QuizArgs, SpeedArgs};
 pub(crate) use profile::{HeadsArgs, ProfileArgs, Profiled};
 
 /// KV caches for models that run for a long time.
@@ -77,6 +77,10 @@ pub(crate) enum Measure {
     Needle(QuizArgs),
     /// How well it continues passages that it has read.
     Recall(QuizArgs),
+    /// How fast contexts are read and continued, and what attention takes of that at each budget.
+    Speed(SpeedArgs),
+    /// Perplexity, recall and needles of every recipe, as tables on a page.
+    All(AllArgs),
 }
 
 #[derive(Args, Debug)]

@@ -1,11 +1,14 @@
 //! `tether eval`.
 
+mod all;
 mod curves;
+mod page;
 mod paired;
 mod perplexity;
 mod questions;
 mod quiz;
 mod runs;
+mod speed;
 
 use anyhow::Result;
 
@@ -16,6 +19,8 @@ use crate::cli::{EvalArgs, Measure};
 pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     match &args.measure {
         Measure::Perplexity(args) => perplexity::run(args),
+        Measure::All(args) => all::run(args),
+        Measure::Speed(args) => speed::run(args),
         Measure::Needle(args) => quiz::run(args, Task::Needle),
         Measure::Recall(args) => quiz::run(args, Task::Recall),
     }

@@ -33,14 +33,16 @@ fn heads(args: &HeadsArgs) -> Result<()> {
         return Err(Usage(format!("{} has no token", args.text.display())).into());
     }
     let start = language.tokenizer.bos().unwrap_or(ids[0]);
-    let probe = HeadProbe { period: args.period, repeats: args.repeats, seed: args.seed, ..HeadProbe::default() };
+    let probe =
+        HeadProbe { period: args.period, repeats: args.repeats, seed: args.seed, ..HeadProbe::default() };
     let mut profile = measure(&language.model, &probe, start, &ids)?;
     profile.model.clone_from(&language.name);
     profile.sha256 = language.sha256()?;
     std::fs::write(&args.out, written(&profile)?)
         .with_context(|| format!("cannot write {}", args.out.display()))?;
     let retrieval = profile.retrieval_heads(0.14, 0.01);
-    let named: Vec<String> = retrieval.iter().take(5).map(|(layer, head)| format!("{layer}.{head}")).collect();
+    let named: Vec<String> =
+        retrieval.iter().take(5).map(|(layer, head)| format!("{layer}.{head}")).collect();
     eprintln!(
         "{}: {} layers of {} key heads; strongest retrieval heads {}",
         args.out.display(),
@@ -52,10 +54,8 @@ fn heads(args: &HeadsArgs) -> Result<()> {
 }
 
 fn measure(model: &Llama, probe: &HeadProbe, start: u32, ids: &[u32]) -> Result<HeadProfile> {
-    let bar = ProgressBar::with_draw_target(
-        Some(2 * model.config().layers as u64),
-        ProgressDrawTarget::stderr(),
-    );
+    let bar =
+        ProgressBar::with_draw_target(Some(2 * model.config().layers as u64), ProgressDrawTarget::stderr());
     bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} layers, {eta} left")?);
     let profile = probe.measure(model, start, ids, || bar.inc(1)).context("cannot probe the model")?;
     bar.finish_and_clear();

@@ -148,7 +148,9 @@ impl Heads {
     fn of(block: &TokenBlock<'_>) -> Result<Self, Error> {
         let (q, k) = (block.q.shape(), block.k.shape());
         match (q, k) {
-            (&[tokens, query_heads, dim], &[_, kv_heads, _]) => Ok(Self { tokens, query_heads, kv_heads, dim }),
+            (&[tokens, query_heads, dim], &[_, kv_heads, _]) => {
+                Ok(Self { tokens, query_heads, kv_heads, dim })
+            }
             _ => {
                 let (expected, got) = (vec![0, 0, 0].into(), q.into());
                 Err(CoreError::ShapeMismatch { what: "q", expected, got }.into())
@@ -168,7 +170,8 @@ impl Heads {
         let x = x.as_f32().ok_or(wrong)?;
         let mut out = Vec::with_capacity(x.len());
         for head in 0..heads {
-            let rows = x.chunks_exact(heads * self.dim).enumerate().filter(|(token, _)| which.contains(token));
+            let rows =
+                x.chunks_exact(heads * self.dim).enumerate().filter(|(token, _)| which.contains(token));
             rows.for_each(|(_, row)| out.extend_from_slice(&row[head * self.dim..][..self.dim]));
         }
         Ok(out)

@@ -150,7 +150,8 @@ impl<'a> Reading<'a> {
             None => self.ids.len() / 2,
             Some(prompt) if prompt < self.ids.len() - 1 => prompt,
             Some(prompt) => {
-                let problem = format!("--prompt: {prompt} of {} tokens leaves none to predict", self.ids.len());
+                let problem =
+                    format!("--prompt: {prompt} of {} tokens leaves none to predict", self.ids.len());
                 return Err(Usage(problem).into());
             }
         };

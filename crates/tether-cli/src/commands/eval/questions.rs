@@ -29,9 +29,10 @@ const PLACES: [&str; 16] = [
     "island",
 ];
 const WORDS: [&str; 32] = [
-    "marble", "lantern", "copper", "river", "velvet", "thunder", "silver", "pencil", "winter", "basket", "golden",
-    "mirror", "purple", "anchor", "wooden", "candle", "bitter", "feather", "hollow", "mountain", "yellow", "hammer",
-    "gentle", "button", "frozen", "window", "broken", "whistle", "empty", "kettle", "hidden", "ribbon",
+    "marble", "lantern", "copper", "river", "velvet", "thunder", "silver", "pencil", "winter", "basket",
+    "golden", "mirror", "purple", "anchor", "wooden", "candle", "bitter", "feather", "hollow", "mountain",
+    "yellow", "hammer", "gentle", "button", "frozen", "window", "broken", "whistle", "empty", "kettle",
+    "hidden", "ribbon",
 ];
 
 /// A question and its answer, as tokens.
@@ -125,7 +126,8 @@ fn needles(
     for i in 0..count {
         let place = PLACES[(5 * seed + i) % PLACES.len()];
         let pair = (7 * seed + i) % (WORDS.len() / 2);
-        let words = format!(" {} {}", WORDS[2 * pair], WORDS[2 * ((pair + 3 * seed + 1) % (WORDS.len() / 2)) + 1]);
+        let words =
+            format!(" {} {}", WORDS[2 * pair], WORDS[2 * ((pair + 3 * seed + 1) % (WORDS.len() / 2)) + 1]);
         let asked = format!("The password of the {place} is");
         sentences.push(tokenizer.encode(&format!("{BREAK}{asked}{words}.{BREAK}"))?);
         let cue = lead.iter().copied().chain(tokenizer.encode(&asked)?).collect();

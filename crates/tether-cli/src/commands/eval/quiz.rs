@@ -116,8 +116,13 @@ pub(crate) fn run(args: &QuizArgs, task: Task) -> Result<()> {
             for contender in &contenders {
                 let mut answers = Answers::default();
                 for context in &contexts {
-                    let test =
-                        Test { language: &language, profile: profile.as_ref(), context, question, device: c.device };
+                    let test = Test {
+                        language: &language,
+                        profile: profile.as_ref(),
+                        context,
+                        question,
+                        device: c.device,
+                    };
                     answers.extend(test.ask(contender)?);
                     progress.inc(1);
                 }
@@ -145,7 +150,9 @@ pub(crate) fn run(args: &QuizArgs, task: Task) -> Result<()> {
 }
 
 pub(super) fn too_short(text: &str, tokens: usize, length: usize) -> Usage {
-    Usage(format!("--length: {text} has {tokens} tokens, and {length} were asked for; they must be at least 256"))
+    Usage(format!(
+        "--length: {text} has {tokens} tokens, and {length} were asked for; they must be at least 256"
+    ))
 }
 
 pub(super) fn when(question: Asking) -> &'static str {
@@ -285,8 +292,11 @@ impl OnEngine for TestUnder<'_> {
                 cue.clear();
             }
             let skipped = cue.len();
-            let tokens: Vec<u32> =
-                cue.into_iter().chain([last]).chain(asked.answer[..asked.answer.len() - 1].iter().copied()).collect();
+            let tokens: Vec<u32> = cue
+                .into_iter()
+                .chain([last])
+                .chain(asked.answer[..asked.answer.len() - 1].iter().copied())
+                .collect();
             let targets = [&tokens[1..=skipped], &asked.answer].concat();
             let predictions = session.predict(&tokens, &targets).context("cannot answer")?;
             answers.add(&predictions[skipped..]);
@@ -310,7 +320,11 @@ fn share<E: TokenEngine>(attention: &CachedAttention<E>, of: tethercache::tokens
     let blocks = |layer: usize| cache.csr(of, layer).map_or(0, |csr| csr.indices.len() as u64);
     let resident = (0..geometry.layers).map(blocks).sum::<u64>() * geometry.block_bytes();
     let full = cache.seen(of, 0usize).unwrap_or(0) as u64 * geometry.layers as u64 * geometry.kv_heads as u64;
-    TokenBytes { resident, in_use: resident, full: full * geometry.block_bytes() / geometry.block_size as u64 }
+    TokenBytes {
+        resident,
+        in_use: resident,
+        full: full * geometry.block_bytes() / geometry.block_size as u64,
+    }
 }
 
 #[cfg(test)]

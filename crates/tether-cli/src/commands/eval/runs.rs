@@ -92,9 +92,13 @@ pub(super) fn every(model: &Llama, profile: Option<&HeadProfile>) -> Result<Vec<
     for row in tethercache::catalogue().iter().filter(|row| row.unit == "token") {
         let recipe = TokenRecipe::named(row.name)?;
         let needs = TokenPlanner::new(recipe.clone())?.needs();
-        let missing = needs.grid || needs.probe_last > 0 || needs.raw_keys || needs.head_profile && profile.is_none();
+        let missing =
+            needs.grid || needs.probe_last > 0 || needs.raw_keys || needs.head_profile && profile.is_none();
         let control = CONTROLS.contains(&row.name);
-        if !missing && !control && tether_models::CachedAttention::new(Host::new(), model, recipe, DType::F32).is_ok() {
+        if !missing
+            && !control
+            && tether_models::CachedAttention::new(Host::new(), model, recipe, DType::F32).is_ok()
+        {
             names.push(row.name.to_owned());
         }
     }
@@ -115,7 +119,15 @@ mod tests {
         assert_eq!(contenders[0].budget, 1.0);
         assert_eq!(
             names,
-            ["window", "sink-recent", "random", "window, once", "sink-recent, once", "random, once", "snapkv"]
+            [
+                "window",
+                "sink-recent",
+                "random",
+                "window, once",
+                "sink-recent, once",
+                "random, once",
+                "snapkv"
+            ]
         );
         assert!(is_control("window, once") && evicts_once("window, once") && !is_control("snapkv"));
         let once = &contenders[7].recipe;
