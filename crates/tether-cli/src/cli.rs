@@ -1,8 +1,14 @@
 //! The command line.
 
+mod eval;
+mod profile;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use eval::{AllArgs, Asking, QuizArgs, SpeedArgs};
+pub(crate) use profile::{HeadsArgs, ProfileArgs, Profiled};
 
 /// KV caches for models that run for a long time.
 ///
@@ -28,6 +34,8 @@ pub(crate) enum Command {
     Fetch(FetchArgs),
     /// Measure what a language model makes of a text.
     Eval(EvalArgs),
+    /// Measure what a language model is made of.
+    Profile(ProfileArgs),
     /// Let a language model continue a text.
     Generate(GenerateArgs),
     /// List the policies of step reuse, or measure a profile for one.
@@ -49,11 +57,11 @@ pub(crate) enum ReuseAction {
         policy: String,
     },
     /// Measure a profile on full runs of the small video model.
-    Profile(ProfileArgs),
+    Profile(ReuseProfileArgs),
 }
 
 #[derive(Args, Debug)]
-pub(crate) struct ProfileArgs {
+pub(crate) struct ReuseProfileArgs {
     /// The policy: ertacache, magcache, teacache or profiling-dit.
     #[arg(value_name = "POLICY")]
     pub(crate) policy: String,
@@ -115,6 +123,14 @@ pub(crate) enum Measure {
     Perplexity(PerplexityArgs),
     /// What step reuse saves the small video model, and what it costs: work and time against the full run and against the real video.
     Reuse(EvalReuseArgs),
+    /// How well it finds passwords that are put into a text at several depths.
+    Needle(QuizArgs),
+    /// How well it continues passages that it has read.
+    Recall(QuizArgs),
+    /// How fast contexts are read and continued, and what attention takes of that at each budget.
+    Speed(SpeedArgs),
+    /// Perplexity, recall and needles of every recipe, as tables on a page.
+    All(AllArgs),
 }
 
 #[derive(Args, Debug)]
@@ -175,12 +191,18 @@ pub(crate) struct PerplexityArgs {
     /// Override a field of every recipe named with --recipe, such as score.window=32.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
+    /// What the model's heads are for (see `tether profile heads`), where a recipe asks.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile: Option<PathBuf>,
     /// Where the cache lives and attention runs; the model stays on the host.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) device: Device,
     /// Print a JSON object a line instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Draw perplexity against the budget.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -209,6 +231,9 @@ pub(crate) struct GenerateArgs {
     /// Override a field of the recipe, such as score.window=32.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
+    /// What the model's heads are for (see `tether profile heads`), where the recipe asks.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile: Option<PathBuf>,
     /// Where the cache lives and attention runs; the model stays on the host.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) device: Device,

@@ -9,6 +9,7 @@ use tethercache::score::ScoreError;
 use tethercache::{Error, RecipeError};
 
 use crate::fetch::FetchError;
+use crate::head_profile::OtherModel;
 use crate::language::MissingInput;
 use crate::trace::TraceError;
 
@@ -36,6 +37,7 @@ fn code_of(link: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if link.is::<TraceError>()
         || link.is::<FetchError>()
         || link.is::<MissingInput>()
+        || link.is::<OtherModel>()
         || link.is::<ModelError>()
     {
         return Some(3);

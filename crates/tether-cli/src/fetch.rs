@@ -15,7 +15,7 @@ use tether_models::{PublishedModel, SMOLLM2};
 
 use crate::cli::Origin;
 use crate::language::MissingInput;
-use checksum::sha256_of;
+pub(crate) use checksum::sha256_of;
 
 /// A file that a model comes in.
 #[derive(Clone, Copy, Debug)]

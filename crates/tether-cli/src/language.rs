@@ -1,17 +1,22 @@
 //! The language model that a command was asked to run.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use tether_models::{GgufFile, Llama, PUBLISHED, PublishedModel, TextTokenizer};
 
 use crate::exit::Usage;
+use crate::fetch::sha256_of;
 
 /// A model, and what its text is made of.
 #[derive(Debug)]
 pub(crate) struct Language {
     pub(crate) model: Llama,
     pub(crate) tokenizer: TextTokenizer,
+    /// What people call it: the file's name.
+    pub(crate) name: String,
+    path: PathBuf,
 }
 
 /// An input file that is not there.
@@ -54,7 +59,14 @@ impl Language {
         let file = GgufFile::open(&path).with_context(unusable)?;
         let model = Llama::load(&file).with_context(unusable)?;
         let tokenizer = TextTokenizer::load(&file).with_context(unusable)?;
-        Ok(Self { model, tokenizer })
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { model, tokenizer, name, path })
+    }
+
+    /// The checksum of the model's file.
+    pub(crate) fn sha256(&self) -> Result<String> {
+        let unreadable = || format!("cannot read {}", self.path.display());
+        sha256_of(File::open(&self.path).with_context(unreadable)?).with_context(unreadable)
     }
 }
 

@@ -8,6 +8,7 @@ mod commands;
 mod device;
 mod exit;
 mod fetch;
+mod head_profile;
 mod language;
 mod rollout;
 mod token_trace;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         cli::Command::Fetch(args) => commands::fetch::run(&args),
         cli::Command::Eval(args) => commands::eval::run(&args),
         cli::Command::Reuse(args) => commands::reuse::run(&args),
+        cli::Command::Profile(args) => commands::profile::run(&args),
         cli::Command::Generate(args) => commands::generate::run(&args),
     };
     match result {

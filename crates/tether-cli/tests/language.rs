@@ -41,6 +41,13 @@ fn requests_that_make_no_sense_are_refused() {
         (vec!["generate", "--file", &none], 3, "none.txt"),
         (vec!["generate"], 2, "PROMPT"),
         (vec!["eval", "perplexity"], 2, "--text"),
+        (vec!["eval", "needle"], 2, "--text"),
+        (vec!["eval", "recall", "--text", &text, "--recipe", "snapkv", "--budget", "2"], 2, "--budget"),
+        (vec!["eval", "recall", "--text", &text], 3, "tether fetch smollm2"),
+        (vec!["eval", "speed", "--text", &text, "--steps", "0"], 2, "--steps"),
+        (vec!["eval", "all", "--text", &text], 2, "--out"),
+        (vec!["profile", "heads", "--text", &text], 2, "--out"),
+        (vec!["profile", "heads", "--text", &none, "-o", &none], 3, "none.txt"),
         (vec!["eval", "perplexity", "--text", &text, "--tokens", "1"], 2, "--tokens"),
         (vec!["eval", "perplexity", "--text", &text], 3, "tether fetch smollm2"),
         (vec!["eval", "perplexity", "--text", &text, &none], 3, "none.txt"),
@@ -87,6 +94,45 @@ fn a_model_that_is_there_answers_and_reads() {
     assert!(Path::new(installed.trim()).starts_with(folder.path()), "{installed}");
     let output = tether(folder.path(), &["generate", "--max-tokens", "1", prompt]);
     assert_eq!(output.stdout, b" Paris\n");
+}
+
+#[test]
+fn a_profile_is_of_one_model_and_questions_are_answered() {
+    let Some(model) = model_or_skip() else { return };
+    let (folder, model) = (tempfile::tempdir().unwrap(), model.to_str().unwrap().to_owned());
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (text, heads, svg) = (at("text"), at("heads.json"), at("curves.svg"));
+    let numbers: Vec<String> =
+        (0..260).map(|i| format!("item {} is {}", i * 7919 % 997, i * 31 % 89)).collect();
+    std::fs::write(&text, numbers.join(", ")).unwrap();
+    let run = |args: &[&str]| {
+        let output = tether(folder.path(), args);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), error)
+    };
+    let probe =
+        ["profile", "heads", "--model", &model, "--text", &text, "--tokens", "64", "--period", "24", "-o"];
+    let (code, _, error) = run(&[&probe[..], &[&heads]].concat());
+    assert_eq!(code, Some(0), "{error}");
+    let mut written: Value = serde_json::from_slice(&std::fs::read(&heads).unwrap()).unwrap();
+    assert_eq!(written["sha256"], SMOLLM2.sha256);
+    assert_eq!(written["layers"].as_array().unwrap().len(), 30);
+
+    let quiz =
+        ["--model", &model, "--text", &text, "--length", "256", "--seeds", "1", "--depths", "2", "--json"];
+    let under = ["--recipe", "razor-attention", "--budget", "0.3", "--profile", &heads, "--svg", &svg];
+    let (code, rows, error) = run(&[&["eval", "recall"], &quiz[..], &under].concat());
+    assert_eq!(code, Some(0), "{error}");
+    let rows: Vec<Value> = rows.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(rows.len(), 2 * 5);
+    assert!(rows[0]["probability"].as_f64().unwrap() > 0.2, "{}", rows[0]);
+    assert!(rows[4]["resident_bytes"].as_u64() < rows[0]["resident_bytes"].as_u64(), "{}", rows[4]);
+    assert!(std::fs::read_to_string(&svg).unwrap().contains("razor-attention"));
+
+    written["sha256"] = "0".repeat(64).into();
+    std::fs::write(&heads, written.to_string()).unwrap();
+    let (code, _, error) = run(&[&["eval", "needle"], &quiz[..], &under].concat());
+    assert!(code == Some(3) && error.contains("tether profile heads"), "{error}");
 }
 
 /// The model's file; `None` after saying why the test is skipped.

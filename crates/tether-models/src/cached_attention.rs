@@ -2,6 +2,7 @@
 
 use tether_core::{CoreError, DType, HostTensor, Readback, TensorData, TokenEngine};
 use tethercache::Error;
+use tethercache::score::tokens::HeadProfile;
 use tethercache::tokens::{
     EvictReport, ModelFacts, NewTokens, SequenceId, TokenBytes, TokenCache, TokenGeometry, TokenRecipe,
 };
@@ -26,6 +27,20 @@ impl<E: TokenEngine> CachedAttention<E> {
     /// # Errors
     /// Those of [`TokenCache::new`].
     pub fn new(engine: E, model: &Llama, recipe: TokenRecipe, dtype: DType) -> Result<Self, Error> {
+        Self::with_profile(engine, model, recipe, dtype, None)
+    }
+
+    /// An empty cache for `model`, stored as `dtype`, and what the model's heads are for.
+    ///
+    /// # Errors
+    /// Those of [`TokenCache::new`], and [`Error::Score`] for a profile of a model of other sizes.
+    pub fn with_profile(
+        engine: E,
+        model: &Llama,
+        recipe: TokenRecipe,
+        dtype: DType,
+        head_profile: Option<HeadProfile>,
+    ) -> Result<Self, Error> {
         let config = model.config();
         let geometry = TokenGeometry {
             layers: config.layers,
@@ -36,6 +51,9 @@ impl<E: TokenEngine> CachedAttention<E> {
             block_size: BLOCK,
             dtype,
         };
+        if let Some(profile) = &head_profile {
+            profile.check(config.layers, config.kv_heads)?;
+        }
         let mut cache = TokenCache::new(engine, geometry, recipe)?;
         let needs = cache.planner().needs();
         let output_projections = if needs.output_projection {
@@ -44,9 +62,34 @@ impl<E: TokenEngine> CachedAttention<E> {
             Vec::new()
         };
         let frequencies = model.inv_freq().to_vec();
-        cache = cache.with_facts(ModelFacts { frequencies, output_projections, head_profile: None });
+        cache = cache.with_facts(ModelFacts { frequencies, output_projections, head_profile });
         let sequence = cache.start();
         Ok(Self { cache, sequence })
+    }
+
+    /// The sequence that the next tokens belong to.
+    pub fn sequence(&self) -> SequenceId {
+        self.sequence
+    }
+
+    /// Goes on with a copy of the sequence, which shares its memory until one of both changes; returns the original, to go back to with
+    /// [`CachedAttention::back_to`]. Positions are the session's: set them back, too.
+    ///
+    /// # Errors
+    /// Those of [`TokenCache::fork`].
+    pub fn branch(&mut self) -> Result<SequenceId, Error> {
+        let copy = self.cache.fork(self.sequence)?;
+        Ok(std::mem::replace(&mut self.sequence, copy))
+    }
+
+    /// Forgets the sequence, and goes on with `original`.
+    ///
+    /// # Errors
+    /// Those of [`TokenCache::remove`].
+    pub fn back_to(&mut self, original: SequenceId) -> Result<(), Error> {
+        self.cache.remove(self.sequence)?;
+        self.sequence = original;
+        Ok(())
     }
 
     /// The cache.

@@ -15,6 +15,7 @@ mod observer;
 mod palette;
 mod published;
 mod received;
+mod recorded_pass;
 mod sampler;
 mod scene;
 mod session;
@@ -29,8 +30,8 @@ pub use dense_attention::DenseAttention;
 pub use error::{ForwardError, ModelError};
 pub use frame::{CHANNELS, FRAME_SIZE, Frame, PATCH, TOKEN_VALUES, TOKENS_PER_FRAME, patchify, unpatchify};
 pub use llama::{
-    GgufFile, Llama, LlamaConfig, LlamaSession, LlamaWorkspace, TextStream, TextTokenizer, TokenTiming,
-    greedy,
+    GgufFile, HeadProbe, Llama, LlamaConfig, LlamaSession, LlamaWorkspace, Prediction, TextStream,
+    TextTokenizer, TokenTiming, greedy,
 };
 pub use metrics::{FrameMetrics, SegmentScore, drift, frame_metrics, segment_scores};
 pub use noise::chunk_noise;
@@ -38,6 +39,7 @@ pub use observer::ForwardObserver;
 pub use palette::SpriteColour;
 pub use published::{PUBLISHED, PublishedModel, SMOLLM2};
 pub use received::ReceivedAttention;
+pub use recorded_pass::RecordedPass;
 pub use sampler::{Schedule, sample_chunk, sample_chunk_hooked};
 pub use scene::{Blob, Camera, Scene, Sprite, SpriteShape, Stripe};
 pub use session::{CachedPass, SessionError, SessionTiming, VideoSession};

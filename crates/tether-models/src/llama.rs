@@ -5,6 +5,7 @@
 
 mod config;
 mod gguf;
+mod head_probe;
 mod layer;
 mod matrix;
 mod session;
@@ -18,7 +19,8 @@ use tether_core::{Host, HostTensor, Pairing, Rotation, TokenEngine, TokenLayout}
 
 pub use self::config::LlamaConfig;
 pub use self::gguf::GgufFile;
-pub use self::session::{LlamaSession, TokenTiming, greedy};
+pub use self::head_probe::HeadProbe;
+pub use self::session::{LlamaSession, Prediction, TokenTiming, greedy};
 pub use self::tokenizer::{TextStream, TextTokenizer};
 pub use self::workspace::LlamaWorkspace;
 

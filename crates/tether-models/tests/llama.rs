@@ -7,11 +7,12 @@ use std::convert::Infallible;
 
 use candle_core::quantized::gguf_file::Value;
 use small_llama::{DIM, HEAD_DIM, KV_HEADS, LAYERS, QUERY_HEADS, SmallLlama, VOCABULARY};
-use tether_core::{CoreError, HostTensor};
+use tether_core::{CoreError, DType, Host, HostTensor};
 use tether_models::{
-    DenseAttention, ForwardError, GgufFile, Llama, LlamaSession, ModelError, TextTokenizer, TokenAttention,
-    TokenBlock, greedy,
+    CachedAttention, DenseAttention, ForwardError, GgufFile, HeadProbe, Llama, LlamaSession, ModelError,
+    RecordedPass, TextTokenizer, TokenAttention, TokenBlock, greedy,
 };
+use tethercache::tokens::TokenRecipe;
 
 fn model(small: &SmallLlama) -> Llama {
     Llama::load(&GgufFile::parse(small.bytes()).expect("a file")).expect("a model")
@@ -283,4 +284,86 @@ fn texts_become_tokens_and_come_back() {
         small.metadata.insert(key.into(), value);
         assert!(load(&small).is_err(), "{key}");
     }
+}
+
+#[test]
+fn tokens_without_targets_are_read_all_the_same() {
+    let model = model(&SmallLlama::new());
+    let tokens = tokens(1100);
+    let mut session = LlamaSession::new(&model, DenseAttention::new());
+    assert!(session.score(&tokens, &[], |_| ()).expect("tokens").is_empty());
+    assert_eq!((session.next_position(), session.attention().tokens()), (1100, 1100));
+}
+
+/// A recipe's cache over a Host engine.
+fn cached(model: &Llama, recipe: &str) -> CachedAttention<Host> {
+    let recipe = TokenRecipe::named(recipe).expect("a recipe");
+    let recipe = recipe.with_overrides(&["budget.ratio=0.5"]).expect("a budget");
+    CachedAttention::new(Host::new(), model, recipe, DType::F32).expect("a cache")
+}
+
+#[test]
+fn a_recorded_pass_leaves_a_cache_as_a_pass_of_its_own_does() {
+    let model = model(&SmallLlama::new());
+    let (all, prompt) = (tokens(60), 44);
+    let recorded = RecordedPass::record(&model, &all[..prompt], |_| ()).expect("a pass");
+    for recipe in ["full", "h2o", "expected-attention", "sink-recent"] {
+        let mut own = LlamaSession::new(&model, cached(&model, recipe));
+        own.read(&all[..prompt]).expect("a prompt");
+        let mut attention = cached(&model, recipe);
+        recorded.replay(&mut attention).expect("a replay");
+        let mut replayed = LlamaSession::new(&model, attention);
+        replayed.set_next_position(recorded.tokens() as i32);
+        let results: Vec<Vec<f32>> = [&mut own, &mut replayed]
+            .map(|session| {
+                session.attention_mut().evict().expect("an eviction");
+                session.read(&all[prompt..]).expect("the rest").to_vec()
+            })
+            .into();
+        for (a, b) in results[0].iter().zip(&results[1]) {
+            assert!((a - b).abs() < 1e-4, "{recipe}: {a} and {b}");
+        }
+    }
+}
+
+#[test]
+fn a_branch_leaves_the_original_as_it_was() {
+    let model = model(&SmallLlama::new());
+    let all = tokens(50);
+    let mut session = LlamaSession::new(&model, cached(&model, "sink-recent"));
+    session.read(&all[..40]).expect("a prompt");
+    let bytes = session.attention().bytes().in_use;
+    let want = {
+        let mut other = LlamaSession::new(&model, cached(&model, "sink-recent"));
+        other.read(&all[..40]).expect("a prompt");
+        other.predict(&all[40..45], &all[41..46]).expect("tokens")
+    };
+    for _ in 0..2 {
+        let original = session.attention_mut().branch().expect("a branch");
+        session.set_next_position(40);
+        assert_eq!(session.predict(&all[40..45], &all[41..46]).expect("tokens"), want);
+        session.attention_mut().evict().expect("an eviction");
+        session.attention_mut().back_to(original).expect("the original");
+        assert_eq!(session.attention().bytes().in_use, bytes);
+    }
+}
+
+#[test]
+fn probes_measure_every_key_head() {
+    let model = model(&SmallLlama::new());
+    let probe = HeadProbe { period: 10, repeats: 4, queries: 8, seed: 3 };
+    let mut layers = 0;
+    let profile = probe.measure(&model, 1, &tokens(40), || layers += 1).expect("a profile");
+    assert_eq!(layers, 2 * LAYERS);
+    profile.check(LAYERS, KV_HEADS).expect("the model's sizes");
+    for layer in &profile.layers {
+        assert!(layer.echo.iter().chain(&layer.induction).all(|x| (0.0..=1.0).contains(x)), "{layer:?}");
+        assert!(layer.variance.iter().all(|x| *x > 0.0), "{layer:?}");
+    }
+    assert_eq!(probe.measure(&model, 1, &tokens(40), || ()).expect("a profile"), profile);
+    let once = HeadProbe { repeats: 1, ..probe };
+    assert!(matches!(once.measure(&model, 1, &tokens(9), || ()), Err(ForwardError::Attention { .. })));
+    let long = HeadProbe { period: 64, ..probe };
+    let e = long.measure(&model, 1, &tokens(9), || ());
+    assert!(matches!(e, Err(ForwardError::Model(ModelError::Length { .. }))), "{e:?}");
 }

@@ -281,7 +281,7 @@ fn profile(layers: usize, heads: usize) -> HeadProfile {
         induction: noise(heads, 2 * l as u64 + 1),
         variance: noise(heads, 1000 + l as u64),
     };
-    HeadProfile { model: "test".into(), layers: (0..layers).map(layer).collect() }
+    HeadProfile { layers: (0..layers).map(layer).collect(), ..HeadProfile::default() }
 }
 
 #[test]
@@ -331,6 +331,20 @@ fn retrieval_heads_are_those_of_both_lists() {
         profile: None,
     };
     assert!(matches!(missing.shares(request), Err(ScoreError::Missing { what: "a head profile" })));
+}
+
+#[test]
+fn profiles_of_another_form_or_model_are_refused() {
+    let mut other = profile(2, 3);
+    other.check(2, 3).unwrap();
+    assert!(matches!(other.check(3, 3), Err(ScoreError::Count { expected: 3, got: 2, .. })));
+    assert!(matches!(other.check(2, 4), Err(ScoreError::Count { expected: 4, got: 3, .. })));
+    other.version = 2;
+    assert!(matches!(other.check(2, 3), Err(ScoreError::Setting { value: 2.0, .. })));
+    // Written by hand, without more than the numbers.
+    let plain = r#"{ "layers": [{ "echo": [0.5], "induction": [0.25] }] }"#;
+    let plain: HeadProfile = serde_json::from_str(plain).unwrap();
+    plain.check(1, 1).unwrap();
 }
 
 #[test]

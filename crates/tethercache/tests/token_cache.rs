@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use tether_core::{CoreError, DType, Host, HostTensor};
-use tether_score::tokens::{RecordedTokens, add_causal_mass};
+use tether_score::tokens::{HeadProfile, LayerProfile, RecordedTokens, add_causal_mass};
 use tethercache::tokens::{
     LayerTurn, ModelFacts, NewTokens, SequenceId, SequenceState, TokenCache, TokenGeometry, TokenPlanner,
     TokenRecipe,
@@ -296,6 +296,120 @@ fn heads_of_their_own_free_real_memory() {
     let bytes = pair.cache.bytes();
     assert!(bytes.resident * 4 <= bytes.full, "{bytes:?}");
     pair.extend(sequence, &mut plain, 3);
+}
+
+/// A profile whose head 1 of layer 0 looks things up, and whose heads 0 are contextual.
+fn profile() -> HeadProfile {
+    let layer = |first: f32| LayerProfile {
+        echo: vec![0.0, first],
+        induction: vec![0.0, first],
+        variance: vec![0.1, 0.2 + first],
+    };
+    HeadProfile { layers: vec![layer(0.9), layer(0.1)], ..HeadProfile::default() }
+}
+
+fn profiled(recipe: &str, overrides: &[&str], seed: u64) -> Pair {
+    let recipe = TokenRecipe::named(recipe).unwrap().with_overrides(overrides).unwrap();
+    let mut pair = Pair::new(recipe, seed);
+    pair.cache = pair.cache.with_facts(ModelFacts { head_profile: Some(profile()), ..ModelFacts::default() });
+    pair
+}
+
+#[test]
+fn recipes_by_kind_of_head_free_real_memory_and_keep_both_ends() {
+    // A quarter of the heads is protected whole, so a fifth of the memory leaves none; and one that is.
+    let razor = ["budget.ratio=0.2", "budget.heads.induction=0.1"];
+    let kept_whole = ["budget.ratio=0.6", "budget.heads.induction=0.25"];
+    for (recipe, overrides, recent) in [
+        ("razor-attention", razor, 16),
+        ("razor-attention", kept_whole, 16),
+        ("hack", ["budget.ratio=0.2", "edit.threshold=0"], 16),
+    ] {
+        let mut pair = profiled(recipe, &overrides, 21);
+        let (sequence, mut plain) = (pair.start(), Plain::new());
+        // Whole blocks of tokens, and enough of them that the last ones' share is small.
+        pair.extend(sequence, &mut plain, 600);
+        pair.cache.evict(sequence).unwrap();
+        let bytes = pair.cache.bytes();
+        if overrides[0] == "budget.ratio=0.2" {
+            assert!(bytes.resident * 4 <= bytes.full, "{recipe}: {bytes:?}");
+        }
+        let mut lengths = BTreeSet::new();
+        for layer in 0..LAYERS {
+            for head in 0..KV_HEADS {
+                let positions = pair.cache.positions(sequence, layer, head).unwrap();
+                assert_eq!(positions[..4], [0, 1, 2, 3], "{recipe}: sinks of layer {layer}, head {head}");
+                let last: Vec<i32> = (600 - recent..600).collect();
+                assert!(positions.ends_with(&last), "{recipe}: layer {layer}, head {head}: {positions:?}");
+                lengths.insert(positions.len());
+            }
+        }
+        if overrides[0] != razor[0] || recipe == "hack" {
+            assert!(lengths.len() > 1, "{recipe}: heads of different kinds keep different numbers");
+        }
+    }
+}
+
+/// Attention of one more token, worked out from what the cache holds: rows of its pools, and the token that stands for those that left.
+/// is the mean of them, as often as they were.
+fn attends_over_its_rows(pair: &mut Pair, sequence: SequenceId, position: i32, all: &Plain, mean: bool) {
+    for layer in 0..LAYERS {
+        let q = pair.noise.tensor(&[1, QUERY_HEADS, DIM]);
+        let k = pair.noise.tensor(&[1, KV_HEADS, DIM]);
+        let v = pair.noise.tensor(&[1, KV_HEADS, DIM]);
+        let new = NewTokens { q: &q, k: &k, v: &v, raw_q: Some(&q), positions: &[position] };
+        let got = pair.cache.extend(sequence, layer, &new).unwrap().to_f32_vec();
+        let (keys, values) = pair.cache.pools(layer).unwrap();
+        let (keys, values, q) = (keys.to_f32_vec(), values.to_f32_vec(), q.to_f32_vec());
+        for query_head in 0..QUERY_HEADS {
+            let head = query_head / (QUERY_HEADS / KV_HEADS);
+            let rows = pair.cache.slot_mapping(sequence, layer, head).unwrap();
+            let row = |x: &[f32], i: u32| x[i as usize * DIM..][..DIM].to_vec();
+            let q = &q[query_head * DIM..][..DIM];
+            let logit = |k: &[f32]| -> f64 {
+                q.iter().zip(k).map(|(a, b)| f64::from(a * b)).sum::<f64>() / (DIM as f64).sqrt()
+            };
+            let mut tokens: Vec<(f64, Vec<f32>)> =
+                rows.iter().map(|&i| (logit(&row(&keys, i)).exp(), row(&values, i))).collect();
+            let stay = pair.cache.positions(sequence, layer, head).unwrap();
+            let gone: Vec<&Token> = all.heads[layer][head].iter().filter(|t| !stay.contains(&t.0)).collect();
+            if mean && !gone.is_empty() {
+                let mean = |of: fn(&Token) -> &Vec<f32>| -> Vec<f32> {
+                    let sum = |c: usize| gone.iter().map(|t| f64::from(of(t)[c])).sum::<f64>();
+                    (0..DIM).map(|c| (sum(c) / gone.len() as f64) as f32).collect()
+                };
+                tokens.push((gone.len() as f64 * logit(&mean(|t| &t.1)).exp(), mean(|t| &t.2)));
+            }
+            let total: f64 = tokens.iter().map(|t| t.0).sum();
+            for channel in 0..DIM {
+                let sum: f64 = tokens.iter().map(|(w, v)| w * f64::from(v[channel])).sum();
+                let got = got[query_head * DIM + channel];
+                assert!((f64::from(got) - sum / total).abs() < 1e-5, "layer {layer}, head {query_head}");
+            }
+        }
+    }
+}
+
+#[test]
+fn recipes_that_merge_attend_over_what_they_made() {
+    for (recipe, overrides) in [
+        ("merging", ["budget.ratio=0.2", "select.kind=top-k"]),
+        ("elastic-cache", ["budget.ratio=0.2", "select.kind=top-k"]),
+        ("hack", ["budget.ratio=0.2", "select.kind=top-k"]),
+        ("razor-attention", ["budget.ratio=0.4", "budget.heads.induction=0.25"]),
+    ] {
+        let mut pair = profiled(recipe, &overrides, 31);
+        let (sequence, mut plain) = (pair.start(), Plain::new());
+        pair.extend(sequence, &mut plain, 200);
+        let before = pair.cache.bytes().in_use;
+        let report = pair.cache.evict(sequence).unwrap();
+        let mean = recipe == "razor-attention";
+        assert!((report.merged > 0) != mean && report.evicted > 0, "{recipe}: {report:?}");
+        assert!(pair.cache.bytes().in_use < before * 6 / 10, "{recipe}");
+        for step in 0..3 {
+            attends_over_its_rows(&mut pair, sequence, 200 + step, &plain, mean);
+        }
+    }
 }
 
 #[test]

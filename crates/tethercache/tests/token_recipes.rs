@@ -113,7 +113,7 @@ fn profile(kv_heads: usize, seed: u64) -> HeadProfile {
         induction: noise.rows(kv_heads),
         variance: noise.rows(kv_heads),
     };
-    HeadProfile { model: "test".into(), layers: (0..LAYERS).map(|_| layer()).collect() }
+    HeadProfile { layers: (0..LAYERS).map(|_| layer()).collect(), ..HeadProfile::default() }
 }
 
 fn swapped(mut profile: HeadProfile, a: usize, b: usize) -> HeadProfile {

@@ -6,11 +6,13 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use tether_models::{CachedAttention, LlamaSession, greedy};
 use tethercache::core::{DType, TokenEngine};
+use tethercache::score::tokens::HeadProfile;
 use tethercache::tokens::{TokenBytes, TokenRecipe};
 
 use crate::cli::GenerateArgs;
 use crate::device::{self, OnEngine};
 use crate::exit::Usage;
+use crate::head_profile;
 use crate::language::{Language, read_text};
 
 /// How fast it went.
@@ -33,6 +35,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     overrides.extend(args.overrides.iter().cloned());
     let recipe = TokenRecipe::named(&args.recipe)?.with_overrides(&overrides)?;
     let language = Language::open(&args.model)?;
+    let profile = args.profile.as_deref().map(|p| head_profile::read_for(p, &language)).transpose()?;
     let ids = if args.chat {
         let turn = language.tokenizer.encode_turn(&prompt)?;
         turn.ok_or_else(|| Usage("--chat: the model's template has no turns that are known".to_owned()))?
@@ -46,7 +49,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     }
     let most = args.max_tokens.min(context - ids.len());
     let (speed, bytes) =
-        device::run(args.device, Continuation { language: &language, recipe, ids: &ids, most })?;
+        device::run(args.device, Continuation { language: &language, recipe, profile, ids: &ids, most })?;
     let rate =
         |(tokens, seconds): (usize, f64)| format!("{tokens} tokens, {:.1} tokens/s", tokens as f64 / seconds);
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
@@ -64,6 +67,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
 struct Continuation<'a> {
     language: &'a Language,
     recipe: TokenRecipe,
+    profile: Option<HeadProfile>,
     ids: &'a [u32],
     most: usize,
 }
@@ -75,7 +79,13 @@ impl OnEngine for Continuation<'_> {
     where
         E: TokenEngine + std::fmt::Debug,
     {
-        let attention = CachedAttention::new(engine, &self.language.model, self.recipe, DType::F32)?;
+        let attention = CachedAttention::with_profile(
+            engine,
+            &self.language.model,
+            self.recipe,
+            DType::F32,
+            self.profile,
+        )?;
         let mut session = LlamaSession::new(&self.language.model, attention);
         let mut out = std::io::stdout().lock();
         let speed = stream(self.language, &mut session, self.ids, self.most, &mut out)?;

@@ -1,14 +1,12 @@
 //! `tether replay` of a token trace: what a recipe keeps of each recorded layer.
 
-use std::path::Path;
-
 use anyhow::{Context, Result};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use tethercache::core::Pairing;
 use tethercache::edit::tokens::Compensation;
 use tethercache::rope::{Angles, TokenRope};
-use tethercache::score::tokens::{HeadProfile, TokenObservation};
+use tethercache::score::tokens::TokenObservation;
 use tethercache::tokens::{
     LayerTurn, SequenceState, StoredKeys, TokenPlan, TokenPlanner, TokenRecipe, kept_heads,
 };
@@ -16,8 +14,8 @@ use tethercache::tokens::{
 use super::replay::{Output, write};
 use crate::cli::ReplayArgs;
 use crate::exit::Usage;
+use crate::head_profile;
 use crate::token_trace::{RecordedLayer, TokenTrace};
-use crate::trace::{self, TraceError};
 
 /// Replays `trace`.
 pub(crate) fn run(args: &ReplayArgs, mut trace: TokenTrace) -> Result<()> {
@@ -42,7 +40,7 @@ pub(crate) fn run(args: &ReplayArgs, mut trace: TokenTrace) -> Result<()> {
     let angles = if args.exact_angles { Angles::Exact } else { Angles::Rounded };
     let mut planner = TokenPlanner::new(recipe)?;
     if let Some(path) = &args.profile {
-        planner = planner.with_profile(profile(path)?);
+        planner = planner.with_profile(head_profile::read(path)?);
     }
     let mut state = SequenceState::default();
     let mut tensors = Vec::new();
@@ -132,11 +130,4 @@ fn record(
         push("compensation_v", vec![heads, dims[1]], Dtype::F32, floats(&side(dims[1], |c| &c.value)));
     }
     Ok(())
-}
-
-/// The profile that the command line names.
-fn profile(path: &Path) -> Result<HeadProfile> {
-    let text = trace::read(path)?;
-    let settings = |source| TraceError::Settings { path: path.to_owned(), source };
-    Ok(serde_json::from_slice(&text).map_err(settings)?)
 }

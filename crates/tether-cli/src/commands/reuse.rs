@@ -8,7 +8,7 @@ use tether_reuse::{ProfileData, ReuseRecipe, catalogue};
 
 use crate::budget::CHUNK;
 use crate::calibration::Calibration;
-use crate::cli::{ProfileArgs, ReuseAction, ReuseArgs};
+use crate::cli::{ReuseAction, ReuseArgs, ReuseProfileArgs};
 use crate::exit::Usage;
 use crate::rollout::GIVEN;
 
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &ReuseArgs) -> Result<()> {
     Ok(())
 }
 
-fn profile(args: &ProfileArgs, out: &mut impl Write) -> Result<()> {
+fn profile(args: &ReuseProfileArgs, out: &mut impl Write) -> Result<()> {
     if args.scenes == 0 || args.frames <= GIVEN || !args.frames.is_multiple_of(CHUNK) {
         let problem = format!(
             "--scenes and --frames: at least one scene, and a multiple of {CHUNK} frames above {GIVEN}"

@@ -5,7 +5,7 @@ use std::io::Read;
 use sha2::{Digest, Sha256};
 
 /// The checksum of what `from` gives, in lower-case hexadecimal.
-pub(super) fn sha256_of(mut from: impl Read) -> std::io::Result<String> {
+pub(crate) fn sha256_of(mut from: impl Read) -> std::io::Result<String> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 16];
     loop {

@@ -136,27 +136,52 @@ impl<'m, A: TokenAttention> LlamaSession<'m, A> {
         &mut self,
         tokens: &[u32],
         targets: &[u32],
-        mut progress: impl FnMut(usize),
+        progress: impl FnMut(usize),
     ) -> Result<Vec<f64>, ForwardError<A::Error>> {
+        self.each_target(tokens, targets, progress, loss)
+    }
+
+    /// Reads tokens, and returns how well the model predicted `targets`, of which the first follows the first token, and so on; as many as
+    /// there are tokens at most.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn predict(
+        &mut self,
+        tokens: &[u32],
+        targets: &[u32],
+    ) -> Result<Vec<Prediction>, ForwardError<A::Error>> {
+        self.each_target(tokens, targets, |_| (), prediction)
+    }
+
+    fn each_target<T: Send>(
+        &mut self,
+        tokens: &[u32],
+        targets: &[u32],
+        mut progress: impl FnMut(usize),
+        judge: impl Fn(&[f32], u32) -> T + Sync,
+    ) -> Result<Vec<T>, ForwardError<A::Error>> {
         let started = Instant::now();
         self.model.check_tokens(tokens)?;
         self.model.check_tokens(targets)?;
         let (dim, vocabulary) = (self.model.config().dim, self.model.config().vocabulary);
         let targets = &targets[..targets.len().min(tokens.len())];
-        let mut losses = Vec::with_capacity(targets.len());
-        for (batch, targets) in tokens.chunks(BATCH).zip(targets.chunks(BATCH).chain([&[][..]])) {
+        let mut judged = Vec::with_capacity(targets.len());
+        // Tokens without targets are read all the same.
+        let targets = targets.chunks(BATCH).chain(std::iter::repeat(&[][..]));
+        for (batch, targets) in tokens.chunks(BATCH).zip(targets) {
             self.forward(batch)?;
             let hidden = self.workspace.hidden()[..targets.len() * dim].to_vec();
             for (hidden, targets) in hidden.chunks(SCORED * dim).zip(targets.chunks(SCORED)) {
                 self.logits.resize(targets.len() * vocabulary, 0.0);
                 self.model.logits(&mut self.workspace, hidden, &mut self.logits)?;
                 let rows = self.logits.par_chunks(vocabulary).zip(targets);
-                losses.par_extend(rows.map(|(logits, target)| loss(logits, *target)));
+                judged.par_extend(rows.map(|(logits, target)| judge(logits, *target)));
             }
             progress(batch.len());
         }
         self.timing.total += started.elapsed();
-        Ok(losses)
+        Ok(judged)
     }
 
     fn forward(&mut self, tokens: &[u32]) -> Result<(), ForwardError<A::Error>> {
@@ -175,6 +200,21 @@ fn loss(logits: &[f32], target: u32) -> f64 {
     total.ln() + f64::from(highest) - f64::from(logits[target as usize])
 }
 
+/// What a model gave a token that it was to predict.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prediction {
+    /// Minus the natural logarithm of its probability.
+    pub loss: f64,
+    /// Its place among all tokens, the likeliest being 1; of equals the lower id comes first.
+    pub rank: usize,
+}
+
+fn prediction(logits: &[f32], target: u32) -> Prediction {
+    let own = logits[target as usize];
+    let before = |&(id, x): &(usize, &f32)| *x > own || (*x == own && id < target as usize);
+    Prediction { loss: loss(logits, target), rank: logits.iter().enumerate().filter(before).count() + 1 }
+}
+
 /// The likeliest token; of equals the lower.
 pub fn greedy(logits: &[f32]) -> u32 {
     let mut best = 0;
@@ -188,11 +228,18 @@ pub fn greedy(logits: &[f32]) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{greedy, loss};
+    use super::{greedy, loss, prediction};
 
     #[test]
     fn equals_go_to_the_lower() {
         assert_eq!(greedy(&[0.5, 2.0, -1.0, 2.0]), 1);
+    }
+
+    #[test]
+    fn ranks_count_from_the_likeliest() {
+        let logits = [0.5f32, 2.0, -1.0, 2.0];
+        assert_eq!([0, 1, 2, 3].map(|t| prediction(&logits, t).rank), [3, 1, 4, 2]);
+        assert_eq!(prediction(&logits, 2).loss, loss(&logits, 2));
     }
 
     #[test]

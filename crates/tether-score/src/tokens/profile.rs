@@ -5,12 +5,21 @@ use serde::{Deserialize, Serialize};
 use crate::ScoreError;
 
 /// How a model's key heads behave on probes. Every list has one entry per key head.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeadProfile {
+    /// Form of the file: [`HeadProfile::VERSION`].
+    #[serde(default = "version")]
+    pub version: u32,
     /// The model it was measured on.
     #[serde(default)]
     pub model: String,
+    /// Checksum of that model's file, SHA-256 in lower-case hexadecimal; empty where nobody knows.
+    #[serde(default)]
+    pub sha256: String,
+    /// How it was measured, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub probe: String,
     /// Layers, the first one first.
     pub layers: Vec<LayerProfile>,
 }
@@ -28,12 +37,30 @@ pub struct LayerProfile {
     pub variance: Vec<f32>,
 }
 
+fn version() -> u32 {
+    HeadProfile::VERSION
+}
+
+impl Default for HeadProfile {
+    fn default() -> Self {
+        let empty = String::new;
+        Self { version: version(), model: empty(), sha256: empty(), probe: empty(), layers: Vec::new() }
+    }
+}
+
 impl HeadProfile {
+    /// The form that this version reads and writes.
+    pub const VERSION: u32 = 1;
+
     /// Checks that it is for a model of `layers` layers of `kv_heads` key heads, and finite.
     ///
     /// # Errors
-    /// [`ScoreError::Count`], [`ScoreError::NonFinite`].
+    /// [`ScoreError::Setting`] for another form, [`ScoreError::Count`], [`ScoreError::NonFinite`].
     pub fn check(&self, layers: usize, kv_heads: usize) -> Result<(), ScoreError> {
+        if self.version != Self::VERSION {
+            let (setting, requirement) = ("version of the head profile", "this version reads form 1");
+            return Err(ScoreError::Setting { setting, value: self.version as f32, requirement });
+        }
         let count = |what, expected, got| {
             if expected == got { Ok(()) } else { Err(ScoreError::Count { what, expected, got }) }
         };

@@ -7,17 +7,20 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use tether_models::{CachedAttention, LlamaSession};
+use tether_models::{CachedAttention, LlamaSession, RecordedPass};
 use tethercache::core::{DType, TokenEngine};
+use tethercache::score::tokens::HeadProfile;
 use tethercache::tokens::TokenRecipe;
 
-use crate::cli::PerplexityArgs;
+use super::curves::{Panel, write_curves};
+use super::paired::{Estimate, mean, runs_of};
+use super::runs::{Asked, Contender};
+use crate::cli::{Device, PerplexityArgs};
 use crate::device::{self, OnEngine};
 use crate::exit::Usage;
+use crate::head_profile;
 use crate::language::{Language, read_text};
 
-/// Recipes that stand beside those that were asked for.
-const CONTROLS: [&str; 4] = ["full", "window", "sink-recent", "random"];
 /// Tokens whose mean losses are one sample of a comparison: losses of neighbours depend on each other.
 const SAMPLE: usize = 32;
 
@@ -36,8 +39,9 @@ struct Row {
     /// Mean loss above the full cache's, and the standard error of that mean.
     worse_by: f64,
     standard_error: f64,
+    /// Tokens after the prompt, evictions included.
     tokens_per_second: f64,
-    /// Part of the time that attention and the cache took.
+    /// Part of that time that attention and the cache took.
     attention_share: f64,
     /// Bytes that the cache holds at the end, and what a cache of every token would.
     resident_bytes: u64,
@@ -53,9 +57,12 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<()> {
         return Err(Usage("--block: must be at least 1".to_owned()).into());
     }
     device::check(args.device)?;
-    let runs = runs(args)?;
+    let asked =
+        Asked { recipes: &args.recipe, budgets: &args.budget, overrides: &args.overrides, once: false };
+    let contenders = asked.contenders()?;
     let texts = args.text.iter().map(|path| read_text(path)).collect::<Result<Vec<_>>>()?;
     let language = Language::open(&args.model)?;
+    let profile = args.profile.as_deref().map(|p| head_profile::read_for(p, &language)).transpose()?;
     let most = args.tokens.unwrap_or(usize::MAX).min(language.model.config().context);
     let mut out = std::io::stdout().lock();
     if !args.json {
@@ -65,31 +72,27 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<()> {
         )?;
         writeln!(out, "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")?;
     }
+    let mut panels = Vec::new();
     for (path, text) in args.text.iter().zip(&texts) {
-        let mut ids = language.tokenizer.encode_start(text)?;
-        ids.truncate(most);
-        if ids.len() < 2 {
-            return Err(Usage(format!("{} has no token to predict", path.display())).into());
-        }
         // Without a recipe nothing is evicted, and all of the text is scored.
-        let prompt = match (args.recipe.is_empty(), args.prompt) {
-            (true, _) => 0,
-            (false, None) => ids.len() / 2,
-            (false, Some(prompt)) if prompt < ids.len() - 1 => prompt,
-            (false, Some(prompt)) => {
-                let problem = format!("--prompt: {prompt} of {} tokens leaves none to predict", ids.len());
-                return Err(Usage(problem).into());
-            }
+        let prompt = if args.recipe.is_empty() { Some(0) } else { args.prompt };
+        let reading = Reading {
+            language: &language,
+            profile: profile.as_ref(),
+            ids: ids(&language, path, text, most)?,
+            block: args.block,
+            device: args.device,
         };
+        let reading = reading.with_prompt(prompt)?;
         let mut full: Vec<f64> = Vec::new();
-        for (recipe, budget) in &runs {
-            let scoring = Scoring { language: &language, recipe, ids: &ids, prompt, block: args.block };
-            let scored = device::run(args.device, scoring)
-                .with_context(|| format!("recipe {} on {}", recipe.name, path.display()))?;
-            if recipe.score.is_none() {
+        let mut panel = Panel::new(&name(path), "perplexity");
+        for contender in &contenders {
+            let scored = reading.score(contender).with_context(|| format!("on {}", path.display()))?;
+            if full.is_empty() {
                 full.clone_from(&scored.losses);
             }
-            let row = scored.row(name(path), &recipe.name, *budget, prompt, &full);
+            let row = scored.row(name(path), contender, reading.prompt, &full);
+            panel.add(&row.recipe, row.budget, row.perplexity);
             if args.json {
                 writeln!(out, "{}", serde_json::to_string(&row)?)?;
             } else {
@@ -111,55 +114,84 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<()> {
             }
             out.flush()?;
         }
+        panels.push(panel);
     }
-    Ok(())
+    match &args.svg {
+        Some(path) => write_curves(path, &panels),
+        None => Ok(()),
+    }
 }
 
-/// Recipes and budgets in the order in which they run: the full cache first, which the others are compared with.
-fn runs(args: &PerplexityArgs) -> Result<Vec<(TokenRecipe, f64)>> {
-    let full = TokenRecipe::named("full").context("the full cache")?;
-    let mut runs = vec![(full, 1.0)];
-    if args.recipe.is_empty() {
-        return Ok(runs);
+/// The first `most` tokens of a text.
+pub(super) fn ids(language: &Language, path: &Path, text: &str, most: usize) -> Result<Vec<u32>> {
+    let mut ids = language.tokenizer.encode_start(text)?;
+    ids.truncate(most);
+    if ids.len() < 2 {
+        return Err(Usage(format!("{} has no token to predict", path.display())).into());
     }
-    let mut names: Vec<&str> = CONTROLS.to_vec();
-    names.extend(args.recipe.iter().map(String::as_str).filter(|n| !CONTROLS.contains(n)));
-    for name in names {
-        let recipe = TokenRecipe::named(name)?;
-        if recipe.score.is_none() {
-            continue;
-        }
-        for &budget in &args.budget {
-            if !(budget > 0.0 && budget <= 1.0) {
-                let problem = format!("--budget: {budget} is not a share of the tokens, above 0 and up to 1");
+    Ok(ids)
+}
+
+/// A text that is to be scored: a prompt, an eviction, and then blocks that are scored, with an eviction after each where the recipe has one.
+#[derive(Debug)]
+pub(super) struct Reading<'a> {
+    pub(super) language: &'a Language,
+    pub(super) profile: Option<&'a HeadProfile>,
+    pub(super) ids: Vec<u32>,
+    /// Tokens of a block.
+    pub(super) block: usize,
+    pub(super) device: Device,
+}
+
+impl<'a> Reading<'a> {
+    /// Reads the prompt, half of the text where nothing else is asked for.
+    pub(super) fn with_prompt(self, prompt: Option<usize>) -> Result<Prompted<'a>> {
+        let prompt = match prompt {
+            None => self.ids.len() / 2,
+            Some(prompt) if prompt < self.ids.len() - 1 => prompt,
+            Some(prompt) => {
+                let problem =
+                    format!("--prompt: {prompt} of {} tokens leaves none to predict", self.ids.len());
                 return Err(Usage(problem).into());
             }
-            let mut overrides = vec![format!("budget.ratio={budget:?}")];
-            if args.recipe.iter().any(|asked| asked == name) {
-                overrides.extend(args.overrides.iter().cloned());
-            }
-            runs.push((recipe.with_overrides(&overrides)?, budget));
-        }
+        };
+        let bar = bar("the prompt", prompt)?;
+        let recorded = RecordedPass::record(&self.language.model, &self.ids[..prompt], |n| bar.inc(n as u64));
+        bar.finish_and_clear();
+        Ok(Prompted { reading: self, prompt, recorded: recorded.context("cannot read the prompt")? })
     }
-    Ok(runs)
 }
 
-/// A text under one recipe: a prompt, an eviction, and then blocks that are scored, with an eviction after each where the recipe has one.
-struct Scoring<'a> {
-    language: &'a Language,
-    recipe: &'a TokenRecipe,
-    ids: &'a [u32],
+/// A text whose prompt was read once for all recipes: none evicts before its end.
+#[derive(Debug)]
+pub(super) struct Prompted<'a> {
+    reading: Reading<'a>,
     prompt: usize,
-    block: usize,
+    recorded: RecordedPass,
 }
 
-struct Scored {
-    losses: Vec<f64>,
-    tokens: usize,
+impl Prompted<'_> {
+    /// Scores what follows the prompt.
+    pub(super) fn score(&self, contender: &Contender) -> Result<Scored> {
+        let task = Scoring { text: self, recipe: &contender.recipe };
+        device::run(self.reading.device, task)
+            .with_context(|| format!("recipe {} at {}", contender.recipe.name, contender.budget))
+    }
+}
+
+struct Scoring<'a> {
+    text: &'a Prompted<'a>,
+    recipe: &'a TokenRecipe,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) struct Scored {
+    pub(super) losses: Vec<f64>,
     seconds: f64,
     attention: f64,
-    resident: u64,
-    full: u64,
+    pub(super) resident: u64,
+    pub(super) full: u64,
 }
 
 impl OnEngine for Scoring<'_> {
@@ -169,27 +201,28 @@ impl OnEngine for Scoring<'_> {
     where
         E: TokenEngine + std::fmt::Debug,
     {
-        let model = &self.language.model;
-        let attention = CachedAttention::new(engine, model, self.recipe.clone(), DType::F32)?;
+        let Self { text: Prompted { reading, prompt, recorded }, recipe } = self;
+        let model = &reading.language.model;
+        let profile = reading.profile.cloned();
+        let mut attention =
+            CachedAttention::with_profile(engine, model, recipe.clone(), DType::F32, profile)?;
+        recorded.replay(&mut attention).context("cannot read the prompt")?;
         let mut session = LlamaSession::new(model, attention);
-        let bar = ProgressBar::with_draw_target(Some(self.ids.len() as u64), ProgressDrawTarget::stderr());
-        bar.set_style(ProgressStyle::with_template("{msg:24} {bar:40} {pos}/{len} tokens, {eta} left")?);
-        bar.set_message(self.recipe.name.clone());
+        session.set_next_position(*prompt as i32);
+        let rest = &reading.ids[*prompt..];
+        let bar = bar(&recipe.name, rest.len())?;
         let started = Instant::now();
-        if self.prompt > 0 {
-            session.read(&self.ids[..self.prompt]).context("cannot read the prompt")?;
-            bar.inc(self.prompt as u64);
+        if *prompt > 0 {
             session.attention_mut().evict()?;
         }
-        let mut losses = Vec::with_capacity(self.ids.len() - self.prompt);
-        let rest = &self.ids[self.prompt..];
+        let mut losses = Vec::with_capacity(rest.len());
         // A cache that evicts nothing on the way reads as much at a time as the model likes.
-        let block = if self.recipe.decode.is_some() { self.block } else { rest.len() };
+        let block = if recipe.decode.is_some() { reading.block } else { rest.len() };
         for (number, tokens) in rest.chunks(block).enumerate() {
             let targets = rest.get(number * block + 1..).unwrap_or_default();
             let scored = session.score(tokens, targets, |read| bar.inc(read as u64));
             losses.extend(scored.context("cannot score the text")?);
-            if self.recipe.decode.is_some() {
+            if recipe.decode.is_some() {
                 session.attention_mut().evict()?;
             }
         }
@@ -197,7 +230,6 @@ impl OnEngine for Scoring<'_> {
         let bytes = session.attention().bytes();
         Ok(Scored {
             losses,
-            tokens: self.ids.len(),
             seconds: started.elapsed().as_secs_f64(),
             attention: session.timing().attention.as_secs_f64(),
             resident: bytes.resident,
@@ -207,21 +239,26 @@ impl OnEngine for Scoring<'_> {
 }
 
 impl Scored {
-    fn row(self, text: String, recipe: &str, budget: f64, prompt: usize, full: &[f64]) -> Row {
-        let mean_nll = self.losses.iter().sum::<f64>() / self.losses.len() as f64;
-        let above: Vec<f64> = self.losses.iter().zip(full).map(|(own, full)| own - full).collect();
-        let (worse_by, standard_error) = paired(&above);
+    /// Mean losses of runs of tokens.
+    pub(super) fn samples(&self) -> Vec<f64> {
+        runs_of(&self.losses, SAMPLE)
+    }
+
+    fn row(self, text: String, contender: &Contender, prompt: usize, full: &[f64]) -> Row {
+        let mean_nll = mean(&self.losses);
+        let above = Estimate::of_differences(&self.samples(), &runs_of(full, SAMPLE));
+        let differences: Vec<f64> = self.losses.iter().zip(full).map(|(own, full)| own - full).collect();
         Row {
             text,
-            recipe: recipe.to_owned(),
-            budget,
+            recipe: contender.recipe.name.clone(),
+            budget: contender.budget,
             prompt,
             scored: self.losses.len(),
             perplexity: mean_nll.exp(),
             mean_nll,
-            worse_by,
-            standard_error,
-            tokens_per_second: self.tokens as f64 / self.seconds,
+            worse_by: mean(&differences),
+            standard_error: above.error,
+            tokens_per_second: (self.losses.len() + 1) as f64 / self.seconds,
             attention_share: self.attention / self.seconds,
             resident_bytes: self.resident,
             full_bytes: self.full,
@@ -229,29 +266,15 @@ impl Scored {
     }
 }
 
-/// Mean of differences, and its standard error from the means of runs of [`SAMPLE`] tokens; 0 where there are not two of them.
-fn paired(differences: &[f64]) -> (f64, f64) {
-    let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len().max(1) as f64;
-    let samples: Vec<f64> = differences.chunks_exact(SAMPLE).map(mean).collect();
-    let (middle, count) = (mean(&samples), samples.len() as f64);
-    let variance = samples.iter().map(|s| (s - middle).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
-    (mean(differences), if samples.len() < 2 { 0.0 } else { (variance / count).sqrt() })
+/// A bar of tokens on standard error.
+pub(super) fn bar(what: &str, tokens: usize) -> Result<ProgressBar> {
+    let bar = ProgressBar::with_draw_target(Some(tokens as u64), ProgressDrawTarget::stderr());
+    bar.set_style(ProgressStyle::with_template("{msg:24} {bar:40} {pos}/{len} tokens, {eta} left")?);
+    bar.set_message(what.to_owned());
+    Ok(bar)
 }
 
-fn name(path: &Path) -> String {
+/// A file's name without its folder.
+pub(super) fn name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::paired;
-
-    #[test]
-    fn neighbours_are_one_sample() {
-        let differences: Vec<f64> = [1.0, 3.0, 2.0].iter().flat_map(|&x| [x; 32]).collect();
-        let (mean, error) = paired(&differences);
-        assert!((mean - 2.0).abs() < 1e-12);
-        assert!((error - (1.0f64 / 3.0).sqrt()).abs() < 1e-12);
-        assert_eq!(paired(&[0.5; 20]), (0.5, 0.0));
-    }
 }

@@ -1,0 +1,114 @@
+//! `tether eval needle`, `recall`, `speed` and `all` on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::Device;
+
+/// What is compared on what.
+#[derive(Args, Debug)]
+pub(crate) struct Comparison {
+    /// A published model that was fetched (smollm2), or a GGUF file of the Llama architecture.
+    #[arg(long, default_value = "smollm2", value_name = "MODEL")]
+    pub(crate) model: String,
+    /// Texts that contexts are made of.
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub(crate) text: Vec<PathBuf>,
+    /// Recipes to compare; full, window, sink-recent and random run beside them.
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub(crate) recipe: Vec<String>,
+    /// Shares of the tokens that they keep.
+    #[arg(long, value_delimiter = ',', default_values_t = [0.5, 0.2, 0.1, 0.05], value_name = "SHARE")]
+    pub(crate) budget: Vec<f64>,
+    /// Override a field of every recipe named with --recipe, such as score.window=32.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// What the model's heads are for (see `tether profile heads`), where a recipe asks.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile: Option<PathBuf>,
+    /// Where the cache lives and attention runs; the model stays on the host.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) device: Device,
+}
+
+/// When a question is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Asking {
+    /// Before the eviction: recipes may look at it.
+    Seen,
+    /// After it: recipes evict without knowing what will be asked.
+    Unseen,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct QuizArgs {
+    #[command(flatten)]
+    pub(crate) comparison: Comparison,
+    /// Tokens of a context.
+    #[arg(long, value_delimiter = ',', default_values_t = [1024], value_name = "N")]
+    pub(crate) length: Vec<usize>,
+    /// Contexts of each length from each text, from different places of it.
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub(crate) seeds: usize,
+    /// Questions about each, at as many depths.
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub(crate) depths: usize,
+    /// Whether recipes see a question before they evict.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Asking::Seen, Asking::Unseen], value_name = "WHEN")]
+    pub(crate) question: Vec<Asking>,
+    /// Print a JSON object a line instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Draw the answers' probability against the budget.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SpeedArgs {
+    #[command(flatten)]
+    pub(crate) comparison: Comparison,
+    /// Tokens of a context.
+    #[arg(long, value_delimiter = ',', default_values_t = [1024, 4000], value_name = "N")]
+    pub(crate) length: Vec<usize>,
+    /// Tokens that are read one by one after it.
+    #[arg(long, default_value_t = 32, value_name = "N")]
+    pub(crate) steps: usize,
+    /// Print a JSON object a line instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct AllArgs {
+    #[command(flatten)]
+    pub(crate) comparison: Comparison,
+    /// Tokens of each text that perplexity is measured on.
+    #[arg(long, default_value_t = 1536, value_name = "N")]
+    pub(crate) tokens: usize,
+    /// Tokens that are read before the first eviction.
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    pub(crate) prompt: usize,
+    /// Tokens that recipes which evict while a text grows read at a time.
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub(crate) block: usize,
+    /// Tokens of contexts that questions are asked about.
+    #[arg(long, value_delimiter = ',', default_values_t = [1024], value_name = "N")]
+    pub(crate) length: Vec<usize>,
+    /// Contexts of each length from each text.
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub(crate) seeds: usize,
+    /// Questions about each.
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub(crate) depths: usize,
+    /// The page whose part between `<!-- tether eval all -->` and `<!-- end of tether eval all -->` is written.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Keep what was measured here, an object a line, and do not measure again what is there.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rows: Option<PathBuf>,
+    /// Draw curves of perplexity and of recall into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) svg: Option<PathBuf>,
+}

@@ -1,0 +1,360 @@
+//! `tether eval needle` and `tether eval recall`.
+
+use std::io::Write;
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::{Deserialize, Serialize};
+use tether_models::{CachedAttention, LlamaSession, Prediction, RecordedPass};
+use tethercache::core::{DType, TokenEngine};
+use tethercache::score::tokens::HeadProfile;
+use tethercache::tokens::{TokenBytes, TokenRecipe};
+
+use super::curves::{Panel, write_curves};
+use super::paired::{Estimate, mean};
+use super::perplexity::{bar, ids, name};
+use super::questions::{Quiz, Task};
+use super::runs::{Asked, CONTROLS, Contender};
+use crate::cli::{Asking, Device, QuizArgs};
+use crate::device::{self, OnEngine};
+use crate::exit::Usage;
+use crate::head_profile;
+use crate::language::{Language, read_text};
+
+/// How one recipe at one budget answered.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Answers {
+    /// Mean probability of the answer's tokens, a number for each question.
+    pub(super) probabilities: Vec<f64>,
+    /// Mean place of the answer's tokens among all.
+    pub(super) ranks: Vec<f64>,
+    /// Share of the answer's tokens that were the likeliest.
+    pub(super) first: Vec<f64>,
+    /// Bytes that the cache holds after the eviction, and what a cache of every token would, of all contexts.
+    pub(super) resident: u64,
+    pub(super) full: u64,
+}
+
+impl Answers {
+    pub(super) fn extend(&mut self, more: Self) {
+        self.probabilities.extend(more.probabilities);
+        self.ranks.extend(more.ranks);
+        self.first.extend(more.first);
+        self.resident += more.resident;
+        self.full += more.full;
+    }
+
+    fn add(&mut self, predictions: &[Prediction]) {
+        let each = |of: fn(&Prediction) -> f64| mean(&predictions.iter().map(of).collect::<Vec<_>>());
+        self.probabilities.push(each(|p| (-p.loss).exp()));
+        self.ranks.push(each(|p| p.rank as f64));
+        self.first.push(each(|p| if p.rank == 1 { 1.0 } else { 0.0 }));
+    }
+
+    fn count(&mut self, bytes: TokenBytes) {
+        self.resident += bytes.resident;
+        self.full += bytes.full;
+    }
+}
+
+/// A row of the table.
+#[derive(Debug, Serialize)]
+struct Row<'a> {
+    task: &'static str,
+    length: usize,
+    question: &'static str,
+    recipe: &'a str,
+    budget: f64,
+    questions: usize,
+    probability: f64,
+    standard_error: f64,
+    rank: f64,
+    first: f64,
+    /// Probability above the full cache's, and above those of the controls.
+    above_full: f64,
+    above_sink_recent: f64,
+    above_sink_recent_error: f64,
+    above_random: f64,
+    above_random_error: f64,
+    resident_bytes: u64,
+    full_bytes: u64,
+}
+
+/// Runs either subcommand.
+pub(crate) fn run(args: &QuizArgs, task: Task) -> Result<()> {
+    let c = &args.comparison;
+    device::check(c.device)?;
+    let asked = Asked { recipes: &c.recipe, budgets: &c.budget, overrides: &c.overrides, once: false };
+    let contenders = asked.contenders()?;
+    let texts = c.text.iter().map(|path| read_text(path)).collect::<Result<Vec<_>>>()?;
+    let language = Language::open(&c.model)?;
+    let profile = c.profile.as_deref().map(|p| head_profile::read_for(p, &language)).transpose()?;
+    let mut out = std::io::stdout().lock();
+    if !args.json {
+        writeln!(
+            out,
+            "| task | length | question | recipe | kept | probability | rank | first | above full | above sink-recent | above random | resident |"
+        )?;
+        writeln!(out, "|---|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")?;
+    }
+    let mut panels = Vec::new();
+    for &length in &args.length {
+        let mut contexts = Vec::new();
+        for (path, text) in c.text.iter().zip(&texts) {
+            let ids = ids(&language, path, text, usize::MAX)?;
+            for seed in 0..args.seeds {
+                let quiz = task.quiz(&language.tokenizer, &ids, length, (seed, args.seeds), args.depths)?;
+                let quiz = quiz.ok_or_else(|| too_short(&name(path), ids.len(), length))?;
+                contexts.push(Prepared::read(&language, quiz)?);
+            }
+        }
+        for &question in &args.question {
+            let title = format!("{} from {length} tokens, question {}", task.name(), when(question));
+            let mut panel = Panel::new(&title, "probability of the answer");
+            let mut there: Vec<(String, f64, Answers)> = Vec::new();
+            let progress = asking_bar(&title, contenders.len() * contexts.len())?;
+            for contender in &contenders {
+                let mut answers = Answers::default();
+                for context in &contexts {
+                    let test = Test {
+                        language: &language,
+                        profile: profile.as_ref(),
+                        context,
+                        question,
+                        device: c.device,
+                    };
+                    answers.extend(test.ask(contender)?);
+                    progress.inc(1);
+                }
+                let recipe = &contender.recipe.name;
+                panel.add(recipe, contender.budget, mean(&answers.probabilities));
+                there.push((recipe.clone(), contender.budget, answers));
+                let row = row(task, length, question, &there);
+                progress.suspend(|| -> Result<()> {
+                    if args.json {
+                        writeln!(out, "{}", serde_json::to_string(&row)?)?;
+                    } else {
+                        writeln!(out, "{}", line(&row))?;
+                    }
+                    Ok(out.flush()?)
+                })?;
+            }
+            progress.finish_and_clear();
+            panels.push(panel);
+        }
+    }
+    match &args.svg {
+        Some(path) => write_curves(path, &panels),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn too_short(text: &str, tokens: usize, length: usize) -> Usage {
+    Usage(format!(
+        "--length: {text} has {tokens} tokens, and {length} were asked for; they must be at least 256"
+    ))
+}
+
+pub(super) fn when(question: Asking) -> &'static str {
+    match question {
+        Asking::Seen => "seen",
+        Asking::Unseen => "unseen",
+    }
+}
+
+fn asking_bar(what: &str, contexts: usize) -> Result<ProgressBar> {
+    let bar = ProgressBar::with_draw_target(Some(contexts as u64), ProgressDrawTarget::stderr());
+    bar.set_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} contexts, {eta} left")?);
+    bar.set_message(what.to_owned());
+    Ok(bar)
+}
+
+/// The row of the last answers, beside those before.
+fn row<'a>(task: Task, length: usize, question: Asking, there: &'a [(String, f64, Answers)]) -> Row<'a> {
+    let (recipe, budget, answers) = &there[there.len() - 1];
+    let own = &answers.probabilities;
+    let of = |control: &str| -> Estimate {
+        let same = |(name, b, _): &&(String, f64, Answers)| name == control && (b == budget || *b >= 1.0);
+        let other = there.iter().find(same).map_or(own, |(_, _, a)| &a.probabilities);
+        Estimate::of_differences(own, other)
+    };
+    let (full, sink, random, all) = (of(CONTROLS[0]), of(CONTROLS[2]), of(CONTROLS[3]), Estimate::of(own));
+    Row {
+        task: task.name(),
+        length,
+        question: when(question),
+        recipe,
+        budget: *budget,
+        questions: own.len(),
+        probability: all.mean,
+        standard_error: all.error,
+        rank: mean(&answers.ranks),
+        first: mean(&answers.first),
+        above_full: full.mean,
+        above_sink_recent: sink.mean,
+        above_sink_recent_error: sink.error,
+        above_random: random.mean,
+        above_random_error: random.error,
+        resident_bytes: answers.resident,
+        full_bytes: answers.full,
+    }
+}
+
+fn line(row: &Row<'_>) -> String {
+    format!(
+        "| {} | {} | {} | {} | {} | {:.3} ± {:.3} | {:.1} | {:.0}% | {:+.3} | {:+.3} ± {:.3} | {:+.3} ± {:.3} | {:.0}% |",
+        row.task,
+        row.length,
+        row.question,
+        row.recipe,
+        row.budget,
+        row.probability,
+        row.standard_error,
+        row.rank,
+        100.0 * row.first,
+        row.above_full,
+        row.above_sink_recent,
+        row.above_sink_recent_error,
+        row.above_random,
+        row.above_random_error,
+        100.0 * row.resident_bytes as f64 / row.full_bytes.max(1) as f64,
+    )
+}
+
+/// A quiz whose context was read once for all recipes.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    quiz: Quiz,
+    recorded: RecordedPass,
+}
+
+impl Prepared {
+    pub(super) fn read(language: &Language, quiz: Quiz) -> Result<Self> {
+        let bar = bar("a context", quiz.context.len())?;
+        let recorded = RecordedPass::record(&language.model, &quiz.context, |n| bar.inc(n as u64));
+        bar.finish_and_clear();
+        Ok(Self { quiz, recorded: recorded.context("cannot read the context")? })
+    }
+}
+
+/// A context's questions, to be answered under some recipe.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Test<'a> {
+    pub(super) language: &'a Language,
+    pub(super) profile: Option<&'a HeadProfile>,
+    pub(super) context: &'a Prepared,
+    pub(super) question: Asking,
+    pub(super) device: Device,
+}
+
+impl Test<'_> {
+    pub(super) fn ask(self, contender: &Contender) -> Result<Answers> {
+        let asking = TestUnder { test: self, recipe: &contender.recipe };
+        device::run(self.device, asking)
+            .with_context(|| format!("recipe {} at {}", contender.recipe.name, contender.budget))
+    }
+}
+
+struct TestUnder<'a> {
+    test: Test<'a>,
+    recipe: &'a TokenRecipe,
+}
+
+impl OnEngine for TestUnder<'_> {
+    type Out = Answers;
+
+    fn run<E>(self, engine: E) -> Result<Answers>
+    where
+        E: TokenEngine + std::fmt::Debug,
+    {
+        let Self { test: Test { language, profile, context, question, .. }, recipe } = self;
+        let model = &language.model;
+        let mut attention =
+            CachedAttention::with_profile(engine, model, recipe.clone(), DType::F32, profile.cloned())?;
+        context.recorded.replay(&mut attention).context("cannot read the context")?;
+        let mut session = LlamaSession::new(model, attention);
+        let (mut answers, position) = (Answers::default(), context.recorded.tokens() as i32);
+        if question == Asking::Unseen {
+            session.attention_mut().evict()?;
+            answers.count(session.attention().bytes());
+        }
+        for asked in &context.quiz.questions {
+            let original = session.attention_mut().branch()?;
+            session.set_next_position(position);
+            let (mut cue, last) = match asked.cue.split_last() {
+                Some((last, cue)) => (cue.to_vec(), *last),
+                None => continue,
+            };
+            if question == Asking::Seen {
+                // What is evicted cannot depend on the answer, nor can the answer's first token on what is evicted after it.
+                session.score(&cue, &[], |_| ()).context("cannot read a question")?;
+                session.attention_mut().evict()?;
+                cue.clear();
+            }
+            let skipped = cue.len();
+            let tokens: Vec<u32> = cue
+                .into_iter()
+                .chain([last])
+                .chain(asked.answer[..asked.answer.len() - 1].iter().copied())
+                .collect();
+            let targets = [&tokens[1..=skipped], &asked.answer].concat();
+            let predictions = session.predict(&tokens, &targets).context("cannot answer")?;
+            answers.add(&predictions[skipped..]);
+            session.attention_mut().back_to(original)?;
+        }
+        if question == Asking::Seen {
+            // Every question has a cache of its own; the share of one stands for all.
+            let original = session.attention_mut().branch()?;
+            session.attention_mut().evict()?;
+            let copy = session.attention().sequence();
+            answers.count(share(session.attention(), copy));
+            session.attention_mut().back_to(original)?;
+        }
+        Ok(answers)
+    }
+}
+
+/// Bytes of what a sequence refers to, whoever shares it.
+fn share<E: TokenEngine>(attention: &CachedAttention<E>, of: tethercache::tokens::SequenceId) -> TokenBytes {
+    let (cache, geometry) = (attention.cache(), attention.cache().geometry());
+    let blocks = |layer: usize| cache.csr(of, layer).map_or(0, |csr| csr.indices.len() as u64);
+    let resident = (0..geometry.layers).map(blocks).sum::<u64>() * geometry.block_bytes();
+    let full = cache.seen(of, 0usize).unwrap_or(0) as u64 * geometry.layers as u64 * geometry.kv_heads as u64;
+    TokenBytes {
+        resident,
+        in_use: resident,
+        full: full * geometry.block_bytes() / geometry.block_size as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_stand_beside_the_controls_of_their_budget() {
+        let answers = |p: f64| Answers { probabilities: vec![p, p + 0.1], ..Answers::default() };
+        let there: Vec<(String, f64, Answers)> = [
+            ("full", 1.0, 0.8),
+            ("sink-recent", 0.5, 0.6),
+            ("sink-recent", 0.1, 0.2),
+            ("random", 0.1, 0.1),
+            ("snapkv", 0.1, 0.5),
+        ]
+        .map(|(name, budget, p)| (name.to_owned(), budget, answers(p)))
+        .into();
+        let row = row(Task::Recall, 1024, Asking::Seen, &there);
+        assert!((row.above_full + 0.3).abs() < 1e-9, "{row:?}");
+        assert!((row.above_sink_recent - 0.3).abs() < 1e-9 && row.above_sink_recent_error < 1e-9, "{row:?}");
+        assert!((row.above_random - 0.4).abs() < 1e-9, "{row:?}");
+        assert!(line(&row).contains("| recall | 1024 | seen | snapkv | 0.1 | 0.550"), "{}", line(&row));
+    }
+
+    #[test]
+    fn answers_are_means_over_their_tokens() {
+        let mut answers = Answers::default();
+        answers.add(&[Prediction { loss: 0.0, rank: 1 }, Prediction { loss: 2f64.ln(), rank: 4 }]);
+        assert_eq!((answers.ranks[0], answers.first[0]), (2.5, 0.5));
+        assert!((answers.probabilities[0] - 0.75).abs() < 1e-12);
+    }
+}
