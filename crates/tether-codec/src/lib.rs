@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod codes;
+pub mod comparison;
 mod engine;
 mod error;
 mod format;
