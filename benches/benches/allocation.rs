@@ -1,5 +1,7 @@
 //! The allocation of a whole model's tokens to tiers.
 
+#![allow(missing_docs, reason = "criterion's macros define functions")]
+
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -19,7 +21,9 @@ fn distortions() -> Vec<Vec<f32>> {
     let token = |_| {
         let (key, value, at_all) = (uniform(), uniform(), uniform());
         let size = (-12.0 * key).exp();
-        ERRORS.map(|e| size * if e == 1.0 { 0.2 + 2.0 * at_all } else { (40.0 * at_all * e).min(1.0) + e * value })
+        ERRORS.map(|e| {
+            size * if e == 1.0 { 0.2 + 2.0 * at_all } else { (40.0 * at_all * e).min(1.0) + e * value }
+        })
     };
     let mut token = token;
     (0..90).map(|_| (0..8192).flat_map(&mut token).collect()).collect()

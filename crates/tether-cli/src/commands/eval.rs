@@ -1,5 +1,6 @@
 //! `tether eval`.
 
+mod codec;
 mod perplexity;
 
 use anyhow::Result;
@@ -10,5 +11,6 @@ use crate::cli::{EvalArgs, Measure};
 pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     match &args.measure {
         Measure::Perplexity(args) => perplexity::run(args),
+        Measure::Codec(args) => codec::run(args),
     }
 }
