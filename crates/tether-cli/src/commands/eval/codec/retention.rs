@@ -22,8 +22,16 @@ pub(crate) struct Retention {
     pub(crate) uniform: f64,
     /// The same of SnapKV's best tokens at 4 bits.
     pub(crate) keep: f64,
-    pub(crate) retention: Score,
-    /// Share of tokens that it drops.
+    /// Every head has the same budget.
+    pub(crate) own: Outcome,
+    /// All heads of all layers share one.
+    pub(crate) shared: Outcome,
+}
+
+/// What an allocation came to.
+pub(crate) struct Outcome {
+    pub(crate) score: Score,
+    /// Share of tokens that are dropped.
     pub(crate) dropped: f64,
     /// Mean squared change of an output, as the allocation foresaw.
     pub(crate) predicted: f64,
@@ -162,16 +170,27 @@ pub(crate) fn compare(
         .zip(&distortions)
         .map(|(costs, distortion)| RateGroup { costs, distortion, fixed: (SINKS, window), refresh: None })
         .collect();
-    let total: usize = prefixes.iter().map(|p| 2 * p.tokens * row_bits(budget, p.head.dim)).sum();
-    let allocation = allocate(&groups, total as u64)?;
-    let retention = scores(&all(&|number, token| allocation.tiers[number][token].into()), queries);
-    let tokens: usize = prefixes.iter().map(|p| p.tokens).sum();
-    let dropped = allocation.tiers.iter().flatten().filter(|tier| **tier == 0).count();
+    let budgets: Vec<u64> =
+        prefixes.iter().map(|p| (2 * p.tokens * row_bits(budget, p.head.dim)) as u64).collect();
+    let outcome = |tiers: &[Vec<u8>], distortion: f64| {
+        let count =
+            |wanted: &dyn Fn(u8) -> bool| tiers.iter().flatten().filter(|t| wanted(**t)).count() as f64;
+        Outcome {
+            score: scores(&all(&|number, token| tiers[number][token].into()), queries),
+            dropped: count(&|tier| tier == 0) / count(&|_| true),
+            predicted: distortion / prefixes.len() as f64,
+        }
+    };
+    let own =
+        groups.iter().zip(&budgets).map(|(group, budget)| allocate(std::slice::from_ref(group), *budget));
+    let own = own.collect::<Result<Vec<_>, _>>()?;
+    let predicted = own.iter().map(|a| a.distortion).sum();
+    let own: Vec<Vec<u8>> = own.into_iter().flat_map(|a| a.tiers).collect();
+    let shared = allocate(&groups, budgets.iter().sum())?;
     Ok(Retention {
         uniform,
         keep,
-        retention,
-        dropped: dropped as f64 / tokens as f64,
-        predicted: allocation.distortion / prefixes.len() as f64,
+        own: outcome(&own, predicted),
+        shared: outcome(&shared.tiers, shared.distortion),
     })
 }

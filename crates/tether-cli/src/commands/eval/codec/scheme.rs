@@ -27,9 +27,19 @@ pub(crate) enum Scheme {
     Polar(PairPolar),
     Spherical {
         bits: SphericalBits,
-        centred: bool,
+        mean: Mean,
     },
     Published(PublishedTier),
+}
+
+/// What spherical codes are relative to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mean {
+    Nothing,
+    /// The mean of a head's keys, which costs nothing per token.
+    Head,
+    /// The mean of a page's, an `f16` for each channel and page.
+    Page,
 }
 
 impl Scheme {
@@ -37,7 +47,7 @@ impl Scheme {
     pub(crate) fn all() -> Vec<Self> {
         let polar =
             |radius_bits, angle_bits, centred| Self::Polar(PairPolar { radius_bits, angle_bits, centred });
-        let spherical = |bits, centred| Self::Spherical { bits, centred };
+        let spherical = |bits, mean| Self::Spherical { bits, mean };
         vec![
             Self::Int { bits: 8, group: 64 },
             Self::Int { bits: 4, group: 64 },
@@ -50,12 +60,16 @@ impl Scheme {
             polar(3, 5, false),
             polar(4, 4, true),
             polar(3, 5, true),
-            spherical(SphericalBits::Four, false),
-            spherical(SphericalBits::Six, true),
-            spherical(SphericalBits::Four, true),
-            spherical(SphericalBits::Three, true),
-            spherical(SphericalBits::Two, true),
-            spherical(SphericalBits::One, true),
+            spherical(SphericalBits::Four, Mean::Nothing),
+            spherical(SphericalBits::Six, Mean::Head),
+            spherical(SphericalBits::Four, Mean::Head),
+            spherical(SphericalBits::Three, Mean::Head),
+            spherical(SphericalBits::Two, Mean::Head),
+            spherical(SphericalBits::One, Mean::Head),
+            spherical(SphericalBits::Four, Mean::Page),
+            spherical(SphericalBits::Three, Mean::Page),
+            spherical(SphericalBits::Two, Mean::Page),
+            spherical(SphericalBits::One, Mean::Page),
             Self::Published(PublishedTier::High),
             Self::Published(PublishedTier::Mid),
             Self::Published(PublishedTier::Low),
@@ -69,8 +83,11 @@ impl Scheme {
             Self::Polar(PairPolar { radius_bits, angle_bits, centred }) => {
                 format!("pair-polar {radius_bits}r+{angle_bits}a{}", if *centred { ", centred" } else { "" })
             }
-            Self::Spherical { bits, centred: true } => format!("**SKV{}**", bits.bits()),
-            Self::Spherical { bits, centred: false } => format!("SKV{}, not centred", bits.bits()),
+            Self::Spherical { bits, mean: Mean::Head } => format!("**SKV{}**", bits.bits()),
+            Self::Spherical { bits, mean: Mean::Page } => {
+                format!("**SKV{}**, a mean for each page of {PAGE}", bits.bits())
+            }
+            Self::Spherical { bits, mean: Mean::Nothing } => format!("SKV{}, not centred", bits.bits()),
             Self::Published(tier) => format!("spherical as published, {tier:?} tier"),
         }
     }
@@ -82,15 +99,20 @@ impl Scheme {
             Self::Int { bits, group } => affine(k, dim, bits, AffineGroups::Channels(group))?,
             Self::Kivi { bits } => affine(k, dim, bits, AffineGroups::Tokens(PAGE))?,
             Self::Polar(polar) => (polar.restored(k, dim), polar.bits_per_channel(dim)),
-            Self::Spherical { bits, centred } => {
-                let x = HostTensor::from_f32(&[head.tokens(), 1, dim], k.clone())?;
-                let frame = if centred {
-                    SphericalFrame::centred(&x, SEED)?
-                } else {
-                    SphericalFrame::uncentred(1, dim, SEED)?
-                };
+            Self::Spherical { bits, mean } => {
                 let format = SphericalFormat::of(Side::Keys, bits);
-                (spherical(&x, &frame, format)?, format.row_bits(dim) as f64 / dim as f64)
+                let rows = if mean == Mean::Page { PAGE } else { head.tokens() };
+                let mut keys = Vec::with_capacity(k.len());
+                for part in k.chunks(rows * dim) {
+                    let x = HostTensor::from_f32(&[part.len() / dim, 1, dim], part.to_vec())?;
+                    let frame = match mean {
+                        Mean::Nothing => SphericalFrame::uncentred(1, dim, SEED)?,
+                        Mean::Head | Mean::Page => SphericalFrame::centred(&x, SEED)?,
+                    };
+                    keys.extend(spherical(&x, &frame, format)?);
+                }
+                let beside = if mean == Mean::Page { 16.0 / PAGE as f64 } else { 0.0 };
+                (keys, format.row_bits(dim) as f64 / dim as f64 + beside)
             }
             Self::Published(tier) => {
                 let half = head.tokens() / 2 * dim;

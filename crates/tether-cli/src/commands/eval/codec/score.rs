@@ -13,46 +13,45 @@ pub(crate) struct Changed<'a> {
     pub(crate) dropped: Vec<usize>,
 }
 
-/// Means over queries, query heads and layers.
+/// Means over layers and key heads.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Score {
-    /// Kullback-Leibler divergence of the attention, in nats.
+    /// Kullback-Leibler divergence of the attention, in nats, the mean over queries.
     pub(crate) divergence: f64,
-    /// Length of the output's change, for each unit of the output's.
+    /// Length of the outputs' change, all queries of a key head taken as one vector, for each unit of the outputs' own.
     pub(crate) error: f64,
-    /// Squared length of the output's change.
+    /// Squared length of an output's change, the mean over queries.
     pub(crate) squared: f64,
 }
 
 /// The last `queries` queries of each head, each over the tokens before it and its own.
 pub(crate) fn scores(all: &[Changed<'_>], queries: usize) -> Score {
-    let mut sum = Score::default();
-    let mut rows = 0usize;
+    let mut mean = Score::default();
     for changed in all {
         let head = changed.head;
+        let (mut divergence, mut change, mut size) = (0f64, 0f64, 0f64);
         for q in &head.q {
             let (weights, out) = attend(head, q, &head.k, &head.v, &[], queries);
             let (other, other_out) =
                 attend(head, q, &changed.keys, &changed.values, &changed.dropped, queries);
-            let tokens = head.tokens();
-            for row in 0..queries {
-                let (p, o) = (&weights[row * tokens..][..tokens], &other[row * tokens..][..tokens]);
-                let divergence = |(p, o): (&f32, &f32)| {
-                    let (p, o) = (f64::from(*p), f64::from(*o).max(1e-30));
-                    if p > 0.0 { p * (p / o).ln() } else { 0.0 }
-                };
-                sum.divergence += p.iter().zip(o).map(divergence).sum::<f64>();
-                let (a, b) = (&out[row * head.dim..][..head.dim], &other_out[row * head.dim..][..head.dim]);
-                let squared = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>();
-                let change = squared(&mut a.iter().zip(b).map(|(a, b)| a - b));
-                sum.squared += change;
-                sum.error += (change / squared(&mut a.iter().copied()).max(1e-30)).sqrt();
+            divergence += weights.iter().zip(&other).map(|(p, o)| information(*p, *o)).sum::<f64>();
+            for (a, b) in out.iter().zip(&other_out) {
+                change += f64::from(a - b).powi(2);
+                size += f64::from(*a).powi(2);
             }
-            rows += queries;
         }
+        let (heads, rows) = (all.len() as f64, (head.q.len() * queries) as f64);
+        mean.divergence += divergence / rows / heads;
+        mean.error += (change / size.max(f64::MIN_POSITIVE)).sqrt() / heads;
+        mean.squared += change / rows / heads;
     }
-    let rows = rows.max(1) as f64;
-    Score { divergence: sum.divergence / rows, error: sum.error / rows, squared: sum.squared / rows }
+    mean
+}
+
+/// A token's part of the divergence.
+fn information(p: f32, other: f32) -> f64 {
+    let (p, other) = (f64::from(p), f64::from(other).max(1e-30));
+    if p > 0.0 { p * (p / other).ln() } else { 0.0 }
 }
 
 /// Attention `[queries, tokens]` and outputs `[queries, dim]`.
