@@ -246,6 +246,7 @@ fn impossible_rows_are_named() {
     let mut codes = good.clone();
     codes.codes[4 + 2] = 1;
     assert_eq!(codes.validate(), Err(CodecError::Padding { row: 1 }));
-    let shape = [usize::MAX / 16, 2, 16];
-    assert!(matches!(HostSpherical::zeros(&shape, format), Err(CoreError::SizeOverflow { .. })));
+    for shape in [[usize::MAX / 16, 2, 16], [0, 2, usize::MAX - 7]] {
+        assert!(matches!(HostSpherical::zeros(&shape, format), Err(CoreError::SizeOverflow { .. })));
+    }
 }

@@ -124,9 +124,9 @@ fn estimates_are_what_happens_to_the_output_when_changes_are_small() {
                     let noise = sign * (1e-4 * squared / 2.0).sqrt();
                     let (mut k, mut v) = (k, v);
                     if on_key {
-                        k[2 * i + c] += noise
+                        k[2 * i + c] += noise;
                     } else {
-                        v[2 * i + c] += noise
+                        v[2 * i + c] += noise;
                     }
                     coded += change(attend(&k, &v, None)) / 2.0;
                 }

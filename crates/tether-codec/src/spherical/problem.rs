@@ -66,7 +66,8 @@ impl SphericalProblem {
             let requirement = "must be a multiple of 8, and not 0";
             return Err(CoreError::Geometry { field: "head_dim", value: head_dim, requirement });
         }
-        let total = shape.iter().try_fold(8usize, |n, &extent| n.checked_mul(extent));
+        // Also where there are no tokens: the size of a row is asked for then too.
+        let total = shape.iter().try_fold(8usize, |n, &extent| n.checked_mul(extent.max(1)));
         if total.is_none_or(|n| n > isize::MAX as usize) {
             return Err(CoreError::SizeOverflow { what: "spherical codes", factors: shape.into() });
         }

@@ -1,8 +1,10 @@
 //! The allocation: a Lagrangian, and what is left of the budget spent greedily.
 
+use std::collections::BinaryHeap;
+
 use rayon::prelude::*;
 
-use super::hull::{MOST_TIERS, slopes, start};
+use super::hull::{MOST_TIERS, TierCosts};
 use crate::ScoreError;
 
 /// Tokens that may be kept in the same tiers: usually those of one head of one layer.
@@ -44,7 +46,7 @@ pub struct Allocation {
 
 struct Checked<'a> {
     group: &'a RateGroup<'a>,
-    costs: [f32; MOST_TIERS],
+    costs: TierCosts,
     tokens: usize,
     /// Tokens that are allocated.
     free: std::ops::Range<usize>,
@@ -66,15 +68,6 @@ impl<'a> Checked<'a> {
         }
         let tokens = group.distortion.len() / tiers;
         count("distortions", tokens * tiers, group.distortion.len())?;
-        let bad = |x: &f32| !(*x >= 0.0 && x.is_finite());
-        let any = group.distortion.iter().fold(false, |any, x| any | bad(x));
-        if let Some(at) = group.distortion.iter().position(bad).filter(|_| any) {
-            return Err(ScoreError::NonFinite {
-                what: "distortion",
-                candidate: at / tiers,
-                value: group.distortion[at],
-            });
-        }
         if let Some(refresh) = &group.refresh {
             count("current tiers", tokens, refresh.current.len())?;
             if let Some(&tier) = refresh.current.iter().find(|&&tier| usize::from(tier) >= tiers) {
@@ -90,24 +83,41 @@ impl<'a> Checked<'a> {
                 });
             }
         }
-        let mut costs = [0f32; MOST_TIERS];
-        costs.iter_mut().zip(group.costs).for_each(|(to, &cost)| *to = cost as f32);
         let first = group.fixed.0.min(tokens);
-        Ok(Self { group, costs, tokens, free: first..tokens.saturating_sub(group.fixed.1).max(first) })
+        Ok(Self {
+            group,
+            costs: TierCosts::new(group.costs),
+            tokens,
+            free: first..tokens.saturating_sub(group.fixed.1).max(first),
+        })
     }
 
     fn tiers(&self) -> usize {
-        self.group.costs.len()
+        self.costs.len()
     }
 
-    /// Distortions by which a token is allocated, and how many of its tiers it may be in.
-    fn token(&self, token: usize, buffer: &mut [f32; MOST_TIERS]) -> usize {
+    /// Distortions by which a token is allocated, of those of its tiers that it may be in.
+    #[inline]
+    fn token<'b>(&'b self, token: usize, buffer: &'b mut [f32; MOST_TIERS]) -> &'b [f32] {
         let tiers = self.tiers();
-        buffer[..tiers].copy_from_slice(&self.group.distortion[token * tiers..][..tiers]);
-        let Some(refresh) = &self.group.refresh else { return tiers };
+        let own = &self.group.distortion[token * tiers..][..tiers];
+        let Some(refresh) = &self.group.refresh else { return own };
+        buffer[..tiers].copy_from_slice(own);
         let current = usize::from(refresh.current[token]);
         buffer[current] *= 1.0 - refresh.hysteresis;
-        if refresh.restorable { tiers } else { current + 1 }
+        if refresh.restorable { &buffer[..tiers] } else { &buffer[..=current] }
+    }
+
+    /// The first distortion that makes no sense.
+    fn check_distortion(&self) -> Result<(), ScoreError> {
+        let bad = |x: &f32| !(*x >= 0.0 && x.is_finite());
+        // Without early exit first, so that the compiler can use vector instructions.
+        if !self.group.distortion.iter().fold(false, |any, x| any | bad(x)) {
+            return Ok(());
+        }
+        let at = self.group.distortion.iter().position(bad).unwrap_or(0);
+        let (candidate, value) = (at / self.tiers(), self.group.distortion[at]);
+        Err(ScoreError::NonFinite { what: "distortion", candidate, value })
     }
 
     /// The fixed tokens' tier: the last, or where they are when that cannot be had any more.
@@ -119,8 +129,8 @@ impl<'a> Checked<'a> {
     }
 }
 
-/// A step of a token to a higher tier.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// A step of a token to a higher tier. The greater of two is the better.
+#[derive(Clone, Copy, Debug)]
 struct Step {
     slope: f32,
     group: u32,
@@ -136,12 +146,46 @@ impl Step {
     }
 }
 
-/// Slopes that share their upper 16 bits are in one bin: about a 128th of their size apart.
-fn bin(slope: f32) -> usize {
-    (slope.to_bits() >> 16) as usize
+impl PartialEq for Step {
+    fn eq(&self, other: &Self) -> bool {
+        self.order(other).is_eq()
+    }
 }
 
-const BINS: usize = 1 << 15;
+impl Eq for Step {}
+
+impl PartialOrd for Step {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Step {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        other.order(self)
+    }
+}
+
+/// Slopes that share their upper 14 bits are in one bin: about a 32nd of their size apart.
+fn bin(slope: f32) -> usize {
+    (slope.to_bits() >> 18) as usize
+}
+
+const BINS: usize = 1 << 13;
+
+/// What a group's tokens may do.
+struct Climb {
+    /// What each step along the hull is worth, `[tokens, tiers]`.
+    slopes: Vec<f32>,
+    /// Where each token is.
+    tiers: Vec<u8>,
+    /// No step of a token is worth more than this.
+    next: Vec<f32>,
+    /// What being there costs.
+    cost: u64,
+    /// What the steps of each bin cost.
+    bins: Vec<u64>,
+}
 
 /// Spends `budget` on tokens of all groups.
 ///
@@ -153,16 +197,15 @@ const BINS: usize = 1 << 15;
 /// [`ScoreError::NonFinite`] for groups that make no sense.
 pub fn allocate(groups: &[RateGroup<'_>], budget: u64) -> Result<Allocation, ScoreError> {
     let checked = groups.iter().map(Checked::new).collect::<Result<Vec<_>, _>>()?;
-    // What each step is worth, `[tokens, tiers]`; costs of the start; and how much is spent on steps of each bin.
-    let climbed: Vec<(Vec<f32>, Vec<u8>, u64, Vec<u64>)> = checked.par_iter().map(climb).collect();
-    let least: u64 = climbed.iter().map(|c| c.2).sum();
+    let mut climbs: Vec<Climb> = checked.par_iter().map(climb).collect::<Result<_, _>>()?;
+    let least: u64 = climbs.iter().map(|c| c.cost).sum();
     if least > budget {
         return Err(ScoreError::Budget { needed: least, budget });
     }
     let mut left = budget - least;
     let mut spent = vec![0u64; BINS];
-    for (_, _, _, bins) in &climbed {
-        spent.iter_mut().zip(bins).for_each(|(s, b)| *s += b);
+    for climb in &climbs {
+        spent.iter_mut().zip(&climb.bins).for_each(|(s, b)| *s += b);
     }
     // Whole bins, from the steepest; the first that does not fit is looked at step by step.
     let mut critical = None;
@@ -173,171 +216,150 @@ pub fn allocate(groups: &[RateGroup<'_>], budget: u64) -> Result<Allocation, Sco
         }
         left -= cost;
     }
-    let above = critical.map_or(0, |at| at + 1);
-    let mut tiers: Vec<Vec<u8>> = checked
-        .par_iter()
-        .zip(&climbed)
-        .map(|(group, (slopes, starts, _, _))| {
-            let mut tiers = starts.clone();
-            let count = group.tiers();
-            for token in group.free.clone() {
-                for (tier, slope) in slopes[token * count..][..count].iter().enumerate() {
-                    if *slope > 0.0 && bin(*slope) >= above {
-                        tiers[token] = tier as u8;
-                    }
-                }
-            }
-            tiers
-        })
-        .collect();
+    let pairs = checked.par_iter().zip(&mut climbs).enumerate();
+    let steps = pairs.flat_map_iter(|(number, (group, climb))| settle(number, group, climb, critical));
+    let mut steps: Vec<Step> = steps.collect();
     let mut price = 0.0;
-    if let Some(critical) = critical {
-        let mut steps: Vec<Step> = Vec::new();
-        for (number, (group, (slopes, _, _, _))) in checked.iter().zip(&climbed).enumerate() {
-            let count = group.tiers();
-            for (i, &slope) in slopes.iter().enumerate().filter(|(_, s)| **s > 0.0 && bin(**s) == critical) {
-                let (token, tier) = ((i / count) as u32, (i % count) as u32);
-                steps.push(Step { slope, group: number as u32, token, tier });
-            }
-        }
+    if critical.is_some() {
         steps.sort_unstable_by(Step::order);
         for step in steps {
             price = step.slope;
-            let cost = take(&checked, &tiers, &step);
+            let cost = take(&checked, &climbs, &step);
             if cost > left {
                 break;
             }
             left -= cost;
-            tiers[step.group as usize][step.token as usize] = step.tier as u8;
+            climbs[step.group as usize].tiers[step.token as usize] = step.tier as u8;
         }
-        spend(&checked, &mut tiers, left);
+        spend(&checked, &mut climbs, left, price);
     }
-    let total = |f: &(dyn Fn(&Checked<'_>, usize, usize) -> f64 + Sync)| -> f64 {
-        let of = |(group, tiers): (&Checked<'_>, &Vec<u8>)| {
-            tiers.iter().enumerate().map(|(token, &tier)| f(group, token, tier.into())).sum::<f64>()
-        };
-        checked.iter().zip(&tiers).map(of).sum()
+    let total = |(group, climb): (&Checked<'_>, &Climb)| {
+        let (costs, distortion) = (group.group.costs, group.group.distortion.chunks_exact(group.tiers()));
+        let each = climb.tiers.iter().zip(distortion);
+        each.fold((0u64, 0f64), |(cost, sum), (&tier, distortion)| {
+            (cost + u64::from(costs[usize::from(tier)]), sum + f64::from(distortion[usize::from(tier)]))
+        })
     };
-    let distortion =
-        total(&|group, token, tier| f64::from(group.group.distortion[token * group.tiers() + tier]));
-    let cost_of = |(group, tiers): (&Checked<'_>, &Vec<u8>)| {
-        tiers.iter().map(|&tier| u64::from(group.group.costs[usize::from(tier)])).sum::<u64>()
-    };
-    let cost = checked.iter().zip(&tiers).map(cost_of).sum();
-    Ok(Allocation { tiers, cost, distortion, price })
+    // Summed in order: the result does not depend on the number of threads.
+    let totals: Vec<(u64, f64)> = checked.par_iter().zip(&climbs).map(total).collect();
+    let (cost, distortion) =
+        totals.iter().fold((0, 0.0), |(c, d), (cost, distortion)| (c + cost, d + distortion));
+    Ok(Allocation { tiers: climbs.into_iter().map(|c| c.tiers).collect(), cost, distortion, price })
 }
 
-/// Slopes, starts, the cost of the starts, and what the steps of each bin cost.
-fn climb(group: &Checked<'_>) -> (Vec<f32>, Vec<u8>, u64, Vec<u64>) {
+/// Every token at the first tier of its hull, or where it is fixed.
+fn climb(group: &Checked<'_>) -> Result<Climb, ScoreError> {
+    group.check_distortion()?;
     let count = group.tiers();
-    let mut all = vec![0f32; group.tokens * count];
-    let mut starts = vec![0u8; group.tokens];
+    let mut slopes = vec![0f32; group.tokens * count];
+    let mut tiers = vec![0u8; group.tokens];
     let mut bins = vec![0u64; BINS];
-    let mut least = 0u64;
-    let mut distortion = [0f32; MOST_TIERS];
-    for (token, into) in all.chunks_exact_mut(count).enumerate() {
-        let first = if group.free.contains(&token) {
-            let allowed = group.token(token, &mut distortion);
-            let (costs, distortion) = (&group.costs[..allowed], &distortion[..allowed]);
-            slopes(costs, distortion, &mut into[..allowed]);
-            let first = start(costs, distortion);
-            let mut below = first;
-            for tier in first + 1..allowed {
-                if into[tier] > 0.0 {
-                    bins[bin(into[tier])] += u64::from(group.group.costs[tier] - group.group.costs[below]);
-                    below = tier;
-                }
-            }
-            first
-        } else {
-            group.fixed_tier(token)
-        };
-        starts[token] = first as u8;
-        least += u64::from(group.group.costs[first]);
+    for token in (0..group.free.start).chain(group.free.end..group.tokens) {
+        tiers[token] = group.fixed_tier(token) as u8;
     }
-    (all, starts, least, bins)
+    let mut buffer = [0f32; MOST_TIERS];
+    for token in group.free.clone() {
+        let distortion = group.token(token, &mut buffer);
+        let into = &mut slopes[token * count..][..distortion.len()];
+        let first = group.costs.hull(distortion, into);
+        tiers[token] = first as u8;
+        let mut below = first;
+        for (tier, &slope) in into.iter().enumerate().skip(first + 1) {
+            if slope > 0.0 {
+                bins[bin(slope)] += u64::from(group.costs.between(below, tier));
+                below = tier;
+            }
+        }
+    }
+    let cost = tiers.iter().map(|&tier| u64::from(group.group.costs[usize::from(tier)])).sum();
+    Ok(Climb { slopes, tiers, next: Vec::new(), cost, bins })
+}
+
+/// Takes the steps above the critical bin, and returns those in it.
+fn settle(number: usize, group: &Checked<'_>, climb: &mut Climb, critical: Option<usize>) -> Vec<Step> {
+    let count = group.tiers();
+    let mut steps = Vec::new();
+    climb.next = vec![0f32; group.tokens];
+    for token in group.free.clone() {
+        for (tier, &slope) in climb.slopes[token * count..][..count].iter().enumerate() {
+            if slope <= 0.0 {
+                continue;
+            }
+            if critical.is_none_or(|critical| bin(slope) > critical) {
+                climb.tiers[token] = tier as u8;
+                continue;
+            }
+            climb.next[token] = climb.next[token].max(slope);
+            if critical == Some(bin(slope)) {
+                steps.push(Step { slope, group: number as u32, token: token as u32, tier: tier as u32 });
+            }
+        }
+    }
+    steps
 }
 
 /// What a step costs from where its token is.
-fn take(checked: &[Checked<'_>], tiers: &[Vec<u8>], step: &Step) -> u64 {
-    let costs = checked[step.group as usize].group.costs;
-    let from = tiers[step.group as usize][step.token as usize];
-    u64::from(costs[step.tier as usize] - costs[usize::from(from)])
+fn take(checked: &[Checked<'_>], climbs: &[Climb], step: &Step) -> u64 {
+    let from = climbs[step.group as usize].tiers[step.token as usize];
+    checked[step.group as usize].costs.between(from.into(), step.tier as usize).into()
 }
 
-/// Steps that are remembered between looks at all tokens.
-const REMEMBERED: usize = 64;
-
 /// The best step of a token that costs no more than `left`.
-fn best_step(group: &Checked<'_>, number: usize, token: usize, from: u8, left: u64) -> Option<Step> {
-    let mut distortion = [0f32; MOST_TIERS];
-    let allowed = group.token(token, &mut distortion);
+fn best_step(group: &Checked<'_>, (number, token): (u32, u32), from: u8, left: u64) -> Option<Step> {
+    let mut buffer = [0f32; MOST_TIERS];
+    let distortion = group.token(token as usize, &mut buffer);
     let from = usize::from(from);
     let mut best: Option<Step> = None;
-    for tier in from + 1..allowed {
-        let cost = u64::from(group.group.costs[tier] - group.group.costs[from]);
-        let gain = distortion[from] - distortion[tier];
-        if cost > left || gain <= 0.0 {
+    for tier in from + 1..distortion.len() {
+        if u64::from(group.costs.between(from, tier)) > left || distortion[tier] >= distortion[from] {
             continue;
         }
-        let slope = if cost == 0 { f32::INFINITY } else { gain / cost as f32 };
+        let slope = group.costs.slope(from, tier, distortion);
         if best.is_none_or(|best| slope > best.slope) {
-            best = Some(Step { slope, group: number as u32, token: token as u32, tier: tier as u32 });
+            best = Some(Step { slope, group: number, token, tier: tier as u32 });
         }
     }
     best
 }
 
-/// Takes the best step that fits, again and again. What fits gets less as it goes, so a token's best step never gets better: those that were not remembered are not
-/// better than the worst that was.
-fn spend(checked: &[Checked<'_>], tiers: &mut [Vec<u8>], mut left: u64) {
-    while left > 0 {
-        let best_of = |(number, group): (usize, &Checked<'_>)| {
-            let own = &tiers[number];
-            let steps =
-                group.free.clone().filter_map(|token| best_step(group, number, token, own[token], left));
-            let mut best: Vec<Step> = Vec::with_capacity(2 * REMEMBERED);
-            let mut worst = f32::NEG_INFINITY;
-            for step in steps.filter(|s| s.slope > 0.0) {
-                if best.len() >= REMEMBERED && step.slope < worst {
-                    continue;
-                }
-                best.push(step);
-                if best.len() == 2 * REMEMBERED {
-                    best.sort_unstable_by(Step::order);
-                    best.truncate(REMEMBERED);
-                    worst = best[REMEMBERED - 1].slope;
-                }
-            }
-            best
+/// Takes the best step that fits, again and again.
+///
+/// What fits gets less as it goes, so a token's best step never gets better, and never is better than the next of its hull was. So tokens are looked at in rounds: first those whose next
+/// step is worth half the price, until no step of theirs is, and so on downwards.
+fn spend(checked: &[Checked<'_>], climbs: &mut [Climb], mut left: u64, price: f32) {
+    let steps =
+        checked.iter().flat_map(|g| g.group.costs.windows(2).map(|pair| u64::from(pair[1] - pair[0])));
+    let cheapest = steps.filter(|&cost| cost > 0).min().unwrap_or(u64::MAX);
+    let mut worth = price / 2.0;
+    while left >= cheapest {
+        let of_group = |(number, (group, climb)): (usize, (&Checked<'_>, &Climb))| {
+            let tokens =
+                group.free.clone().filter(|&token| climb.next[token] > 0.0 && climb.next[token] >= worth);
+            let steps = tokens.filter_map(|token| {
+                best_step(group, (number as u32, token as u32), climb.tiers[token], left)
+            });
+            steps.filter(|step| step.slope >= worth).collect::<Vec<_>>()
         };
-        let mut best: Vec<Step> = checked.par_iter().enumerate().flat_map_iter(best_of).collect();
-        best.sort_unstable_by(Step::order);
-        let more = best.len() > REMEMBERED;
-        best.truncate(REMEMBERED);
-        let Some(bound) = best.last().copied() else { return };
-        loop {
-            // The first is the best; steps that no longer fit are replaced by what still does.
-            best.sort_unstable_by(Step::order);
-            let Some(step) = best.first().copied() else { break };
-            if more && bound.order(&step).is_lt() {
-                break;
-            }
+        let pairs = checked.par_iter().zip(&*climbs).enumerate();
+        let steps: Vec<Step> = pairs.flat_map_iter(of_group).collect();
+        let mut steps: BinaryHeap<Step> = steps.into();
+        while let Some(step) = steps.pop() {
             let (group, token) = (step.group as usize, step.token as usize);
-            let cost = take(checked, tiers, &step);
+            let cost = take(checked, climbs, &step);
             if cost <= left {
                 left -= cost;
-                tiers[group][token] = step.tier as u8;
+                climbs[group].tiers[token] = step.tier as u8;
             }
-            match best_step(&checked[group], group, token, tiers[group][token], left) {
-                Some(next) => best[0] = next,
-                None => {
-                    best.remove(0);
-                }
+            let next = best_step(&checked[group], (step.group, step.token), climbs[group].tiers[token], left);
+            steps.extend(next.filter(|next| next.slope >= worth));
+            if left < cheapest {
+                return;
             }
         }
-        if !more {
+        if worth == 0.0 {
             return;
         }
+        // Less than an eighth of the price is rare, and then anything may be.
+        worth = if worth > price / 8.0 { worth / 2.0 } else { 0.0 };
     }
 }
