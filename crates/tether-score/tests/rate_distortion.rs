@@ -165,8 +165,10 @@ fn pages_are_of_one_tier() {
     assert_eq!(filled, [2, 1, 0, 2, 1, 1, 0, 2, 2]);
 }
 
-/// Costs that do not fall, and distortions of some tokens.
-fn groups() -> impl Strategy<Value = Vec<(Vec<u32>, Vec<f32>, (usize, usize))>> {
+/// Costs that do not fall, distortions of some tokens, and how many are fixed.
+type Group = (Vec<u32>, Vec<f32>, (usize, usize));
+
+fn groups() -> impl Strategy<Value = Vec<Group>> {
     let one = (1usize..5, 0usize..12).prop_flat_map(|(tiers, tokens)| {
         let costs = prop::collection::vec(0u32..12, tiers).prop_map(|mut costs| {
             costs.sort_unstable();
