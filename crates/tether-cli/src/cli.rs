@@ -131,6 +131,8 @@ pub(crate) enum Measure {
     Speed(SpeedArgs),
     /// Perplexity, recall and needles of every recipe, as tables on a page.
     All(AllArgs),
+    /// What codecs of keys and values cost the model's attention, and one budget over all tokens beside equal bits.
+    Codec(CodecArgs),
 }
 
 #[derive(Args, Debug)]
@@ -162,6 +164,25 @@ pub(crate) struct EvalReuseArgs {
     /// Folder for the plot, the table and the numbers.
     #[arg(long, default_value = "out/reuse", value_name = "DIR")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CodecArgs {
+    /// A published model that was fetched (smollm2), or a GGUF file of the Llama architecture.
+    #[arg(long, default_value = "smollm2", value_name = "MODEL")]
+    pub(crate) model: String,
+    /// The text; several give tables each.
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub(crate) text: Vec<PathBuf>,
+    /// Tokens of the text that are read.
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    pub(crate) tokens: usize,
+    /// The last so many of them are the queries that ask.
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    pub(crate) queries: usize,
+    /// Layers whose keys and values are looked at.
+    #[arg(long, value_delimiter = ',', default_values_t = [0, 10, 20, 29], value_name = "LAYER")]
+    pub(crate) layers: Vec<usize>,
 }
 
 #[derive(Args, Debug)]

@@ -1,10 +1,18 @@
 #![doc = include_str!("../README.md")]
 
 mod codes;
+pub mod comparison;
 mod engine;
+mod error;
 mod format;
 mod host;
+pub mod spherical;
 
 pub use codes::HostCodes;
 pub use engine::CodecEngine;
+pub use error::CodecError;
 pub use format::{Bits, CodeProblem, Format, Grouping, MIN_SCALE_RANGE};
+pub use spherical::{
+    HadamardRotation, HostSpherical, RadiusFit, SphericalBits, SphericalEngine, SphericalFormat,
+    SphericalFrame, SphericalProblem,
+};

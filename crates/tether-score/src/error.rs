@@ -57,6 +57,14 @@ pub enum ScoreError {
         /// How many there are.
         got: usize,
     },
+    /// Tokens that must be kept cost more than there is.
+    #[error("what must be kept costs {needed}, and the budget is {budget}")]
+    Budget {
+        /// Cost of fixed tokens and of the cheapest tiers of the others.
+        needed: u64,
+        /// The budget.
+        budget: u64,
+    },
     /// A setting out of range.
     #[error("{setting} = {value}: {requirement}")]
     Setting {

@@ -12,6 +12,7 @@ mod layer_budget;
 mod observation;
 mod partial;
 mod profile;
+mod rate_distortion;
 mod recorded;
 mod scorer;
 mod scorers;
@@ -26,6 +27,10 @@ pub use layer_budget::{LayerBudget, window_groups};
 pub use observation::{GridPlace, Needs, TokenObservation};
 pub use partial::PartialText;
 pub use profile::{HeadProfile, LayerProfile, attention_variance, column_variance, echo_and_induction};
+pub use rate_distortion::{
+    Allocation, RateGroup, RateWindow, Refresh, TierError, TierPage, TierPages, allocate,
+    distortion_of_scores, whole_pages,
+};
 pub use recorded::RecordedTokens;
 pub use scorer::{ScoreRequest, ScoreTokens, TokenScorer};
 pub use scorers::*;

@@ -5,8 +5,18 @@
 
 mod decode;
 mod quantise;
+mod spherical;
+mod spherical_decode;
 
 pub use decode::{attends_over_codes, refuses_codes_it_cannot_attend_to};
 pub use quantise::{
     carries_codes_unchanged, quantises, quantises_what_it_dequantised, refuses_formats_that_do_not_fit,
+};
+pub use spherical::{
+    carries_spherical_codes_unchanged, codes_spherically, refuses_spherical_codes_that_do_not_fit,
+    restores_spherical_codes, writes_spherical_rows,
+};
+pub use spherical_decode::{
+    attends_over_spherical_codes, merges_spherical_codes_with_numbers,
+    refuses_spherical_codes_it_cannot_attend_to,
 };

@@ -4,6 +4,7 @@ mod codes;
 mod decode;
 mod gather;
 mod rotation;
+mod spherical;
 mod top_k;
 mod window;
 
@@ -11,6 +12,10 @@ pub use codes::{LiteralCodes, literal_codes, literal_dequantised, scale_of, unpa
 pub use decode::literal_decode;
 pub use gather::gather_token_rows;
 pub use rotation::{rotate_tokens, rotated_elements};
+pub use spherical::{
+    LiteralSpherical, literal_radius, literal_restored, literal_spherical, rotation_matrix,
+    unpacked_spherical,
+};
 pub use top_k::sorted_top_k;
 pub use window::literal_window_scores;
 

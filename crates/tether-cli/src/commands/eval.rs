@@ -1,6 +1,7 @@
 //! `tether eval`.
 
 mod all;
+mod codec;
 mod curves;
 mod page;
 mod paired;
@@ -25,5 +26,6 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
         Measure::Speed(args) => speed::run(args),
         Measure::Needle(args) => quiz::run(args, Task::Needle),
         Measure::Recall(args) => quiz::run(args, Task::Recall),
+        Measure::Codec(args) => codec::run(args),
     }
 }

@@ -137,6 +137,21 @@ impl PagedTokens {
         live
     }
 
+    /// Key head of each row; that of nobody's rows is 0.
+    pub(crate) fn heads_of_rows(&self, page_heads: usize) -> Vec<usize> {
+        let mut heads = vec![0; self.pool[0][0] * self.page_size * page_heads];
+        let sequences = self.lengths.len() / self.groups.max(1);
+        for list in 0..self.lengths.len() {
+            for page in &self.pages[self.indptr[list] as usize..self.indptr[list + 1] as usize] {
+                let rows = *page as usize * self.page_size * page_heads;
+                for (i, head) in heads[rows..][..self.page_size * page_heads].iter_mut().enumerate() {
+                    *head = list / sequences * page_heads + i % page_heads;
+                }
+            }
+        }
+        heads
+    }
+
     pub(crate) fn tables(&self) -> BlockTables<'_> {
         BlockTables {
             page_size: self.page_size,

@@ -1,0 +1,111 @@
+//! What codes of a layer's heads are relative to.
+
+use half::f16;
+use tether_core::{CoreError, HostTensor, checks};
+
+use super::HadamardRotation;
+
+/// A mean for each head and the rotation of them all. Codes mean nothing without the frame that they were made in, so it stays as long as any of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SphericalFrame {
+    heads: usize,
+    means: Vec<f16>,
+    seed: u64,
+    rotation: HadamardRotation,
+}
+
+impl SphericalFrame {
+    /// From means `[heads, head_dim]`, which are rounded to `f16`.
+    ///
+    /// # Errors
+    /// [`CoreError::Count`], [`CoreError::NonFinite`] for a mean that no `f16` holds.
+    pub fn new(heads: usize, head_dim: usize, means: &[f32], seed: u64) -> Result<Self, CoreError> {
+        checks::count("means", heads.saturating_mul(head_dim), means.len())?;
+        let means: Vec<f16> = means.iter().map(|&m| f16::from_f32(m)).collect();
+        if let Some(index) = means.iter().position(|m| !m.is_finite()) {
+            return Err(CoreError::NonFinite { what: "means", index });
+        }
+        Ok(Self { heads, means, seed, rotation: HadamardRotation::new(head_dim, seed) })
+    }
+
+    /// Means of 0: codes of vectors as they are.
+    ///
+    /// # Errors
+    /// [`CoreError::SizeOverflow`].
+    pub fn uncentred(heads: usize, head_dim: usize, seed: u64) -> Result<Self, CoreError> {
+        let len = heads.checked_mul(head_dim).filter(|&n| n < isize::MAX as usize / 4);
+        let len =
+            len.ok_or_else(|| CoreError::SizeOverflow { what: "means", factors: [heads, head_dim].into() })?;
+        Self::new(heads, head_dim, &vec![0.0; len], seed)
+    }
+
+    /// The means of `x` `[.., heads, head_dim]` over all but the last two axes; 0 without tokens.
+    ///
+    /// # Errors
+    /// [`CoreError::ShapeMismatch`] for fewer than two extents, [`CoreError::NonFinite`].
+    pub fn centred(x: &HostTensor, seed: u64) -> Result<Self, CoreError> {
+        let &[.., heads, head_dim] = x.shape() else {
+            return Err(CoreError::ShapeMismatch {
+                what: "x",
+                expected: [0, 0, 0].into(),
+                got: x.shape().into(),
+            });
+        };
+        let channels = heads * head_dim;
+        let mut sums = vec![0f64; channels];
+        let tokens = x.len() / channels.max(1);
+        for token in 0..tokens {
+            let row = x.data().widened(token * channels..(token + 1) * channels);
+            sums.iter_mut().zip(row.iter()).for_each(|(s, &x)| *s += f64::from(x));
+        }
+        let means: Vec<f32> = sums.iter().map(|s| (s / tokens.max(1) as f64) as f32).collect();
+        Self::new(heads, head_dim, &means, seed)
+    }
+
+    /// Heads.
+    pub fn heads(&self) -> usize {
+        self.heads
+    }
+
+    /// Channels of a head.
+    pub fn head_dim(&self) -> usize {
+        self.rotation.head_dim()
+    }
+
+    /// Means `[heads, head_dim]`.
+    pub fn means(&self) -> &[f16] {
+        &self.means
+    }
+
+    /// A head's mean, widened.
+    pub fn mean(&self, head: usize) -> impl Iterator<Item = f32> + '_ {
+        self.means[head * self.head_dim()..][..self.head_dim()].iter().map(|m| m.to_f32())
+    }
+
+    /// Where the rotation's signs come from.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The rotation.
+    pub fn rotation(&self) -> &HadamardRotation {
+        &self.rotation
+    }
+
+    /// Bytes of the means, which are all that a frame stores.
+    pub fn bytes(&self) -> usize {
+        2 * self.means.len()
+    }
+
+    /// The frame is of `heads` heads of `head_dim` channels; `what` names it.
+    ///
+    /// # Errors
+    /// [`CoreError::ShapeMismatch`].
+    pub fn holds(&self, what: &'static str, heads: usize, head_dim: usize) -> Result<(), CoreError> {
+        let (expected, got) = ([heads, head_dim], [self.heads, self.head_dim()]);
+        if expected != got {
+            return Err(CoreError::ShapeMismatch { what, expected: expected.into(), got: got.into() });
+        }
+        Ok(())
+    }
+}
