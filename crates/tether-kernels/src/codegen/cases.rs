@@ -139,6 +139,15 @@ fn rotation(cases: &Cases) {
                 e.rotated(&zeros(e, &[4, 4, DIM], dtype)?, layout, &rotation).map(drop)
             });
         }
+        cases.each(format!("rotate in place, {name}, a frame"), |e, dtype| {
+            let frame = Rotation { tokens_per_delta: 512, ..rotation(pairing, DIM) };
+            e.rotate(&mut zeros(e, &[512, 8, DIM], dtype)?, TokenLayout::Nhd, &e.upload_rotation(&frame)?)
+        });
+        cases.each(format!("rotated copy, {name}, a frame of an odd head"), |e, dtype| {
+            let frame = Rotation { tokens_per_delta: 512, ..rotation(pairing, 6) };
+            e.rotated(&zeros(e, &[512, 2, 7], dtype)?, TokenLayout::Nhd, &e.upload_rotation(&frame)?)
+                .map(drop)
+        });
         cases.each(format!("rotated copy, {name}, half a head"), |e, dtype| {
             let rotation = e.upload_rotation(&rotation(pairing, DIM / 2))?;
             e.rotated(&zeros(e, &[4, 8, DIM], dtype)?, TokenLayout::Nhd, &rotation).map(drop)
