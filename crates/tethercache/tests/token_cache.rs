@@ -8,7 +8,7 @@ use tether_core::{CoreError, DType, Host, HostTensor};
 use tether_score::tokens::{HeadProfile, LayerProfile, RecordedTokens, add_causal_mass};
 use tethercache::tokens::{
     LayerTurn, ModelFacts, NewTokens, SequenceId, SequenceState, TokenCache, TokenGeometry, TokenPlanner,
-    TokenRecipe,
+    TokenPositions, TokenRecipe,
 };
 use tethercache::{Error, catalogue};
 
@@ -188,7 +188,14 @@ fn of_text() -> Vec<TokenRecipe> {
 
 fn is_of_text(recipe: &TokenRecipe) -> bool {
     let needs = TokenPlanner::new(recipe.clone()).unwrap().needs();
-    !(needs.grid || needs.head_profile || needs.probe_last > 0 || needs.raw_keys || needs.output_projection)
+    // Tokens that move are looked at on their own, below.
+    let moves = recipe.position.kind == TokenPositions::Contiguous;
+    !(moves
+        || needs.grid
+        || needs.head_profile
+        || needs.probe_last > 0
+        || needs.raw_keys
+        || needs.output_projection)
 }
 
 fn small(recipe: &TokenRecipe) -> TokenRecipe {
@@ -506,4 +513,160 @@ fn refuses_what_does_not_fit_and_stays_as_it_was() {
         let e = TokenCache::new(Host::new(), geometry(), TokenRecipe::named(name).unwrap());
         assert!(matches!(e, Err(Error::Recipe(_))), "{name}: {e:?}");
     }
+}
+
+const THETA: f64 = 100.0;
+
+fn frequencies() -> Vec<f64> {
+    (0..DIM / 2).map(|p| THETA.powf(-2.0 * p as f64 / DIM as f64)).collect()
+}
+
+/// A key turned by `delta` positions, in `f64`.
+fn turned(key: &[f32], delta: i32) -> Vec<f64> {
+    let mut out: Vec<f64> = key.iter().copied().map(f64::from).collect();
+    for (pair, frequency) in frequencies().into_iter().enumerate() {
+        let (sin, cos) = (f64::from(delta) * frequency).sin_cos();
+        let (a, b) = (f64::from(key[pair]), f64::from(key[pair + DIM / 2]));
+        (out[pair], out[pair + DIM / 2]) = (a * cos - b * sin, b * cos + a * sin);
+    }
+    out
+}
+
+/// Attention over tokens as they came, each turned to where it should stand: all next to each other, the last at the query's position.
+fn attention_without_gaps(tokens: &[Token], position: i32, q: &[f32]) -> Vec<f64> {
+    let first = position + 1 - tokens.len() as i32;
+    let logits = tokens.iter().enumerate().map(|(place, (home, key, _))| {
+        let key = turned(key, first + place as i32 - home);
+        q.iter().zip(key).map(|(a, b)| f64::from(*a) * b).sum::<f64>() / (DIM as f64).sqrt()
+    });
+    let logits: Vec<f64> = logits.collect();
+    let highest = logits.iter().copied().fold(f64::MIN, f64::max);
+    let weights: Vec<f64> = logits.iter().map(|l| (l - highest).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    let sum =
+        |channel: usize| tokens.iter().zip(&weights).map(|(t, w)| w * f64::from(t.2[channel])).sum::<f64>();
+    (0..DIM).map(|channel| sum(channel) / total).collect()
+}
+
+/// Tokens with their positions as they came, `[layer][head]`, of a sequence whose cache closes gaps.
+type Came = Vec<Vec<Head>>;
+
+fn step_without_gaps(
+    cache: &mut TokenCache<Host>,
+    sequence: SequenceId,
+    came: &mut Came,
+    position: i32,
+    noise: &mut Noise,
+) {
+    for (layer, heads) in came.iter_mut().enumerate() {
+        let q = noise.tensor(&[1, QUERY_HEADS, DIM]);
+        let (k, v) = (noise.tensor(&[1, KV_HEADS, DIM]), noise.tensor(&[1, KV_HEADS, DIM]));
+        let new = NewTokens { q: &q, k: &k, v: &v, raw_q: None, positions: &[position] };
+        let got = cache.extend(sequence, layer, &new).unwrap().to_f32_vec();
+        let (q, k, v) = (q.to_f32_vec(), k.to_f32_vec(), v.to_f32_vec());
+        let row = |x: &[f32], head: usize| x[head * DIM..][..DIM].to_vec();
+        for (head, tokens) in heads.iter_mut().enumerate() {
+            tokens.push((position, row(&k, head), row(&v, head)));
+        }
+        for query_head in 0..QUERY_HEADS {
+            let tokens = &heads[query_head / (QUERY_HEADS / KV_HEADS)];
+            let expected = attention_without_gaps(tokens, position, &row(&q, query_head));
+            for (got, expected) in row(&got, query_head).iter().zip(expected) {
+                assert!((f64::from(*got) - expected).abs() < 1e-5, "at {position}: {got} for {expected}");
+            }
+        }
+    }
+}
+
+/// Sinks and the newest tokens stay, as streaming-llm has it.
+fn streamed(came: &mut Came, cache: &TokenCache<Host>, sequence: SequenceId, next: i32) {
+    for (layer, heads) in came.iter_mut().enumerate() {
+        for (head, tokens) in heads.iter_mut().enumerate() {
+            let stands = cache.positions(sequence, layer, head).unwrap();
+            let left = tokens.len() - stands.len();
+            if left > 0 {
+                tokens.drain(4..4 + left);
+            }
+            let expected: Vec<i32> = (next - stands.len() as i32..next).collect();
+            assert_eq!(stands, expected, "no gaps, up to the next position");
+        }
+    }
+}
+
+#[test]
+fn gaps_are_closed_without_drift() {
+    let recipe = TokenRecipe::named("streaming-llm").unwrap().with_overrides(&["budget.tokens=13"]).unwrap();
+    let facts = ModelFacts { frequencies: frequencies(), ..ModelFacts::default() };
+    let mut cache = TokenCache::new(Host::new(), geometry(), recipe).unwrap().with_facts(facts);
+    let (mut noise, sequence) = (Noise(77), cache.start());
+    let mut came: Came = vec![vec![Head::new(); KV_HEADS]; LAYERS];
+    // Far enough that sinks which were turned again at every step would have drifted.
+    for position in 0..3000 {
+        step_without_gaps(&mut cache, sequence, &mut came, position, &mut noise);
+        cache.evict(sequence).unwrap();
+        streamed(&mut came, &cache, sequence, position + 1);
+        assert!(came[0][0].len() <= 13);
+    }
+    // A fork shares blocks; both go on, each with its own.
+    let (copy, mut came_copy) = (cache.fork(sequence).unwrap(), came.clone());
+    for position in 3000..3020 {
+        step_without_gaps(&mut cache, sequence, &mut came, position, &mut noise);
+        cache.evict(sequence).unwrap();
+        streamed(&mut came, &cache, sequence, position + 1);
+        step_without_gaps(&mut cache, copy, &mut came_copy, position, &mut noise);
+        cache.evict(copy).unwrap();
+        streamed(&mut came_copy, &cache, copy, position + 1);
+    }
+}
+
+/// Gaps anywhere: lengths of keys do not change when they turn, so that a cache which moves nothing says what stays.
+#[test]
+fn gaps_of_any_shape_are_closed() {
+    let knorm = TokenRecipe::named("knorm").unwrap();
+    let recipe = |more: &str| knorm.with_overrides(&["budget.tokens=9", "decode.every=5", more]).unwrap();
+    let facts = ModelFacts { frequencies: frequencies(), ..ModelFacts::default() };
+    let closing = recipe("position.kind=contiguous");
+    let mut cache = TokenCache::new(Host::new(), geometry(), closing).unwrap().with_facts(facts);
+    let mut still = TokenCache::new(Host::new(), geometry(), recipe("position.kind=keep")).unwrap();
+    let (sequence, of_still) = (cache.start(), still.start());
+    let (mut noise, mut same) = (Noise(79), Noise(79));
+    let mut came: Came = vec![vec![Head::new(); KV_HEADS]; LAYERS];
+    for position in 0..60 {
+        step_without_gaps(&mut cache, sequence, &mut came, position, &mut noise);
+        for layer in 0..LAYERS {
+            let q = same.tensor(&[1, QUERY_HEADS, DIM]);
+            let (k, v) = (same.tensor(&[1, KV_HEADS, DIM]), same.tensor(&[1, KV_HEADS, DIM]));
+            let new = NewTokens { q: &q, k: &k, v: &v, raw_q: None, positions: &[position] };
+            still.extend(of_still, layer, &new).unwrap();
+        }
+        if position % 7 != 6 {
+            continue;
+        }
+        let evicted = cache.evict(sequence).unwrap().evicted;
+        assert_eq!(evicted, still.evict(of_still).unwrap().evicted);
+        for (layer, heads) in came.iter_mut().enumerate() {
+            for (head, tokens) in heads.iter_mut().enumerate() {
+                let stay = still.positions(of_still, layer, head).unwrap();
+                tokens.retain(|t| stay.contains(&t.0));
+                let stands = cache.positions(sequence, layer, head).unwrap();
+                let next = position + 1;
+                assert_eq!(stands, (next - tokens.len() as i32..next).collect::<Vec<_>>());
+            }
+        }
+    }
+    assert!(came[0][0].len() < 20, "something was evicted");
+}
+
+#[test]
+fn gaps_are_not_closed_without_frequencies() {
+    let recipe = TokenRecipe::named("streaming-llm").unwrap().with_overrides(&["budget.tokens=8"]).unwrap();
+    let mut cache = TokenCache::new(Host::new(), geometry(), recipe).unwrap();
+    let (mut noise, sequence) = (Noise(78), cache.start());
+    let mut came: Came = vec![vec![Head::new(); KV_HEADS]; LAYERS];
+    for position in 0..12 {
+        step_without_gaps(&mut cache, sequence, &mut came, position, &mut noise);
+    }
+    let error = cache.evict(sequence).unwrap_err();
+    assert!(matches!(error, Error::Score(tether_score::ScoreError::Missing { .. })), "{error}");
+    assert_eq!(cache.positions(sequence, 0, 0).unwrap().len(), 12, "nothing has changed");
 }

@@ -3,6 +3,7 @@
 mod blocks;
 mod evict;
 mod extend;
+mod moves;
 mod observed;
 
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use tether_core::{LayerId, TokenEngine};
 use tether_layout::Csr;
 use tether_score::tokens::{HeadProfile, QueryHeads, TokenScorer};
 
-use super::{SequenceState, TokenGeometry, TokenPlanner, TokenPositions, TokenRecipe};
+use super::{SequenceState, TokenGeometry, TokenPlanner, TokenRecipe};
 use crate::{Error, RecipeError};
 use blocks::{HeadList, LayerBlocks, block_rows};
 use observed::Recorded;
@@ -39,7 +40,7 @@ pub struct TokenBytes {
 ///
 /// Every head of a layer has a block table of its own over one pool of blocks of the layer, so that heads may keep different tokens and
 /// different numbers of them, and what a head evicts is free at once. Each layer has a pool because kernels count elements with 32 bits, and
-/// because resizing copies a pool. Positions of tokens never change; sequences may share blocks ([`TokenCache::fork`]).
+/// because resizing copies a pool. A recipe may close the gaps that evicted tokens leave: what stays moves up to the next position. Sequences may share blocks ([`TokenCache::fork`]).
 ///
 /// A text is read with [`TokenCache::extend`], layer by layer, in blocks of any size; [`TokenCache::evict`] then carries the recipe out, after
 /// the prompt and again after every further block or token.
@@ -88,16 +89,11 @@ impl<E: TokenEngine> TokenCache<E> {
     ///
     /// # Errors
     /// [`Error::Core`] for a geometry out of range, whatever [`TokenRecipe::validate`] refuses, and [`RecipeError::Combination`] for a recipe
-    /// that a growing cache cannot carry out: one that moves tokens, that reads a choice without evicting, or that gives query heads of a
+    /// that a growing cache cannot carry out: one that reads a choice without evicting, or that gives query heads of a
     /// key head tokens of their own.
     pub fn new(engine: E, geometry: TokenGeometry, recipe: TokenRecipe) -> Result<Self, Error> {
         geometry.validate()?;
         let refuse = |problem| Err(RecipeError::Combination { recipe: recipe.name.clone(), problem }.into());
-        if recipe.position.kind == TokenPositions::Contiguous {
-            return refuse(
-                "position.kind = \"contiguous\" moves tokens, which a cache in use does not do; replay does",
-            );
-        }
         if recipe.retain {
             return refuse(
                 "retain = true reads a choice of what stays, which a cache in use does not do; replay does",

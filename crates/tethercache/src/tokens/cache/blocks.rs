@@ -5,6 +5,7 @@ use tether_edit::tokens::Compensation;
 use tether_layout::BlockPool;
 
 use super::TokenGeometry;
+use super::moves::Homes;
 use crate::Error;
 
 /// Pools `[blocks, block_size, 1, head_dim]` of keys and of values, and which of their blocks are in use.
@@ -23,6 +24,8 @@ pub(super) struct HeadList {
     pub positions: Vec<i32>,
     /// Attention that each token got so far from each query head of the group, `[group, tokens]` as a row for each query head.
     pub mass: Vec<Vec<f32>>,
+    /// Keys of tokens that have moved, as they came.
+    pub homes: Homes,
     /// What stands for the tokens that left.
     pub compensation: Option<Compensation>,
 }

@@ -38,6 +38,9 @@ impl<E: TokenEngine> TokenCache<E> {
         let held = self.sequence(sequence)?;
         let mut state = held.state.clone();
         let plans = self.plans(held, &mut state)?;
+        if plans.iter().any(|p| p.positions.is_some()) {
+            self.rope()?;
+        }
         let (seen, mut report) = (held.layers[0].seen, EvictReport::default());
         let before = self.bytes().in_use;
         for plan in plans.into_iter().filter(|p| !p.is_nothing()) {
@@ -102,7 +105,11 @@ impl<E: TokenEngine> TokenCache<E> {
         heads: &[HeadList],
     ) -> Result<Vec<f32>, CoreError> {
         let size = self.geometry.block_size;
-        let rows: Vec<u32> = heads.iter().flat_map(|h| (0..h.len()).map(|t| h.row(t, size))).collect();
+        self.rows(layer, side, heads.iter().flat_map(|h| (0..h.len()).map(|t| h.row(t, size))).collect())
+    }
+
+    /// Rows of a layer's pool.
+    pub(super) fn rows(&self, layer: usize, side: Side, rows: Vec<u32>) -> Result<Vec<f32>, CoreError> {
         let rows = self.engine.upload_indices(&[rows.len()], &rows)?;
         let blocks = &self.layers[layer];
         let pool = match side {
@@ -118,11 +125,16 @@ impl<E: TokenEngine> TokenCache<E> {
         self.merge(sequence, plan)?;
         let (layer, size) = (plan.layer, self.geometry.block_size);
         let heads = &self.sequence(sequence)?.layers[layer].heads;
+        let moves = self.moves(heads, plan)?;
+        let first_moved = |head: usize| moves.as_ref().and_then(|m| m[head].places.first()).copied();
         let pool = &self.layers[layer].pool;
         let needed = heads
             .iter()
             .zip(plan.keep.sets())
-            .map(|(head, set)| touched(head, set, size).filter(|&b| pool.references(b) > 1).count())
+            .enumerate()
+            .map(|(number, (head, set))| {
+                touched(head, set, size, first_moved(number)).filter(|&b| pool.references(b) > 1).count()
+            })
             .sum();
         let renumbered = self.layers[layer].reserve(&self.engine, needed)?;
         self.renumber(layer, renumbered);
@@ -132,10 +144,10 @@ impl<E: TokenEngine> TokenCache<E> {
         let mut fresh = blocks.pool.allocate(needed)?.into_iter();
         let (mut heads, mut given_up, mut evicted) = (old.clone(), Vec::new(), 0);
         let (mut from, mut to) = (Vec::new(), Vec::new());
-        for ((head, old), set) in heads.iter_mut().zip(&old).zip(plan.keep.sets()) {
+        for (number, ((head, old), set)) in heads.iter_mut().zip(&old).zip(plan.keep.sets()).enumerate() {
             evicted += old.len() - set.len();
             head.blocks.truncate(set.len().div_ceil(size));
-            let first = head.blocks.len() - touched(old, set, size).count();
+            let first = head.blocks.len() - touched(old, set, size, first_moved(number)).count();
             for block in &mut head.blocks[first..] {
                 // Others read this block: what stays of it goes to one of our own.
                 if blocks.pool.references(*block) > 1
@@ -159,6 +171,20 @@ impl<E: TokenEngine> TokenCache<E> {
             }
         }
         copy_rows(&self.engine, blocks, &from, &to)?;
+        if let Some(moves) = moves {
+            let (mut rows, mut keys) = (Vec::new(), Vec::new());
+            for (head, moves) in heads.iter_mut().zip(moves) {
+                rows.extend(moves.places.iter().map(|&place| head.row(place, size)));
+                keys.extend(moves.keys);
+                (head.positions, head.homes) = (moves.positions, moves.homes);
+            }
+            if !rows.is_empty() {
+                let keys = TensorData::narrowed(self.geometry.dtype, &keys);
+                let keys = HostTensor::new(&[rows.len(), self.geometry.head_dim_k], keys)?;
+                let rows = self.engine.upload_indices(&[rows.len()], &rows)?;
+                self.engine.write_rows(&mut blocks.k, &rows, &self.engine.upload(&keys)?)?;
+            }
+        }
         for block in given_up {
             blocks.pool.release(block)?;
         }
@@ -240,10 +266,17 @@ impl<E: TokenEngine> TokenCache<E> {
     }
 }
 
-/// Blocks of a head that must change for it to keep `set`: those from the first token on that moves, as far as they are still needed.
-fn touched<'a>(head: &'a HeadList, set: &[u32], size: usize) -> impl Iterator<Item = u32> + 'a {
+/// Blocks of a head that must change for it to keep `set`: those from the first token on that changes its place or, at place `moved`, its
+/// position, as far as they are still needed.
+fn touched<'a>(
+    head: &'a HeadList,
+    set: &[u32],
+    size: usize,
+    moved: Option<usize>,
+) -> impl Iterator<Item = u32> + 'a {
     let first =
         set.iter().enumerate().find(|(place, t)| *place != **t as usize).map_or(set.len(), |(p, _)| p);
+    let first = moved.map_or(first, |moved| first.min(moved));
     let needed = set.len().div_ceil(size);
     let begin = if first == set.len() { needed } else { first / size };
     head.blocks[begin..needed].iter().copied()

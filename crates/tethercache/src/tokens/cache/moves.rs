@@ -1,0 +1,112 @@
+//! Tokens that change their position while they are held.
+//!
+//! What counts for attention is how far a token stands from a query. So what stays does not move to `0, 1, ..`, with queries counted anew, but up to
+//! the position of the token that comes next: the distances are the same, a caller's positions go on as they were, and the newest tokens, which are most
+//! of what stays, do not move at all.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tether_core::{Pairing, Side, TokenEngine};
+use tether_edit::tokens::TokenEdit;
+use tether_rope::{Angles, TokenRope, turned};
+use tether_score::ScoreError;
+
+use super::TokenCache;
+use super::blocks::HeadList;
+use crate::Error;
+use crate::tokens::TokenPlan;
+
+/// A key as it came, rotated to `position`. One that moves is always turned from this: every turn of a stored key would round it again.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Home {
+    position: i32,
+    key: Vec<f32>,
+}
+
+/// Keys of moved tokens as they came, by where the tokens stand now.
+pub(super) type Homes = BTreeMap<i32, Arc<Home>>;
+
+/// What a plan moves in one head.
+#[derive(Debug, Default)]
+pub(super) struct HeadMoves {
+    /// Positions of all that stay, and the homes of those that have moved, now or before.
+    pub positions: Vec<i32>,
+    pub homes: Homes,
+    /// Places, among what stays, of what moves now, ascending, and its keys one after the other.
+    pub places: Vec<usize>,
+    pub keys: Vec<f32>,
+}
+
+impl<E: TokenEngine> TokenCache<E> {
+    /// True when the recipe moves tokens, of which the model's frequencies must be known.
+    pub(super) fn rope(&self) -> Result<TokenRope, Error> {
+        if self.facts.frequencies.is_empty() {
+            return Err(ScoreError::Missing { what: "rotary frequencies" }.into());
+        }
+        Ok(TokenRope::from_frequencies(Pairing::Half, self.facts.frequencies.clone())?)
+    }
+
+    /// Where the plan leaves the tokens of each head; nothing is changed yet. None where the recipe moves no tokens.
+    pub(super) fn moves(
+        &self,
+        heads: &[HeadList],
+        plan: &TokenPlan,
+    ) -> Result<Option<Vec<HeadMoves>>, Error> {
+        if plan.positions.is_none() {
+            return Ok(None);
+        }
+        let (rope, dim) = (self.rope()?, self.geometry.head_dim_k);
+        // A merged key is another key, at home where it is.
+        let merged = |head: usize, token: u32| {
+            plan.edits.iter().any(|e| matches!(e, TokenEdit::Merge(m) if m.head == head && m.into == token))
+        };
+        let mut all = Vec::with_capacity(heads.len());
+        for (number, (head, set)) in heads.iter().zip(plan.keep.sets()).enumerate() {
+            let end = head.positions.last().map_or(0, |last| last + 1);
+            let mut moves = HeadMoves::default();
+            let (mut homes, mut unread, mut deltas) = (Vec::new(), Vec::new(), Vec::new());
+            for (place, &token) in set.iter().enumerate() {
+                let old = head.positions[token as usize];
+                let new = end - (set.len() - place) as i32;
+                moves.positions.push(new);
+                let home = head.homes.get(&old).filter(|_| !merged(number, token)).cloned();
+                if new == old {
+                    moves.homes.extend(home.map(|h| (new, h)));
+                    continue;
+                }
+                if home.is_none() {
+                    unread.push(token);
+                }
+                moves.places.push(place);
+                homes.push((old, new, home));
+            }
+            let read = self.keys_of(plan.layer, head, &unread)?;
+            let mut read = read.chunks_exact(dim);
+            for (old, new, home) in homes {
+                let home = home.unwrap_or_else(|| {
+                    Arc::new(Home { position: old, key: read.next().unwrap_or_default().to_vec() })
+                });
+                moves.keys.extend_from_slice(&home.key);
+                deltas.push(new - home.position);
+                moves.homes.insert(new, home);
+            }
+            if !deltas.is_empty() {
+                moves.keys =
+                    turned(std::mem::take(&mut moves.keys), dim, &rope.by(&[&deltas]), Angles::Exact)?;
+            }
+            all.push(moves);
+        }
+        Ok(Some(all))
+    }
+
+    /// Stored keys of some of a head's tokens.
+    fn keys_of(&self, layer: usize, head: &HeadList, tokens: &[u32]) -> Result<Vec<f32>, Error> {
+        if tokens.is_empty() {
+            return Ok(Vec::new());
+        }
+        let size = self.geometry.block_size;
+        let rows = tokens.iter().map(|&t| head.row(t as usize, size)).collect();
+        Ok(self.rows(layer, Side::Keys, rows)?)
+    }
+}
