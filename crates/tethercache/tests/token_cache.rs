@@ -606,6 +606,9 @@ fn gaps_are_closed_without_drift() {
         cache.evict(sequence).unwrap();
         streamed(&mut came, &cache, sequence, position + 1);
         assert!(came[0][0].len() <= 13);
+        let evicted = came[0][0].len() <= position as usize;
+        let sinks = if !evicted { 0 } else { 4 * LAYERS * KV_HEADS * DIM * size_of::<f32>() };
+        assert_eq!(cache.bytes().host, sinks as u64, "only the sinks move twice");
     }
     // A fork shares blocks; both go on, each with its own.
     let (copy, mut came_copy) = (cache.fork(sequence).unwrap(), came.clone());

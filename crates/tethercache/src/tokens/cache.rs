@@ -16,6 +16,7 @@ use tether_score::tokens::{HeadProfile, QueryHeads, TokenScorer};
 use super::{SequenceState, TokenGeometry, TokenPlanner, TokenRecipe};
 use crate::{Error, RecipeError};
 use blocks::{HeadList, LayerBlocks, block_rows};
+use moves::bytes_of;
 use observed::Recorded;
 
 pub use evict::EvictReport;
@@ -34,6 +35,8 @@ pub struct TokenBytes {
     pub in_use: u64,
     /// What a cache that keeps every token of every sequence would hold, not rounded up to blocks.
     pub full: u64,
+    /// Held on the host beside that: keys, as they came, of tokens that move again and again. Sequences that share one count it each.
+    pub host: u64,
 }
 
 /// Keys and values of the tokens of any number of sequences.
@@ -279,6 +282,13 @@ impl<E: TokenEngine> TokenCache<E> {
             resident: self.layers.iter().map(|l| l.pool.capacity() as u64 * block).sum(),
             in_use: self.layers.iter().map(|l| l.pool.in_use() as u64 * block).sum(),
             full: seen * token,
+            host: self
+                .sequences
+                .values()
+                .flat_map(|s| &s.layers)
+                .flat_map(|l| &l.heads)
+                .map(|h| bytes_of(&h.homes))
+                .sum(),
         }
     }
 

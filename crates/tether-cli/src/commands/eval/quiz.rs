@@ -324,6 +324,7 @@ fn share<E: TokenEngine>(attention: &CachedAttention<E>, of: tethercache::tokens
         resident,
         in_use: resident,
         full: full * geometry.block_bytes() / geometry.block_size as u64,
+        host: 0,
     }
 }
 

@@ -27,6 +27,11 @@ pub(super) struct Home {
 /// Keys of moved tokens as they came, by where the tokens stand now.
 pub(super) type Homes = BTreeMap<i32, Arc<Home>>;
 
+/// Bytes of the keys.
+pub(super) fn bytes_of(homes: &Homes) -> u64 {
+    homes.values().map(|home| size_of_val(home.key.as_slice()) as u64).sum()
+}
+
 /// What a plan moves in one head.
 #[derive(Debug, Default)]
 pub(super) struct HeadMoves {
@@ -39,7 +44,7 @@ pub(super) struct HeadMoves {
 }
 
 impl<E: TokenEngine> TokenCache<E> {
-    /// True when the recipe moves tokens, of which the model's frequencies must be known.
+    /// The rotation that moves keys. A recipe that moves tokens needs the model's frequencies.
     pub(super) fn rope(&self) -> Result<TokenRope, Error> {
         if self.facts.frequencies.is_empty() {
             return Err(ScoreError::Missing { what: "rotary frequencies" }.into());
@@ -57,6 +62,8 @@ impl<E: TokenEngine> TokenCache<E> {
             return Ok(None);
         }
         let (rope, dim) = (self.rope()?, self.geometry.head_dim_k);
+        // Without evictions while a text grows, nothing moves twice.
+        let again = self.planner.recipe().decode.is_some();
         // A merged key is another key, at home where it is.
         let merged = |head: usize, token: u32| {
             plan.edits.iter().any(|e| matches!(e, TokenEdit::Merge(m) if m.head == head && m.into == token))
@@ -89,7 +96,9 @@ impl<E: TokenEngine> TokenCache<E> {
                 });
                 moves.keys.extend_from_slice(&home.key);
                 deltas.push(new - home.position);
-                moves.homes.insert(new, home);
+                if again {
+                    moves.homes.insert(new, home);
+                }
             }
             if !deltas.is_empty() {
                 moves.keys =
