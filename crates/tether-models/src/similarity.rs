@@ -10,8 +10,13 @@ const RADIUS: usize = 5;
 /// PSNR of two frames in dB over all pixels and channels, at most 100.
 pub fn psnr(a: &Frame, b: &Frame) -> f64 {
     let sum: f64 = a.values().iter().zip(b.values()).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    decibels(sum / Frame::LEN as f64, FLOOR)
+}
+
+/// PSNR of a mean squared error of pixels, which counts as `floor` (in [0, 1] units) where it is less.
+pub(crate) fn decibels(mse: f64, floor: f64) -> f64 {
     // The range of a pixel is 2, so its squared error is four times that in [0, 1].
-    -10.0 * (sum / Frame::LEN as f64 / 4.0).max(FLOOR).log10()
+    -10.0 * (mse / 4.0).max(floor).log10()
 }
 
 /// SSIM of two frames: the mean over channels and over windows of 11 x 11 pixels that lie inside, weighted by a Gaussian of deviation 1.5,

@@ -3,6 +3,7 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use crate::frame::{CHANNELS, Frame, PIXELS};
+use crate::similarity::decibels;
 
 /// Pixels that count: the best 70 %, so that sprites need not be masked.
 const KEPT: usize = PIXELS * 7 / 10;
@@ -25,8 +26,7 @@ impl<'a> BackgroundMatcher<'a> {
     pub(super) fn psnr(&mut self, frame: &Frame) -> f64 {
         let mse =
             (0..self.views.len()).map(|view| self.trimmed_error(frame, view)).fold(f64::INFINITY, f64::min);
-        // The range of a pixel is 2, so its squared error is four times that in [0, 1].
-        -10.0 * (mse / 4.0).max(FLOOR).log10()
+        decibels(mse, FLOOR)
     }
 
     fn trimmed_error(&mut self, frame: &Frame, view: usize) -> f64 {

@@ -58,9 +58,7 @@ impl<E: TokenEngine> TokenCache<E> {
         heads: &[HeadList],
         plan: &TokenPlan,
     ) -> Result<Option<Vec<HeadMoves>>, Error> {
-        if plan.positions.is_none() {
-            return Ok(None);
-        }
+        let Some(planned) = &plan.positions else { return Ok(None) };
         let (rope, dim) = (self.rope()?, self.geometry.head_dim_k);
         // Without evictions while a text grows, nothing moves twice.
         let again = self.planner.recipe().decode.is_some();
@@ -69,13 +67,16 @@ impl<E: TokenEngine> TokenCache<E> {
             plan.edits.iter().any(|e| matches!(e, TokenEdit::Merge(m) if m.head == head && m.into == token))
         };
         let mut all = Vec::with_capacity(heads.len());
-        for (number, (head, set)) in heads.iter().zip(plan.keep.sets()).enumerate() {
-            let end = head.positions.last().map_or(0, |last| last + 1);
+        for (number, (head, (set, planned))) in
+            heads.iter().zip(plan.keep.sets().iter().zip(planned)).enumerate()
+        {
+            // The plan counts from 0; here the last of them stands before the token that comes next.
+            let up = head.positions.last().zip(planned.last()).map_or(0, |(last, planned)| last - planned);
             let mut moves = HeadMoves::default();
             let (mut homes, mut unread, mut deltas) = (Vec::new(), Vec::new(), Vec::new());
             for (place, &token) in set.iter().enumerate() {
                 let old = head.positions[token as usize];
-                let new = end - (set.len() - place) as i32;
+                let new = up + planned[place];
                 moves.positions.push(new);
                 let home = head.homes.get(&old).filter(|_| !merged(number, token)).cloned();
                 if new == old {
