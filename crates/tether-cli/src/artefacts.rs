@@ -14,6 +14,7 @@ mod run;
 mod sheet;
 mod stats;
 mod summary;
+pub(crate) mod svg;
 #[cfg(test)]
 pub(crate) mod synthetic;
 mod terminal;
@@ -27,5 +28,5 @@ pub(crate) use self::run::{
     CacheBytes, Experiment, RecipeSummary, Rgb8Frame, Run, Segment, Series, Timing, Work,
 };
 pub(crate) use self::sheet::{default_sheet_frames, write_sheet};
-pub(crate) use self::stats::Estimate;
+pub(crate) use self::stats::{Estimate, standard_error};
 pub(crate) use self::terminal::summary_table;

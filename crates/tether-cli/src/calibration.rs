@@ -12,7 +12,7 @@ use tethercache::core::Host;
 
 use crate::budget::CHUNK;
 use crate::exit::Usage;
-use crate::rollout::GIVEN;
+use crate::rollout::{for_each_chunk, give};
 
 /// Noise levels at which blocks are looked at.
 const LEVELS: [f32; 3] = [0.3, 0.6, 0.9];
@@ -78,19 +78,13 @@ impl Calibration<'_> {
 
     fn each_chunk(&self, mut each: impl FnMut(&FullChunk) -> Result<()>) -> Result<()> {
         let layers = self.model.config().layers;
-        let mut noise = vec![0.0; self.model.config().chunk_values()];
         for index in 0..self.scenes as u64 {
-            let scene = Scene::sample(self.seed, index);
             let recipe = Recipe::named("fifo")?;
             let mut session = VideoSession::new(self.model, recipe, self.schedule.clone(), Host::new())?;
-            let given: Vec<_> = (0..GIVEN).map(|t| scene.render(t as f32)).collect();
-            for frames in given.chunks(CHUNK) {
-                session.give(frames)?;
-            }
-            for chunk in GIVEN / CHUNK..self.frames / CHUNK {
-                chunk_noise(self.seed, index, chunk as u64, &mut noise);
+            give(&mut session, &Scene::sample(self.seed, index), || ())?;
+            for_each_chunk(self.model, (self.seed, index), self.frames, |chunk, noise| {
                 let mut recorder = PlaceRecorder::new(layers);
-                session.generate_watched(&noise, &mut recorder)?;
+                session.generate_watched(noise, &mut recorder)?;
                 let mut full = FullChunk { model: Vec::new(), residuals: Vec::new(), probes: Vec::new() };
                 for call in recorder.calls {
                     if call.place == Place::Model {
@@ -101,8 +95,8 @@ impl Calibration<'_> {
                         full.probes.push(call.probe);
                     }
                 }
-                each(&full).with_context(|| format!("scene {index}, chunk {chunk}"))?;
-            }
+                each(&full).with_context(|| format!("scene {index}, chunk {chunk}"))
+            })?;
         }
         Ok(())
     }

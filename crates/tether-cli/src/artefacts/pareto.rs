@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use plotters::prelude::*;
+
+use super::svg::{BLUE, DARK, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, write_svg};
 
 /// One setting of one policy.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,25 +18,14 @@ pub(crate) struct ParetoPoint {
     pub(crate) y: f64,
 }
 
-const COLOURS: [RGBColor; 8] = [
-    RGBColor(213, 94, 0),
-    RGBColor(230, 159, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(0, 114, 178),
-    RGBColor(90, 90, 90),
-    RGBColor(204, 121, 167),
-    RGBColor(86, 180, 233),
-    RGBColor(120, 80, 40),
-];
-const DARK: RGBColor = RGBColor(50, 50, 50);
+const COLOURS: [RGBColor; 8] = [VERMILION, ORANGE, GREEN, BLUE, GREY, PURPLE, SKY, RGBColor(120, 80, 40)];
 
 /// Writes the plot. Points that are not finite are left out.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub(crate) fn write_pareto(path: &Path, title: &str, points: &[ParetoPoint]) -> Result<()> {
-    let svg = pareto_svg(title, points).with_context(|| format!("drawing the plot {}", path.display()))?;
-    std::fs::write(path, svg).with_context(|| format!("writing the plot {}", path.display()))
+    write_svg(path, pareto_svg(title, points))
 }
 
 fn pareto_svg(title: &str, points: &[ParetoPoint]) -> Result<String> {

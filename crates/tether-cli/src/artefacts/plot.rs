@@ -3,7 +3,8 @@
 use super::run::Experiment;
 use super::stats::Estimate;
 use super::summary::Summary;
-use anyhow::{Context, Result, anyhow};
+use super::svg::{BLUE, DARK, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, write_svg};
+use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
@@ -20,18 +21,7 @@ const LEGEND_LEFT: u32 = 76;
 /// Frames that a smoothed value averages.
 const SMOOTH: usize = 9;
 const SHADE: RGBColor = RGBColor(228, 228, 228);
-const DARK: RGBColor = RGBColor(50, 50, 50);
-
-/// Colours that stay apart for colour-blind readers and in print (after Okabe and Ito).
-const COLOURS: [RGBColor; 7] = [
-    RGBColor(213, 94, 0),
-    RGBColor(230, 159, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(0, 114, 178),
-    RGBColor(90, 90, 90),
-    RGBColor(204, 121, 167),
-    RGBColor(86, 180, 233),
-];
+const COLOURS: [RGBColor; 7] = [VERMILION, ORANGE, GREEN, BLUE, GREY, PURPLE, SKY];
 
 type Panel<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -41,8 +31,7 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 /// # Errors
 /// When the experiment is incomplete or the file cannot be written.
 pub(crate) fn write_plot(path: &Path, experiment: &Experiment) -> Result<()> {
-    let svg = plot_svg(experiment).with_context(|| format!("drawing the plot {}", path.display()))?;
-    std::fs::write(path, svg).with_context(|| format!("writing the plot {}", path.display()))
+    write_svg(path, plot_svg(experiment))
 }
 
 fn plot_svg(experiment: &Experiment) -> Result<String> {

@@ -34,11 +34,7 @@ impl Estimate {
             return Self { mean: f64::NAN, se: None, n };
         }
         let mean = finite.iter().sum::<f64>() / n as f64;
-        let se = (n >= 2).then(|| {
-            let variance = finite.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
-            (variance / n as f64).sqrt()
-        });
-        Self { mean, se, n }
+        Self { mean, se: standard_error(&finite), n }
     }
 
     /// The mean of `a - b` over pairs: `a[i]` and `b[i]` are of the same scene.
@@ -58,6 +54,16 @@ impl Estimate {
             Some(_) => Verdict::NotResolved,
         }
     }
+}
+
+/// The standard error of the mean of `values`; none for fewer than two.
+pub(crate) fn standard_error(values: &[f64]) -> Option<f64> {
+    let n = values.len();
+    (n >= 2).then(|| {
+        let mean = values.iter().sum::<f64>() / n as f64;
+        let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
+        (variance / n as f64).sqrt()
+    })
 }
 
 #[cfg(test)]

@@ -1,10 +1,94 @@
-//! `tether eval needle`, `recall`, `speed` and `all` on the command line.
+//! `tether eval` on the command line.
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
-use super::Device;
+use super::{Device, EvalReuseArgs};
+
+#[derive(Args, Debug)]
+pub(crate) struct EvalArgs {
+    #[command(subcommand)]
+    pub(crate) measure: Measure,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Measure {
+    /// How well the model predicts a text: the exponential of the mean loss per token.
+    Perplexity(PerplexityArgs),
+    /// What step reuse saves the small video model, and what it costs: work and time against the full run and against the real video.
+    Reuse(EvalReuseArgs),
+    /// How well it finds passwords that are put into a text at several depths.
+    Needle(QuizArgs),
+    /// How well it continues passages that it has read.
+    Recall(QuizArgs),
+    /// How fast contexts are read and continued, and what attention takes of that at each budget.
+    Speed(SpeedArgs),
+    /// Perplexity, recall and needles of every recipe, as tables on a page.
+    All(AllArgs),
+    /// What codecs of keys and values cost the model's attention, and one budget over all tokens beside equal bits.
+    Codec(CodecArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PerplexityArgs {
+    /// A published model that was fetched (smollm2), or a GGUF file of the Llama architecture.
+    #[arg(long, default_value = "smollm2", value_name = "MODEL")]
+    pub(crate) model: String,
+    /// The text; several give a row each.
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub(crate) text: Vec<PathBuf>,
+    /// Read no more than this many tokens, the one that begins the sequence included [default: the model's context].
+    #[arg(long, value_name = "N")]
+    pub(crate) tokens: Option<usize>,
+    /// Recipes to compare: each reads a prompt, evicts, and is scored on what follows; full, window, sink-recent and random run beside
+    /// them [default: the full cache alone, scored on all of the text].
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub(crate) recipe: Vec<String>,
+    /// Shares of the tokens that they keep.
+    #[arg(long, value_delimiter = ',', default_values_t = [0.5, 0.2, 0.1], value_name = "SHARE")]
+    pub(crate) budget: Vec<f64>,
+    /// Tokens that are read before the first eviction [default: half of the text's].
+    #[arg(long, value_name = "N")]
+    pub(crate) prompt: Option<usize>,
+    /// Tokens that recipes which evict while a text grows read at a time.
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub(crate) block: usize,
+    /// Override a field of every recipe named with --recipe, such as score.window=32.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// What the model's heads are for (see `tether profile heads`), where a recipe asks.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile: Option<PathBuf>,
+    /// Where the cache lives and attention runs; the model stays on the host.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) device: Device,
+    /// Print a JSON object a line instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Draw perplexity against the budget.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CodecArgs {
+    /// A published model that was fetched (smollm2), or a GGUF file of the Llama architecture.
+    #[arg(long, default_value = "smollm2", value_name = "MODEL")]
+    pub(crate) model: String,
+    /// The text; several give tables each.
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub(crate) text: Vec<PathBuf>,
+    /// Tokens of the text that are read.
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    pub(crate) tokens: usize,
+    /// The last so many of them are the queries that ask.
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    pub(crate) queries: usize,
+    /// Layers whose keys and values are looked at.
+    #[arg(long, value_delimiter = ',', default_values_t = [0, 10, 20, 29], value_name = "LAYER")]
+    pub(crate) layers: Vec<usize>,
+}
 
 /// What is compared on what.
 #[derive(Args, Debug)]

@@ -34,8 +34,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     let mut overrides: Vec<String> = args.budget.iter().map(|b| format!("budget.ratio={b:?}")).collect();
     overrides.extend(args.overrides.iter().cloned());
     let recipe = TokenRecipe::named(&args.recipe)?.with_overrides(&overrides)?;
-    let language = Language::open(&args.model)?;
-    let profile = args.profile.as_deref().map(|p| head_profile::read_for(p, &language)).transpose()?;
+    let (language, profile) = head_profile::open(&args.model, args.profile.as_deref())?;
     let ids = if args.chat {
         let turn = language.tokenizer.encode_turn(&prompt)?;
         turn.ok_or_else(|| Usage("--chat: the model's template has no turns that are known".to_owned()))?

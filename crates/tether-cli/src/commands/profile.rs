@@ -1,13 +1,13 @@
 //! `tether profile`.
 
 use anyhow::{Context, Result};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tether_models::{HeadProbe, Llama};
 use tethercache::score::tokens::HeadProfile;
 
 use crate::cli::{HeadsArgs, ProfileArgs, Profiled};
 use crate::exit::Usage;
 use crate::language::{Language, read_text};
+use crate::progress;
 
 /// Runs the subcommand.
 pub(crate) fn run(args: &ProfileArgs) -> Result<()> {
@@ -54,9 +54,8 @@ fn heads(args: &HeadsArgs) -> Result<()> {
 }
 
 fn measure(model: &Llama, probe: &HeadProbe, start: u32, ids: &[u32]) -> Result<HeadProfile> {
-    let bar =
-        ProgressBar::with_draw_target(Some(2 * model.config().layers as u64), ProgressDrawTarget::stderr());
-    bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} layers, {eta} left")?);
+    let layers = 2 * model.config().layers as u64;
+    let bar = progress::bar(layers, "{bar:40} {pos}/{len} layers, {eta} left", "")?;
     let profile = probe.measure(model, start, ids, || bar.inc(1)).context("cannot probe the model")?;
     bar.finish_and_clear();
     Ok(profile)

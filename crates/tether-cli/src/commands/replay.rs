@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use safetensors::{Dtype, View};
 use serde_json::json;
 use tethercache::core::{DType, Host, HostTensor};
@@ -14,6 +13,7 @@ use tethercache::{Compat, KvCache, Pass, Recipe, ScorePart};
 use crate::budget::is_set;
 use crate::cli::ReplayArgs;
 use crate::exit::Usage;
+use crate::progress;
 use crate::token_trace::TokenTrace;
 use crate::trace::{self, Settings, Trace};
 
@@ -163,8 +163,7 @@ type Replayed = (Vec<(String, Output)>, Vec<serde_json::Value>, KvCache<Host>);
 
 fn replay(trace: &Trace, mut cache: KvCache<Host>) -> Result<Replayed> {
     let total: usize = trace.passes.iter().map(Vec::len).sum();
-    let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
-    bar.set_style(ProgressStyle::with_template("replay {bar:40} {pos}/{len} passes, {eta} left")?);
+    let bar = progress::bar(total as u64, "replay {bar:40} {pos}/{len} passes, {eta} left", "")?;
     let mut tensors = Vec::new();
     let mut log = Vec::new();
     let g = cache.geometry().clone();

@@ -2,11 +2,8 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tether_models::{Scene, Schedule, TinyVideo, VideoReuse};
 use tether_reuse::{Profile, ReuseRecipe};
 use tethercache::layout::Extent;
@@ -20,7 +17,9 @@ use crate::budget::{CHUNK, fitted};
 use crate::cli::VideoArgs;
 use crate::device;
 use crate::exit::Usage;
+use crate::progress;
 use crate::rollout::{GIVEN, Reuse, Rollout, SEGMENTS, picture};
+use crate::workers::make_all;
 
 /// Scenes that get an animation and rows of the contact sheet; the statistics use all of them.
 const SHOWN: usize = 2;
@@ -135,7 +134,7 @@ fn sizes(recipe: &Recipe) -> String {
     format!("{} frames", parts.join(", "))
 }
 
-/// Every recipe on every scene. Each video is made in one thread, so it does not depend on how many there are.
+/// Every recipe on every scene.
 fn roll_out_all(
     args: &VideoArgs,
     model: &TinyVideo,
@@ -146,36 +145,18 @@ fn roll_out_all(
 ) -> Result<Vec<Run>> {
     let work: Vec<(usize, &Recipe)> =
         (0..scenes.len()).flat_map(|scene| recipes.iter().map(move |r| (scene, r))).collect();
-    let available = std::thread::available_parallelism().map_or(1, usize::from);
-    let workers = args.jobs.unwrap_or(available).min(work.len());
-    let chunks = work.len() * args.frames / CHUNK;
-    let bar = ProgressBar::with_draw_target(Some(chunks as u64), ProgressDrawTarget::stderr());
-    bar.set_style(ProgressStyle::with_template("{msg:24} {bar:40} {pos}/{len} chunks, {eta} left")?);
-
-    let next = AtomicUsize::new(0);
-    let failed = AtomicBool::new(false);
-    let results: Vec<Mutex<Option<Result<Run>>>> = work.iter().map(|_| Mutex::new(None)).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while !failed.load(Ordering::Relaxed) {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(&(scene, recipe)) = work.get(index) else { break };
-                    bar.set_message(format!("{}, scene {scene}", recipe.name));
-                    let scene_of = (scene, &scenes[scene]);
-                    let rollout =
-                        Rollout { args, model, schedule, scene: scene_of, recipe, reuse, bar: &bar };
-                    let run = device::roll_out(args.device, &rollout)
-                        .with_context(|| format!("recipe {}, scene {scene}", recipe.name));
-                    failed.fetch_or(run.is_err(), Ordering::Relaxed);
-                    *results[index].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(run);
-                }
-            });
-        }
+    let chunks = (work.len() * args.frames / CHUNK) as u64;
+    let bar = progress::bar(chunks, "{msg:24} {bar:40} {pos}/{len} chunks, {eta} left", "")?;
+    let runs = make_all(work.len(), args.jobs, |index| {
+        let (scene, recipe) = work[index];
+        bar.set_message(format!("{}, scene {scene}", recipe.name));
+        let rollout =
+            Rollout { args, model, schedule, scene: (scene, &scenes[scene]), recipe, reuse, bar: &bar };
+        device::roll_out(args.device, &rollout)
+            .with_context(|| format!("recipe {}, scene {scene}", recipe.name))
     });
     bar.finish_and_clear();
-    let results = results.into_iter().filter_map(|r| r.into_inner().unwrap_or_else(|e| e.into_inner()));
-    results.collect()
+    runs
 }
 
 fn write_artefacts(args: &VideoArgs, experiment: &Experiment) -> Result<()> {

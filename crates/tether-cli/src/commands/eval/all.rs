@@ -5,19 +5,19 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::curves::write_curves;
 use super::page::{self, Entry, Measured};
 use super::perplexity::{Reading, ids, name};
 use super::questions::Task;
-use super::quiz::{Answers, Prepared, Test, too_short, when};
+use super::quiz::{Test, when};
 use super::runs::{Asked, Contender, every, evicts_once};
 use crate::cli::{AllArgs, Asking};
 use crate::device;
 use crate::exit::Usage;
 use crate::head_profile;
-use crate::language::{Language, read_text};
+use crate::language::read_text;
+use crate::progress;
 
 /// Runs the subcommand.
 pub(crate) fn run(args: &AllArgs) -> Result<()> {
@@ -29,8 +29,7 @@ pub(crate) fn run(args: &AllArgs) -> Result<()> {
     let texts = c.text.iter().map(|path| read_text(path)).collect::<Result<Vec<_>>>()?;
     let before = fs::read_to_string(&args.out).unwrap_or_default();
     page::check(&before).map_err(|problem| Usage(format!("{}: {problem}", args.out.display())))?;
-    let language = Language::open(&c.model)?;
-    let profile = c.profile.as_deref().map(|p| head_profile::read_for(p, &language)).transpose()?;
+    let (language, profile) = head_profile::open(&c.model, c.profile.as_deref())?;
     let all = every(&language.model, profile.as_ref())?;
     let recipes = if c.recipe.is_empty() { &all } else { &c.recipe };
     let asked = Asked { recipes, budgets: &c.budget, overrides: &c.overrides, once: true };
@@ -64,23 +63,11 @@ pub(crate) fn run(args: &AllArgs) -> Result<()> {
             if rows.has_all(&title, quizzed.iter().copied()) {
                 continue;
             }
-            let mut contexts = Vec::new();
-            for (path, text) in c.text.iter().zip(&texts) {
-                let ids = ids(&language, path, text, usize::MAX)?;
-                for seed in 0..args.seeds {
-                    let quiz =
-                        task.quiz(&language.tokenizer, &ids, length, (seed, args.seeds), args.depths)?;
-                    let quiz = quiz.ok_or_else(|| too_short(&name(path), ids.len(), length))?;
-                    contexts.push(Prepared::read(&language, quiz)?);
-                }
-            }
+            let contexts = task.contexts(&language, &c.text, &texts, (length, args.seeds, args.depths))?;
             rows.measure(&title, quizzed.iter().copied(), |contender| {
-                let mut answers = Answers::default();
-                for context in &contexts {
-                    let profile = profile.as_ref();
-                    let test = Test { language: &language, profile, context, question, device: c.device };
-                    answers.extend(test.ask(contender)?);
-                }
+                let test =
+                    Test { language: &language, profile: profile.as_ref(), question, device: c.device };
+                let answers = test.ask(&contexts, contender, || ())?;
                 let ranks = [super::paired::mean(&answers.ranks), super::paired::mean(&answers.first)];
                 Ok((answers.probabilities, ranks.to_vec(), answers.resident, answers.full))
             })?;
@@ -136,11 +123,8 @@ impl Rows {
         mut of: impl FnMut(&Contender) -> Result<(Vec<f64>, Vec<f64>, u64, u64)>,
     ) -> Result<()> {
         let missing: Vec<&Contender> = contenders.filter(|c| !self.has(title, c)).collect();
-        let bar = ProgressBar::with_draw_target(Some(missing.len() as u64), ProgressDrawTarget::stderr());
-        bar.set_style(ProgressStyle::with_template(
-            "{msg} {bar:30} {pos}/{len} recipes and budgets, {eta} left",
-        )?);
-        bar.set_message(title.to_owned());
+        let template = "{msg} {bar:30} {pos}/{len} recipes and budgets, {eta} left";
+        let bar = progress::bar(missing.len() as u64, template, title)?;
         for contender in missing {
             let (samples, ranks, resident, full) = of(contender)?;
             let (recipe, budget) = (contender.recipe.name.clone(), contender.budget);

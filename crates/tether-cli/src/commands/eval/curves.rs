@@ -2,28 +2,23 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use plotters::prelude::*;
+
+use crate::artefacts::svg::{BLUE, DARK, GREEN, ORANGE, PURPLE, SKY, VERMILION, write_svg};
 
 const WIDTH: u32 = 1000;
 const PANEL: u32 = 430;
 const LEGEND: u32 = 190;
 const LEGEND_ROW: i32 = 17;
-const DARK: RGBColor = RGBColor(50, 50, 50);
-const GREY: RGBColor = RGBColor(110, 110, 110);
+/// Of controls.
+const QUIET: RGBColor = RGBColor(110, 110, 110);
 const LIGHT: RGBColor = RGBColor(225, 225, 225);
 
-/// Colours that stay apart for colour-blind readers (after Okabe and Ito); lines of one colour differ in their marks.
-const COLOURS: [RGBColor; 6] = [
-    RGBColor(213, 94, 0),
-    RGBColor(0, 114, 178),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-];
+/// Lines of one colour differ in their marks.
+const COLOURS: [RGBColor; 6] = [VERMILION, BLUE, GREEN, PURPLE, ORANGE, SKY];
 
 /// Curves over the same budgets.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,8 +72,7 @@ impl Panel {
 
 /// Writes the panels one below the other. The budget's axis is logarithmic.
 pub(super) fn write_curves(path: &Path, panels: &[Panel]) -> Result<()> {
-    let svg = svg(panels).with_context(|| format!("drawing {}", path.display()))?;
-    std::fs::write(path, svg).with_context(|| format!("writing {}", path.display()))
+    write_svg(path, svg(panels))
 }
 
 fn svg(panels: &[Panel]) -> Result<String> {
@@ -186,7 +180,7 @@ impl Style {
         let (before, own) = (&panel.curves[..index], &panel.curves[index]);
         let controls = before.iter().filter(control).count();
         if control(&own) {
-            return Self { colour: GREY, width: 1, shape: controls % 4 };
+            return Self { colour: QUIET, width: 1, shape: controls % 4 };
         }
         let number = index - controls;
         Self { colour: COLOURS[number % COLOURS.len()], width: 2, shape: number / COLOURS.len() % 4 }

@@ -1,5 +1,7 @@
 //! Means of differences, and how certain they are.
 
+use crate::artefacts::standard_error;
+
 /// A mean and its standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Estimate {
@@ -11,10 +13,7 @@ pub(super) struct Estimate {
 impl Estimate {
     /// Of independent samples.
     pub(super) fn of(samples: &[f64]) -> Self {
-        let count = samples.len() as f64;
-        let mean = mean(samples);
-        let variance = samples.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
-        Self { mean, error: if samples.len() < 2 { 0.0 } else { (variance / count).sqrt() } }
+        Self { mean: mean(samples), error: standard_error(samples).unwrap_or(0.0) }
     }
 
     /// Of the differences between samples that belong together.

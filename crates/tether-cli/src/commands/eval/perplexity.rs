@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Serialize;
 use tether_models::{CachedAttention, LlamaSession, RecordedPass};
 use tethercache::core::{DType, TokenEngine};
@@ -20,6 +20,7 @@ use crate::device::{self, OnEngine};
 use crate::exit::Usage;
 use crate::head_profile;
 use crate::language::{Language, read_text};
+use crate::progress;
 
 /// Tokens whose mean losses are one sample of a comparison: losses of neighbours depend on each other.
 const SAMPLE: usize = 32;
@@ -61,8 +62,7 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<()> {
         Asked { recipes: &args.recipe, budgets: &args.budget, overrides: &args.overrides, once: false };
     let contenders = asked.contenders()?;
     let texts = args.text.iter().map(|path| read_text(path)).collect::<Result<Vec<_>>>()?;
-    let language = Language::open(&args.model)?;
-    let profile = args.profile.as_deref().map(|p| head_profile::read_for(p, &language)).transpose()?;
+    let (language, profile) = head_profile::open(&args.model, args.profile.as_deref())?;
     let most = args.tokens.unwrap_or(usize::MAX).min(language.model.config().context);
     let mut out = std::io::stdout().lock();
     if !args.json {
@@ -268,10 +268,7 @@ impl Scored {
 
 /// A bar of tokens on standard error.
 pub(super) fn bar(what: &str, tokens: usize) -> Result<ProgressBar> {
-    let bar = ProgressBar::with_draw_target(Some(tokens as u64), ProgressDrawTarget::stderr());
-    bar.set_style(ProgressStyle::with_template("{msg:24} {bar:40} {pos}/{len} tokens, {eta} left")?);
-    bar.set_message(what.to_owned());
-    Ok(bar)
+    progress::bar(tokens as u64, "{msg:24} {bar:40} {pos}/{len} tokens, {eta} left", what)
 }
 
 /// A file's name without its folder.

@@ -1,9 +1,9 @@
 //! `tether eval needle` and `tether eval recall`.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use tether_models::{CachedAttention, LlamaSession, Prediction, RecordedPass};
 use tethercache::core::{DType, TokenEngine};
@@ -20,6 +20,7 @@ use crate::device::{self, OnEngine};
 use crate::exit::Usage;
 use crate::head_profile;
 use crate::language::{Language, read_text};
+use crate::progress;
 
 /// How one recipe at one budget answered.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -36,7 +37,7 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    pub(super) fn extend(&mut self, more: Self) {
+    fn extend(&mut self, more: Self) {
         self.probabilities.extend(more.probabilities);
         self.ranks.extend(more.ranks);
         self.first.extend(more.first);
@@ -87,8 +88,7 @@ pub(crate) fn run(args: &QuizArgs, task: Task) -> Result<()> {
     let asked = Asked { recipes: &c.recipe, budgets: &c.budget, overrides: &c.overrides, once: false };
     let contenders = asked.contenders()?;
     let texts = c.text.iter().map(|path| read_text(path)).collect::<Result<Vec<_>>>()?;
-    let language = Language::open(&c.model)?;
-    let profile = c.profile.as_deref().map(|p| head_profile::read_for(p, &language)).transpose()?;
+    let (language, profile) = head_profile::open(&c.model, c.profile.as_deref())?;
     let mut out = std::io::stdout().lock();
     if !args.json {
         writeln!(
@@ -99,33 +99,17 @@ pub(crate) fn run(args: &QuizArgs, task: Task) -> Result<()> {
     }
     let mut panels = Vec::new();
     for &length in &args.length {
-        let mut contexts = Vec::new();
-        for (path, text) in c.text.iter().zip(&texts) {
-            let ids = ids(&language, path, text, usize::MAX)?;
-            for seed in 0..args.seeds {
-                let quiz = task.quiz(&language.tokenizer, &ids, length, (seed, args.seeds), args.depths)?;
-                let quiz = quiz.ok_or_else(|| too_short(&name(path), ids.len(), length))?;
-                contexts.push(Prepared::read(&language, quiz)?);
-            }
-        }
+        let contexts = task.contexts(&language, &c.text, &texts, (length, args.seeds, args.depths))?;
         for &question in &args.question {
             let title = format!("{} from {length} tokens, question {}", task.name(), when(question));
             let mut panel = Panel::new(&title, "probability of the answer");
             let mut there: Vec<(String, f64, Answers)> = Vec::new();
-            let progress = asking_bar(&title, contenders.len() * contexts.len())?;
+            let asked = (contenders.len() * contexts.len()) as u64;
+            let progress = progress::bar(asked, "{msg} {bar:40} {pos}/{len} contexts, {eta} left", &title)?;
             for contender in &contenders {
-                let mut answers = Answers::default();
-                for context in &contexts {
-                    let test = Test {
-                        language: &language,
-                        profile: profile.as_ref(),
-                        context,
-                        question,
-                        device: c.device,
-                    };
-                    answers.extend(test.ask(contender)?);
-                    progress.inc(1);
-                }
+                let test =
+                    Test { language: &language, profile: profile.as_ref(), question, device: c.device };
+                let answers = test.ask(&contexts, contender, || progress.inc(1))?;
                 let recipe = &contender.recipe.name;
                 panel.add(recipe, contender.budget, mean(&answers.probabilities));
                 there.push((recipe.clone(), contender.budget, answers));
@@ -160,13 +144,6 @@ pub(super) fn when(question: Asking) -> &'static str {
         Asking::Seen => "seen",
         Asking::Unseen => "unseen",
     }
-}
-
-fn asking_bar(what: &str, contexts: usize) -> Result<ProgressBar> {
-    let bar = ProgressBar::with_draw_target(Some(contexts as u64), ProgressDrawTarget::stderr());
-    bar.set_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} contexts, {eta} left")?);
-    bar.set_message(what.to_owned());
-    Ok(bar)
 }
 
 /// The row of the last answers, beside those before.
@@ -229,7 +206,7 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    pub(super) fn read(language: &Language, quiz: Quiz) -> Result<Self> {
+    fn read(language: &Language, quiz: Quiz) -> Result<Self> {
         let bar = bar("a context", quiz.context.len())?;
         let recorded = RecordedPass::record(&language.model, &quiz.context, |n| bar.inc(n as u64));
         bar.finish_and_clear();
@@ -237,26 +214,60 @@ impl Prepared {
     }
 }
 
-/// A context's questions, to be answered under some recipe.
+impl Task {
+    /// Contexts of `length` tokens, `seeds` of each text, with questions at `depths` depths.
+    pub(super) fn contexts(
+        self,
+        language: &Language,
+        paths: &[PathBuf],
+        texts: &[String],
+        (length, seeds, depths): (usize, usize, usize),
+    ) -> Result<Vec<Prepared>> {
+        let mut contexts = Vec::new();
+        for (path, text) in paths.iter().zip(texts) {
+            let ids = ids(language, path, text, usize::MAX)?;
+            for seed in 0..seeds {
+                let quiz = self.quiz(&language.tokenizer, &ids, length, (seed, seeds), depths)?;
+                let quiz = quiz.ok_or_else(|| too_short(&name(path), ids.len(), length))?;
+                contexts.push(Prepared::read(language, quiz)?);
+            }
+        }
+        Ok(contexts)
+    }
+}
+
+/// How questions are answered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Test<'a> {
     pub(super) language: &'a Language,
     pub(super) profile: Option<&'a HeadProfile>,
-    pub(super) context: &'a Prepared,
     pub(super) question: Asking,
     pub(super) device: Device,
 }
 
 impl Test<'_> {
-    pub(super) fn ask(self, contender: &Contender) -> Result<Answers> {
-        let asking = TestUnder { test: self, recipe: &contender.recipe };
-        device::run(self.device, asking)
-            .with_context(|| format!("recipe {} at {}", contender.recipe.name, contender.budget))
+    /// Answers all contexts' questions under a recipe; `each` is called for each context.
+    pub(super) fn ask(
+        self,
+        contexts: &[Prepared],
+        contender: &Contender,
+        mut each: impl FnMut(),
+    ) -> Result<Answers> {
+        let mut answers = Answers::default();
+        for context in contexts {
+            let asking = TestUnder { test: self, context, recipe: &contender.recipe };
+            let more = device::run(self.device, asking)
+                .with_context(|| format!("recipe {} at {}", contender.recipe.name, contender.budget))?;
+            answers.extend(more);
+            each();
+        }
+        Ok(answers)
     }
 }
 
 struct TestUnder<'a> {
     test: Test<'a>,
+    context: &'a Prepared,
     recipe: &'a TokenRecipe,
 }
 
@@ -267,7 +278,7 @@ impl OnEngine for TestUnder<'_> {
     where
         E: TokenEngine + std::fmt::Debug,
     {
-        let Self { test: Test { language, profile, context, question, .. }, recipe } = self;
+        let Self { test: Test { language, profile, question, .. }, context, recipe } = self;
         let model = &language.model;
         let mut attention =
             CachedAttention::with_profile(engine, model, recipe.clone(), DType::F32, profile.cloned())?;

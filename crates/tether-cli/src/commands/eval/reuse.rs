@@ -2,15 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 use tether_models::{
-    Frame, Scene, Schedule, TinyVideo, VideoReuse, VideoSession, chunk_noise, drift, frame_metrics, psnr,
-    segment_scores, ssim,
+    Frame, Scene, Schedule, TinyVideo, VideoReuse, VideoSession, drift, frame_metrics, psnr, segment_scores,
+    ssim,
 };
 use tether_reuse::{Profile, ReuseRecipe, ReuseStats};
 use tethercache::Recipe;
@@ -21,7 +19,8 @@ use crate::budget::{CHUNK, fitted};
 use crate::calibration::Calibration;
 use crate::cli::EvalReuseArgs;
 use crate::exit::Usage;
-use crate::rollout::{GIVEN, SEGMENTS};
+use crate::rollout::{GIVEN, SEGMENTS, for_each_chunk, give};
+use crate::workers::make_all;
 
 /// Scenes and frames that profiles are measured on.
 const CALIBRATION: (usize, usize) = (4, 15);
@@ -144,7 +143,7 @@ pub(crate) fn run(args: &EvalReuseArgs) -> Result<()> {
             args.policy.clone()
         };
         let bare = Setting { args, model: &model, schedule: &schedule, cache: &cache, reuse: None };
-        let full = make_all(&bare, None)?;
+        let full = make_videos(&bare, None)?;
         let reference: Vec<Vec<Frame>> = full.iter().map(|(frames, _)| frames.clone()).collect();
         let mut rows = vec![row("none", steps, full)];
         writeln!(numbers, "{}", serde_json::to_string(&rows[0])?)?;
@@ -153,7 +152,7 @@ pub(crate) fn run(args: &EvalReuseArgs) -> Result<()> {
             let (recipe, lambda) = parse(text)?;
             let profile = profile(&mut profiles, &recipe, lambda, &model, &schedule, args.seed)?;
             let setting = Setting { reuse: Some((&recipe, profile)), ..bare };
-            let videos = make_all(&setting, Some(&reference)).with_context(|| format!("policy {text}"))?;
+            let videos = make_videos(&setting, Some(&reference)).with_context(|| format!("policy {text}"))?;
             let row = row(text, steps, videos);
             writeln!(numbers, "{}", serde_json::to_string(&row)?)?;
             eprintln!("{}", line(&row, &rows[0]));
@@ -261,24 +260,11 @@ fn row(policy: &str, steps: usize, videos: Vec<Made>) -> Row {
     Row { policy: policy.to_owned(), steps, videos: videos.into_iter().map(|(_, v)| v).collect() }
 }
 
-/// Every scene. Each video is made in one thread, so it does not depend on how many there are.
-fn make_all(setting: &Setting<'_>, full: Option<&[Vec<Frame>]>) -> Result<Vec<Made>> {
-    let scenes = setting.args.scenes;
-    let available = std::thread::available_parallelism().map_or(1, usize::from);
-    let next = AtomicUsize::new(0);
-    let results: Vec<Mutex<Option<Result<Made>>>> = (0..scenes).map(|_| Mutex::new(None)).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..setting.args.jobs.unwrap_or(available).min(scenes) {
-            scope.spawn(|| {
-                while let Some(slot) = results.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let index = results.iter().position(|r| std::ptr::eq(r, slot)).unwrap_or(0);
-                    let made = make(setting, index, full.map(|f| &f[index][..]));
-                    *slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(made);
-                }
-            });
-        }
-    });
-    results.into_iter().filter_map(|r| r.into_inner().unwrap_or_else(|e| e.into_inner())).collect()
+/// Every scene.
+fn make_videos(setting: &Setting<'_>, full: Option<&[Vec<Frame>]>) -> Result<Vec<Made>> {
+    make_all(setting.args.scenes, setting.args.jobs, |index| {
+        make(setting, index, full.map(|f| &f[index][..]))
+    })
 }
 
 fn make(setting: &Setting<'_>, index: usize, full: Option<&[Frame]>) -> Result<Made> {
@@ -288,17 +274,13 @@ fn make(setting: &Setting<'_>, index: usize, full: Option<&[Frame]>) -> Result<M
     if let Some((recipe, profile)) = reuse {
         session = session.with_reuse(VideoReuse::new(model, recipe.clone(), profile)?);
     }
-    let mut frames: Vec<Frame> = (0..GIVEN).map(|t| scene.render(t as f32)).collect();
-    for given in frames.chunks(CHUNK) {
-        session.give(given)?;
-    }
+    let mut frames = give(&mut session, &scene, || ())?;
     let given = session.timing();
-    let mut noise = vec![0.0; model.config().chunk_values()];
     let started = Instant::now();
-    for chunk in GIVEN / CHUNK..args.frames / CHUNK {
-        chunk_noise(args.seed, index as u64, chunk as u64, &mut noise);
-        frames.extend(session.generate(&noise)?);
-    }
+    for_each_chunk(model, (args.seed, index as u64), args.frames, |_, noise| {
+        frames.extend(session.generate(noise)?);
+        Ok(())
+    })?;
     let seconds = started.elapsed().as_secs_f64();
     let segments = segment_scores(&frame_metrics(&scene, &frames)?, GIVEN, SEGMENTS)?;
     let full = full.unwrap_or(&frames);

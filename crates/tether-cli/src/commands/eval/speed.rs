@@ -52,8 +52,7 @@ pub(crate) fn run(args: &SpeedArgs) -> Result<()> {
     let asked = Asked { recipes, budgets: &c.budget, overrides: &c.overrides, once: false };
     let contenders = asked.contenders()?;
     let texts = c.text.iter().map(|path| read_text(path)).collect::<Result<Vec<_>>>()?;
-    let language = Language::open(&c.model)?;
-    let profile = c.profile.as_deref().map(|p| head_profile::read_for(p, &language)).transpose()?;
+    let (language, profile) = head_profile::open(&c.model, c.profile.as_deref())?;
     let mut out = std::io::stdout().lock();
     if !args.json {
         writeln!(
