@@ -14,6 +14,7 @@ mod frames;
 mod reference;
 mod rope;
 mod select;
+mod spherical;
 mod video;
 
 pub use bench::{Bench, Ceilings, Record, Timing};
@@ -23,8 +24,8 @@ use tether_kernels::Cube;
 use tether_kernels::cubecl::Runtime;
 
 /// Names of the groups of operations, in the order in which they run.
-pub const GROUPS: [&str; 9] =
-    ["rope", "gather", "quant", "snap", "frame", "commit", "decode", "qdecode", "ar"];
+pub const GROUPS: [&str; 11] =
+    ["rope", "gather", "quant", "squant", "snap", "frame", "commit", "decode", "qdecode", "sdecode", "ar"];
 
 /// A group of operations.
 type Group<R> = fn(&mut Bench<'_, R>) -> Result<(), CoreError>;
@@ -35,11 +36,13 @@ fn groups<R: Runtime>() -> [Group<R>; GROUPS.len()] {
         rope::run,
         compact::run,
         codes::run,
+        spherical::run_codes,
         select::run,
         frames::run,
         commit::run,
         decode::run,
         decode::run_codes,
+        spherical::run_decode,
         video::run,
     ]
 }

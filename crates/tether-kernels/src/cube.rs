@@ -7,6 +7,7 @@ pub(crate) mod launch;
 mod mass;
 mod measure;
 mod readback;
+pub(crate) mod spherical;
 mod store;
 mod tensor;
 mod tokens;
@@ -21,6 +22,7 @@ use tether_core::{
 
 pub use codec::CubeCodes;
 pub use readback::CubeReadback;
+pub use spherical::{CubeFrame, CubeSpherical};
 pub use store::CubeStore;
 pub use tensor::CubeTensor;
 pub use tokens::{CubeIndices, CubeRotation, CubeTables};

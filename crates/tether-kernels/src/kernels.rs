@@ -12,6 +12,7 @@ pub(crate) mod mass;
 pub(crate) mod moments;
 pub(crate) mod quantise;
 pub(crate) mod rotate;
+pub(crate) mod spherical;
 pub(crate) mod tokens;
 pub(crate) mod top_k;
 pub(crate) mod window;

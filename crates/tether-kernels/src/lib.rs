@@ -12,7 +12,8 @@ mod probe;
 
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 pub use cube::{
-    Cube, CubeCodes, CubeIndices, CubePhases, CubeReadback, CubeRotation, CubeStore, CubeTables, CubeTensor,
+    Cube, CubeCodes, CubeFrame, CubeIndices, CubePhases, CubeReadback, CubeRotation, CubeSpherical,
+    CubeStore, CubeTables, CubeTensor,
 };
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 pub use cubecl;
