@@ -4,7 +4,10 @@
 //! A case is an operation as a user calls it. Which kernel that is, and in which variant, is the engine's choice for the target. Sizes
 //! are as small as they may be without changing that choice.
 
-use tether_codec::{Bits, CodecEngine, Format, Grouping};
+use tether_codec::{
+    Bits, CodecEngine, Format, Grouping, HostSpherical, SphericalBits, SphericalEngine, SphericalFormat,
+    SphericalFrame,
+};
 use tether_core::{
     AlignJob, AttendTable, BlockTables, CoreError, DType, Engine, Pairing, PhaseTable, Pool, Rotation, Side,
     SlotId, StoreSpec, Summaries, TokenEngine, TokenLayout, WindowSpec,
@@ -23,6 +26,7 @@ pub(super) fn run_all(cases: &Cases) {
     compaction(cases);
     selection(cases);
     codes(cases);
+    spherical(cases);
     decode(cases);
     ceilings(cases);
 }
@@ -270,4 +274,47 @@ fn ceilings(cases: &Cases) {
         e.launch_nothing(&to);
         Ok(())
     });
+}
+
+/// Spherical codes, and attention over them.
+fn spherical(cases: &Cases) {
+    use SphericalBits::{Four, Three, Two};
+    for bits in SphericalBits::ALL {
+        for (side, dim) in [(Side::Keys, DIM), (Side::Values, 80)] {
+            let format = SphericalFormat::of(side, bits);
+            let of = format!("{} bits, {side:?} of {dim}", bits.bits());
+            cases.each(format!("code spherically, {of}"), |e, dtype| {
+                let frame = e.upload_frame(&SphericalFrame::uncentred(2, dim, 1)?)?;
+                let codes = e.quantise_spherical(&zeros(e, &[4, 2, dim], dtype)?, &frame, format)?;
+                e.dequantise_spherical(&codes, &frame, dtype).map(drop)
+            });
+        }
+    }
+    cases.each("code spherically, in a pool", |e, dtype| {
+        let format = SphericalFormat::of(Side::Keys, Four);
+        let frame = e.upload_frame(&SphericalFrame::uncentred(2, DIM, 1)?)?;
+        let mut pool = e.upload_spherical(&HostSpherical::zeros(&[2, 4, 2, DIM], format)?)?;
+        let rows = e.upload_indices(&[1, 2], &[3, 1])?;
+        e.write_spherical(&mut pool, &rows, &zeros(e, &[1, 2, DIM], dtype)?, &frame)
+    });
+    for (bits_k, bits_v) in [(Four, Four), (Two, Four), (Three, Three)] {
+        for group in [4, 12] {
+            let of = format!("{} and {} bits, {group} queries a key", bits_k.bits(), bits_v.bits());
+            cases.each(format!("decode spherical, {of}"), |e, dtype| {
+                let tables =
+                    BlockTables { page_size: 16, groups: 1, indptr: &[0, 2], pages: &[1, 0], lengths: &[20] };
+                let pool = |side, bits| {
+                    e.upload_spherical(&HostSpherical::zeros(
+                        &[2, 16, 1, DIM],
+                        SphericalFormat::of(side, bits),
+                    )?)
+                };
+                let (k, v) = (pool(Side::Keys, bits_k)?, pool(Side::Values, bits_v)?);
+                let frame = e.upload_frame(&SphericalFrame::uncentred(1, DIM, 1)?)?;
+                let q = zeros(e, &[1, group, DIM], dtype)?;
+                let tables = e.upload_tables(&tables)?;
+                e.decode_spherical(&q, (&k, &frame), (&v, &frame), &tables, 1.0).map(drop)
+            });
+        }
+    }
 }

@@ -15,7 +15,7 @@ mod spherical_plain;
 pub(crate) use combine::{COMBINE_THREADS, MOST_PARTS, combine_parts};
 pub(crate) use matrix::decode_matrix;
 pub(crate) use plain::{THREADS, decode_plain, decode_plain_codes};
-pub(crate) use spherical_combine::combine_spherical;
+pub(crate) use spherical_combine::{THREADS as SPHERICAL_COMBINE_THREADS, combine_spherical};
 pub(crate) use spherical_matrix::{ROWS as SPHERICAL_ROWS, decode_spherical_matrix};
 pub(crate) use spherical_plain::decode_spherical_plain;
 

@@ -98,7 +98,7 @@ pub(crate) fn launch<R: Runtime>(
         // SAFETY: the kernel stops at `rows` rows, of which all buffers have as many; heads of rows are heads of the frames.
         unsafe {
             decode::combine_spherical::launch_unchecked::<F, R>(
-                client, CubeCount::Static(x, y, 1), CubeDim::new_1d(decode::COMBINE_THREADS),
+                client, CubeCount::Static(x, y, 1), CubeDim::new_1d(decode::SPHERICAL_COMBINE_THREADS),
                 array(&part_out, part_rows * dv), array(&part_lse, part_rows),
                 array(&args.q.handle, args.q.len()),
                 array(&args.k_frame.means, problem.kv_heads * dk), array(&args.v_frame.means, problem.kv_heads * dv),
@@ -163,7 +163,6 @@ fn parts_of<F: Float + CubeElement, S: Float + CubeElement, R: Runtime>(
                 lse,
                 scale,
                 page_heads,
-                page_size,
                 group,
                 print.row_blocks,
                 dk as u32,
@@ -171,7 +170,7 @@ fn parts_of<F: Float + CubeElement, S: Float + CubeElement, R: Runtime>(
                 k.bits(),
                 v.bits(),
                 warps,
-                problem.page_size.is_multiple_of(16),
+                page_size,
                 print.rows,
             ),
             None => decode::decode_spherical_plain::launch_unchecked::<F, S, R>(

@@ -26,6 +26,9 @@ macro_rules! with_radius {
 }
 pub(super) use with_radius;
 
+/// Numbers of a frame that are read at once: rows are a multiple of 8.
+const FRAME_VECTOR: usize = 4;
+
 /// How rows are dealt to threads.
 struct Blueprint {
     /// Threads of a row.
@@ -39,8 +42,7 @@ impl Blueprint {
     fn new<R: Runtime>(
         client: &ComputeClient<R>,
         engine: &'static str,
-        rows: usize,
-        head_dim: usize,
+        (tokens, heads, head_dim): (usize, usize, usize),
     ) -> Result<Self, CoreError> {
         let lanes = head_dim.div_ceil(CHANNELS as usize).next_power_of_two() as u32;
         if lanes > THREADS {
@@ -49,11 +51,11 @@ impl Blueprint {
                 feature: "spherical codes of more than 4096 channels",
             });
         }
-        let (x, y) = spread(rows.div_ceil((THREADS / lanes) as usize));
+        let (x, y) = spread(tokens.div_ceil((THREADS / lanes) as usize) * heads);
         if y > 65_535 {
             return Err(CoreError::SizeOverflow {
                 what: "rows of a launch",
-                factors: [rows].as_slice().into(),
+                factors: [tokens, heads].into(),
             });
         }
         let planes = planes(client).is_some_and(|plane| plane >= lanes);
@@ -71,8 +73,8 @@ pub(crate) fn launch<R: Runtime>(
     places: Option<&CubeIndices>,
 ) -> Result<(), CoreError> {
     let dim = frame.head_dim;
-    let rows = x.len() / dim;
-    let Blueprint { lanes, planes, count } = Blueprint::new(client, engine, rows, dim)?;
+    let tokens = x.len() / (frame.heads * dim);
+    let Blueprint { lanes, planes, count } = Blueprint::new(client, engine, (tokens, frame.heads, dim))?;
     let vector = vector_size(client, x.dtype.bytes(), &[8, dim]);
     let (bits, row_words) = (codes.bits(), codes.row_words());
     let words = vector_size(client, 4, &[bits as usize, row_words]);
@@ -80,15 +82,15 @@ pub(crate) fn launch<R: Runtime>(
     let table = places.map_or((&frame.levels, LEVELS), |p| (p.handle(), p.len()));
     with_storage!(x.dtype, F => with_radius!(codes.radius, S => {
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-        // SAFETY: the kernel stops at `rows` rows, which `x` holds, and at a row's words; places lie in the codes (checked by their bound) and without any the
+        // SAFETY: the kernel stops at `tokens` tokens, which `x` holds, and at a row's words; places lie in the codes (checked by their bound) and without any the
         // codes have as many rows as `x`.
         unsafe {
             spherical::encode_spherical::launch_unchecked::<F, S, R>(
-                client, count, CubeDim::new_1d(THREADS), vector, words,
-                array(&x.handle, x.len() / vector), array(&frame.means, frame.heads * dim),
-                array(&frame.channels, 2 * dim), array(&frame.levels, LEVELS), array(table.0, table.1),
+                client, count, CubeDim::new_1d(THREADS), vector, FRAME_VECTOR, words,
+                array(&x.handle, x.len() / vector), array(&frame.means, frame.heads * dim / FRAME_VECTOR),
+                array(&frame.channels, 2 * dim / FRAME_VECTOR), array(&frame.levels, LEVELS), array(table.0, table.1),
                 array(&codes.codes, codes.words() / words), array(&codes.radii, codes.problem.rows()),
-                rows as u32, frame.heads as u32, dim as u32, bits, lanes, unbiased, places.is_some(), planes,
+                tokens as u32, frame.heads as u32, dim as u32, bits, lanes, unbiased, places.is_some(), planes,
             );
         }
     }));
@@ -104,19 +106,19 @@ pub(crate) fn launch_inverse<R: Runtime>(
     out: &CubeTensor,
 ) -> Result<(), CoreError> {
     let dim = frame.head_dim;
-    let rows = codes.problem.rows();
-    let Blueprint { lanes, planes, count } = Blueprint::new(client, engine, rows, dim)?;
+    let (tokens, rows) = (codes.problem.tokens, codes.problem.rows());
+    let Blueprint { lanes, planes, count } = Blueprint::new(client, engine, (tokens, frame.heads, dim))?;
     let vector = vector_size(client, out.dtype.bytes(), &[8, dim]);
     with_storage!(out.dtype, F => with_radius!(codes.radius, S => {
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-        // SAFETY: the kernel stops at `rows` rows of `dim` channels, which codes, radii and `out` hold.
+        // SAFETY: the kernel stops at `tokens` tokens of as many heads as the frame, which codes, radii and `out` hold.
         unsafe {
             spherical::restore_spherical::launch_unchecked::<F, S, R>(
-                client, count, CubeDim::new_1d(THREADS), vector,
+                client, count, CubeDim::new_1d(THREADS), vector, FRAME_VECTOR,
                 array(&codes.codes, codes.words()), array(&codes.radii, rows),
-                array(&frame.means, frame.heads * dim), array(&frame.channels, 2 * dim),
+                array(&frame.means, frame.heads * dim / FRAME_VECTOR), array(&frame.channels, 2 * dim / FRAME_VECTOR),
                 array(&frame.levels, LEVELS), array(&out.handle, out.len() / vector),
-                rows as u32, frame.heads as u32, dim as u32, codes.bits(), lanes, planes,
+                tokens as u32, frame.heads as u32, dim as u32, codes.bits(), lanes, planes,
             );
         }
     }));

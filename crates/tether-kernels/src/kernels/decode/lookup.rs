@@ -21,18 +21,23 @@ pub(super) fn fill<F: Float, N2: Size>(
     #[comptime] bits: u32,
     #[comptime] threads: u32,
 ) {
-    let mut i = UNIT_POS;
-    while i < comptime!(lookup_entries(bits) as u32) {
+    let entries = comptime!(lookup_entries(bits) as u32);
+    // Unrolled, so that loads do not wait for each other.
+    #[unroll]
+    for round in 0..comptime!(entries.div_ceil(threads)) {
+        let i = round * threads + UNIT_POS;
         let codes = i / COPIES;
         let mut pair = Vector::<F, N2>::empty();
-        pair[0] = F::cast_from(levels[(first_level + codes % comptime!(1u32 << bits)) as usize]);
-        pair[1] = F::cast_from(levels[(first_level + codes / comptime!(1u32 << bits)) as usize]);
-        table[(first + i) as usize] = pair;
-        i += threads;
+        if i < entries {
+            pair[0] = F::cast_from(levels[(first_level + codes % comptime!(1u32 << bits)) as usize]);
+            pair[1] = F::cast_from(levels[(first_level + codes / comptime!(1u32 << bits)) as usize]);
+            table[(first + i) as usize] = pair;
+        }
     }
 }
 
-/// What the two codes from bit `bit` of `word` on stand for. `own` is the table's first entry, plus the thread's number in its plane.
+/// What the two codes from bit `bit` of `word` on stand for. `own` is 4 times the table's first entry plus the thread's number in its plane; the table begins at a
+/// multiple of its size.
 #[cube]
 pub(super) fn look_up<F: Float, N2: Size>(
     table: &SharedMemory<Vector<F, N2>>,
@@ -41,14 +46,15 @@ pub(super) fn look_up<F: Float, N2: Size>(
     #[comptime] bit: u32,
     #[comptime] bits: u32,
 ) -> Vector<F, N2> {
-    let copies = comptime!(COPIES.ilog2());
-    let mask = comptime!(((1u32 << (2 * bits)) - 1) << copies);
-    let codes = if comptime!(bit >= copies) {
-        (word >> comptime!(bit - copies)) & mask
+    // In bytes, which is what an address is made of: shift, mask and bits of the thread are two instructions then.
+    let entry = comptime!((4 * COPIES).ilog2());
+    let mask = comptime!(((1u32 << (2 * bits)) - 1) << entry);
+    let codes = if comptime!(bit >= entry) {
+        (word >> comptime!(bit - entry)) & mask
     } else {
-        (word << comptime!(copies - bit)) & mask
+        (word << comptime!(entry - bit)) & mask
     };
-    table[(codes + own) as usize]
+    table[((codes | own) >> 2) as usize]
 }
 
 /// Codes of two rows' words, side by side: every second code from the first on, each of `x` below the one of `y`.

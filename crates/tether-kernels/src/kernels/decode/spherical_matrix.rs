@@ -4,6 +4,7 @@
 //! are operands as they come, and a product takes 16 channels for up to 8 queries.
 
 use cubecl::cmma::MmaDefinition;
+use cubecl::ir::FastMath;
 use cubecl::prelude::*;
 
 use super::lookup::{even_codes, fill, look_up, lookup_entries, odd_codes};
@@ -20,7 +21,6 @@ pub(crate) const ROWS: usize = 8;
 #[derive(CubeType, Clone, Copy)]
 struct List {
     first_page: u32,
-    page_size: u32,
     page_heads: u32,
     head: u32,
     length: u32,
@@ -28,8 +28,8 @@ struct List {
 
 /// Row of the first token of a step, where a step does not cross pages.
 #[cube]
-fn first_row(list: &List, page: u32, token: u32) -> u32 {
-    (page * list.page_size + token % list.page_size) * list.page_heads + list.head
+fn first_row(list: &List, page: u32, token: u32, #[comptime] page_size: u32) -> u32 {
+    (page * page_size + token % page_size) * list.page_heads + list.head
 }
 
 /// Row of the token `wanted` tokens after `token`. With whole pages it may be past the list's end, where a page has room for it.
@@ -40,14 +40,14 @@ fn row(
     first: u32,
     token: u32,
     wanted: u32,
-    #[comptime] whole_pages: bool,
+    #[comptime] page_size: u32,
 ) -> u32 {
-    if comptime!(whole_pages) {
+    if comptime!(page_size.is_multiple_of(STEP)) {
         first + wanted * list.page_heads
     } else {
         let last = list.length - 1u32 - token;
         let there = token + select(wanted < last, wanted, last);
-        first_row(list, pages[(list.first_page + there / list.page_size) as usize], there)
+        first_row(list, pages[(list.first_page + there / page_size) as usize], there, page_size)
     }
 }
 
@@ -61,11 +61,11 @@ fn load_keys<W: Size>(
     first: u32,
     token: u32,
     #[comptime] loads: usize,
-    #[comptime] whole_pages: bool,
+    #[comptime] page_size: u32,
 ) {
     #[unroll]
     for i in 0..2usize {
-        let row = row(list, pages, first, token, UNIT_POS_X / 4 + comptime!(8 * i as u32), whole_pages);
+        let row = row(list, pages, first, token, UNIT_POS_X / 4 + comptime!(8 * i as u32), page_size);
         #[unroll]
         for load in 0..loads {
             let at = row * comptime!(4 * loads as u32) + comptime!(4 * load as u32) + UNIT_POS_X % 4;
@@ -84,12 +84,12 @@ fn load_values<W: Size>(
     first: u32,
     token: u32,
     #[comptime] loads: usize,
-    #[comptime] whole_pages: bool,
+    #[comptime] page_size: u32,
 ) {
     #[unroll]
     for i in 0..4usize {
         let wanted = 2 * (UNIT_POS_X % 4) + comptime!(i as u32 % 2 + i as u32 / 2 * 8);
-        let row = row(list, pages, first, token, wanted, whole_pages);
+        let row = row(list, pages, first, token, wanted, page_size);
         #[unroll]
         for load in 0..loads {
             let at = row * comptime!(8 * loads as u32) + comptime!(8 * load as u32) + UNIT_POS_X / 4;
@@ -107,18 +107,18 @@ fn load_radii<S: Float>(
     pages: &Array<u32>,
     first: u32,
     token: u32,
-    #[comptime] whole_pages: bool,
+    #[comptime] page_size: u32,
 ) {
     #[unroll]
     for i in 0..4usize {
         let wanted = 2 * (UNIT_POS_X % 4) + comptime!(i as u32 % 2 + i as u32 / 2 * 8);
-        into[i] = radii[row(list, pages, first, token, wanted, whole_pages) as usize];
+        into[i] = radii[row(list, pages, first, token, wanted, page_size) as usize];
     }
 }
 
 /// As [`super::decode_matrix`], over spherical codes of 1, 2 or 4 bits. Queries are rotated first; results stay rotated and centred, and
 /// [`super::combine_spherical`] undoes that. `channels` holds the keys' signs and scales, `levels` those of all bits.
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, fast_math = FastMath::ReducedPrecision | FastMath::NotNaN | FastMath::NotInf)]
 pub(crate) fn decode_spherical_matrix<F: Float, S: Float, NK: Size, NV: Size>(
     q: &Array<F>,
     k: &Array<Vector<u32, NK>>,
@@ -134,7 +134,6 @@ pub(crate) fn decode_spherical_matrix<F: Float, S: Float, NK: Size, NV: Size>(
     lse: &mut Array<f32>,
     scale: f32,
     page_heads: u32,
-    page_size: u32,
     group: u32,
     row_blocks: u32,
     #[comptime] dim_k: u32,
@@ -142,7 +141,7 @@ pub(crate) fn decode_spherical_matrix<F: Float, S: Float, NK: Size, NV: Size>(
     #[comptime] bits_k: u32,
     #[comptime] bits_v: u32,
     #[comptime] warps: u32,
-    #[comptime] whole_pages: bool,
+    #[comptime] page_size: u32,
     #[comptime] rows: u32,
 ) {
     let def = MmaDefinition::<F, F, f32>::new(16usize, 8usize, 16usize);
@@ -160,7 +159,6 @@ pub(crate) fn decode_spherical_matrix<F: Float, S: Float, NK: Size, NV: Size>(
     let at = kv_head / page_heads * CUBE_COUNT_Z + sequence;
     let list = List {
         first_page: indptr[at as usize],
-        page_size,
         page_heads,
         head: kv_head % page_heads,
         length: lengths[at as usize],
@@ -174,24 +172,47 @@ pub(crate) fn decode_spherical_matrix<F: Float, S: Float, NK: Size, NV: Size>(
         end = steps;
     }
 
-    // Keys and values of equal bits share a table.
-    let entries_k = comptime!(lookup_entries(bits_k));
-    let entries = comptime!(if bits_k == bits_v { entries_k } else { entries_k + lookup_entries(bits_v) });
-    let mut table = SharedMemory::<Vector<F, N2>>::new(entries);
-    fill(&mut table, levels, comptime!(level_offset(bits_k)), 0u32, bits_k, comptime!(32 * warps));
-    let own_k = lane;
-    let mut own_v = lane;
-    if comptime!(bits_k != bits_v) {
-        fill(
-            &mut table,
-            levels,
-            comptime!(level_offset(bits_v)),
-            comptime!(entries_k as u32),
-            bits_v,
-            comptime!(32 * warps),
-        );
-        own_v += comptime!(entries_k as u32);
+    // Words of a load, and loads of a token's row: keys over four threads, values over eight.
+    let nk = NK::value();
+    let nv = NV::value();
+    let key_loads = comptime!((dim_k * bits_k / 32) as usize / 4 / nk);
+    let value_loads = comptime!((dim_v * bits_v / 32) as usize / 8 / nv);
+    let codes_k = comptime!(32 / bits_k);
+    let codes_v = comptime!(32 / bits_v);
+    // Register pairs of a load of keys, products of a load of values.
+    let load_pairs = comptime!(nk * codes_k as usize / 2);
+    let load_blocks = comptime!(nv * codes_v as usize / 2);
+
+    let mut key_words = Array::<Vector<u32, NK>>::new(comptime!(2 * key_loads));
+    let mut value_words = Array::<Vector<u32, NV>>::new(comptime!(4 * value_loads));
+    let mut key_radii = Array::<S>::new(4usize);
+    let mut value_radii = Array::<S>::new(4usize);
+    let mut step = begin + warp;
+    // Loads run a step ahead, and the page table two, so that a step waits for neither; the first ones meanwhile tables are made.
+    let mut next_page = 0u32;
+    if step < end {
+        let token = step * STEP;
+        let first = first_row(&list, pages[(list.first_page + token / page_size) as usize], token, page_size);
+        let ahead = select(step + warps < end, step + warps, step) * STEP;
+        next_page = pages[(list.first_page + ahead / page_size) as usize];
+        load_keys(k, &mut key_words, &list, pages, first, token, key_loads, page_size);
+        load_radii(k_radii, &mut key_radii, &list, pages, first, token, page_size);
+        load_values(v, &mut value_words, &list, pages, first, token, value_loads, page_size);
+        load_radii(v_radii, &mut value_radii, &list, pages, first, token, page_size);
     }
+    // Keys and values of equal bits share a table; of two, the larger one begins at 0.
+    let entries_k = comptime!(lookup_entries(bits_k));
+    let entries_v = comptime!(lookup_entries(bits_v));
+    let entries = comptime!(if bits_k == bits_v { entries_k } else { entries_k + entries_v });
+    let first_k = comptime!(if bits_k < bits_v { entries_v as u32 } else { 0 });
+    let first_v = comptime!(if bits_v < bits_k { entries_k as u32 } else { 0 });
+    let mut table = SharedMemory::<Vector<F, N2>>::new(entries);
+    fill(&mut table, levels, comptime!(level_offset(bits_k)), first_k, bits_k, comptime!(32 * warps));
+    if comptime!(bits_k != bits_v) {
+        fill(&mut table, levels, comptime!(level_offset(bits_v)), first_v, bits_v, comptime!(32 * warps));
+    }
+    let own_k = (lane << 2) | comptime!(4 * first_k);
+    let own_v = (lane << 2) | comptime!(4 * first_v);
 
     // Rotated queries, each relative to its largest coordinate: no storage type is too narrow for them.
     let mut rotated = SharedMemory::<f32>::new(comptime!((rows * dim_k) as usize));
@@ -217,17 +238,6 @@ pub(crate) fn decode_spherical_matrix<F: Float, S: Float, NK: Size, NV: Size>(
     largest = largest.max(plane_shuffle_xor(largest, 2u32));
     let to_stored = select(largest > 0.0f32, 1.0f32 / largest, 0.0f32);
     let to_logit = largest * scale;
-
-    // Words of a load, and loads of a token's row: keys over four threads, values over eight.
-    let nk = NK::value();
-    let nv = NV::value();
-    let key_loads = comptime!((dim_k * bits_k / 32) as usize / 4 / nk);
-    let value_loads = comptime!((dim_v * bits_v / 32) as usize / 8 / nv);
-    let codes_k = comptime!(32 / bits_k);
-    let codes_v = comptime!(32 / bits_v);
-    // Register pairs of a load of keys, products of a load of values.
-    let load_pairs = comptime!(nk * codes_k as usize / 2);
-    let load_blocks = comptime!(nv * codes_v as usize / 2);
 
     let zero = Vector::<F, N2>::new(F::from_int(0));
     // Queries, in the order in which keys will come.
@@ -269,28 +279,11 @@ pub(crate) fn decode_spherical_matrix<F: Float, S: Float, NK: Size, NV: Size>(
     let mut highest = f32::new(-1e30);
     let mut weights = 0.0f32;
 
-    let mut key_words = Array::<Vector<u32, NK>>::new(comptime!(2 * key_loads));
-    let mut value_words = Array::<Vector<u32, NV>>::new(comptime!(4 * value_loads));
-    let mut key_radii = Array::<S>::new(4usize);
-    let mut value_radii = Array::<S>::new(4usize);
-    let mut step = begin + warp;
-    // Loads run a step ahead, and the page table two, so that a step waits for neither.
-    let mut next_page = 0u32;
-    if step < end {
-        let token = step * STEP;
-        let first = first_row(&list, pages[(list.first_page + token / page_size) as usize], token);
-        let ahead = select(step + warps < end, step + warps, step) * STEP;
-        next_page = pages[(list.first_page + ahead / page_size) as usize];
-        load_keys(k, &mut key_words, &list, pages, first, token, key_loads, whole_pages);
-        load_radii(k_radii, &mut key_radii, &list, pages, first, token, whole_pages);
-        load_values(v, &mut value_words, &list, pages, first, token, value_loads, whole_pages);
-        load_radii(v_radii, &mut value_radii, &list, pages, first, token, whole_pages);
-    }
     while step < end {
         let token = step * STEP;
         let next = step + warps;
         let next_token = next * STEP;
-        let next_first = first_row(&list, next_page, next_token);
+        let next_first = first_row(&list, next_page, next_token, page_size);
 
         // Logits of 8 tokens at a time: columns `2 quad, 2 quad + 1` of row `octet`.
         let mut logits = Array::<f32>::new(4usize);
@@ -322,8 +315,8 @@ pub(crate) fn decode_spherical_matrix<F: Float, S: Float, NK: Size, NV: Size>(
             }
         }
         if next < end {
-            load_keys(k, &mut key_words, &list, pages, next_first, next_token, key_loads, whole_pages);
-            load_radii(k_radii, &mut key_radii, &list, pages, next_first, next_token, whole_pages);
+            load_keys(k, &mut key_words, &list, pages, next_first, next_token, key_loads, page_size);
+            load_radii(k_radii, &mut key_radii, &list, pages, next_first, next_token, page_size);
         }
 
         // Softmax so far; the four threads of a row agree on its maximum.
@@ -392,8 +385,8 @@ pub(crate) fn decode_spherical_matrix<F: Float, S: Float, NK: Size, NV: Size>(
             }
         }
         if next < end {
-            load_values(v, &mut value_words, &list, pages, next_first, next_token, value_loads, whole_pages);
-            load_radii(v_radii, &mut value_radii, &list, pages, next_first, next_token, whole_pages);
+            load_values(v, &mut value_words, &list, pages, next_first, next_token, value_loads, page_size);
+            load_radii(v_radii, &mut value_radii, &list, pages, next_first, next_token, page_size);
             let ahead = select(next + warps < end, next + warps, next) * STEP;
             next_page = pages[(list.first_page + ahead / page_size) as usize];
         }

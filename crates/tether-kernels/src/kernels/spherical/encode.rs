@@ -5,20 +5,47 @@ use cubecl::prelude::*;
 use super::rotation::{sum_of_row, transform};
 use super::{CHANNELS, THREADS, level_offset};
 
-/// Codes rows of `dim` channels of `x`, which are those of `heads` heads in turn. `lanes` threads (a power of two) share a row. Row `i` goes to row `i` of the codes,
-/// or with `scatter` to row `places[i]`.
+/// Number of midpoints below `magnitude`, of levels of one sign: node 1 halves them, nodes 2 and 3 the halves, and so on. The first depths come from registers.
+#[cube]
+fn search(magnitude: f32, nearest: &Array<f32>, midpoints: &SharedMemory<f32>, #[comptime] bits: u32) -> u32 {
+    let depths = comptime!((bits - 1).min(3));
+    let mut index = 0u32;
+    if comptime!(depths >= 1) {
+        let upper = magnitude > nearest[1];
+        index = select(upper, 1u32, 0u32);
+        if comptime!(depths >= 2) {
+            let second = magnitude > select(upper, nearest[3], nearest[2]);
+            index = 2 * index + select(second, 1u32, 0u32);
+            if comptime!(depths >= 3) {
+                let low = select(second, nearest[5], nearest[4]);
+                let high = select(second, nearest[7], nearest[6]);
+                let third = magnitude > select(upper, high, low);
+                index = 2 * index + select(third, 1u32, 0u32);
+            }
+        }
+    }
+    #[unroll]
+    for depth in depths..comptime!(bits - 1) {
+        let node = index + comptime!(1u32 << depth);
+        index = 2 * index + select(magnitude > midpoints[node as usize], 1u32, 0u32);
+    }
+    index
+}
+
+/// Codes tokens of `x`, each `heads` rows of `dim` channels. `lanes` threads (a power of two) share a row; a cube has rows of one head, whose mean its threads share. Row
+/// `i` goes to row `i` of the codes, or with `scatter` to row `places[i]`.
 ///
 /// `channels` holds a sign for each channel, then a scale; `levels` those of all bits.
 #[cube(launch_unchecked)]
-pub(crate) fn encode_spherical<F: Float, S: Float, N: Size, W: Size>(
+pub(crate) fn encode_spherical<F: Float, S: Float, N: Size, M: Size, W: Size>(
     x: &Array<Vector<F, N>>,
-    means: &Array<f32>,
-    channels: &Array<f32>,
+    means: &Array<Vector<f32, M>>,
+    channels: &Array<Vector<f32, M>>,
     levels: &Array<f32>,
     places: &Array<u32>,
     codes: &mut Array<Vector<u32, W>>,
     radii: &mut Array<S>,
-    rows: u32,
+    tokens: u32,
     heads: u32,
     #[comptime] dim: u32,
     #[comptime] bits: u32,
@@ -53,9 +80,20 @@ pub(crate) fn encode_spherical<F: Float, S: Float, N: Size, W: Size>(
     }
     sync_cube();
 
+    // The first depths of the search, which registers have room for.
+    let depths = comptime!((bits - 1).min(3));
+    let mut nearest = Array::<f32>::new(8usize);
+    #[unroll]
+    for node in 1..comptime!(1u32 << depths) {
+        nearest[comptime!(node as usize)] = midpoints[comptime!(node as usize)];
+    }
+
     let lane = UNIT_POS_X % lanes;
-    let row = (CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) * comptime!(THREADS / lanes) + UNIT_POS_X / lanes;
-    let there = row < rows;
+    let cube = CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X;
+    let head = cube % heads;
+    let token = cube / heads * comptime!(THREADS / lanes) + UNIT_POS_X / lanes;
+    let row = token * heads + head;
+    let there = token < tokens;
     let first = lane * CHANNELS;
     let mut y = Array::<f32>::new(CHANNELS as usize);
     #[unroll]
@@ -67,13 +105,21 @@ pub(crate) fn encode_spherical<F: Float, S: Float, N: Size, W: Size>(
         }
         #[unroll]
         for i in 0..N::value() {
-            let channel = at + comptime!(i as u32);
-            let mut value = 0.0f32;
-            if comptime!(whole) || channel < dim {
-                let mean = means[(row % heads * dim + channel) as usize];
-                value = (f32::cast_from(loaded[i]) - mean) * channels[channel as usize];
+            y[comptime!(load * vector) + i] = f32::cast_from(loaded[i]);
+        }
+    }
+    let width = M::value();
+    #[unroll]
+    for load in 0..comptime!(CHANNELS as usize / width) {
+        let at = first + comptime!((load * width) as u32);
+        if comptime!(whole) || at < dim {
+            let mean = means[((head * dim + at) / comptime!(width as u32)) as usize];
+            let sign = channels[(at / comptime!(width as u32)) as usize];
+            #[unroll]
+            for i in 0..M::value() {
+                let channel = comptime!(load * width) + i;
+                y[channel] = (y[channel] - mean[i]) * sign[i];
             }
-            y[comptime!(load * vector) + i] = value;
         }
     }
     transform(&mut y, lane, dim, lanes, planes);
@@ -86,7 +132,8 @@ pub(crate) fn encode_spherical<F: Float, S: Float, N: Size, W: Size>(
             let channel = first + comptime!(i as u32);
             let mut scale = 0.0f32;
             if channel < dim {
-                scale = channels[(dim + channel) as usize];
+                let width = comptime!(width as u32);
+                scale = channels[((dim + channel) / width) as usize][(comptime!(i as u32) % width) as usize];
             }
             y[i] *= scale;
             squares += y[i] * y[i];
@@ -95,7 +142,7 @@ pub(crate) fn encode_spherical<F: Float, S: Float, N: Size, W: Size>(
     // A power of two of channels has one scale, which then need not be in every one of them.
     let mut scale = 1.0f32;
     if comptime!(uniform) {
-        scale = channels[comptime!(dim as usize)];
+        scale = channels[comptime!(dim as usize / width)][0usize];
     }
     let squared = sum_of_row(squares, lanes, planes) * scale * scale;
     let empty = squared == 0.0f32;
@@ -114,12 +161,7 @@ pub(crate) fn encode_spherical<F: Float, S: Float, N: Size, W: Size>(
     for i in 0..CHANNELS as usize {
         let u = y[i] * factor;
         let magnitude = u.abs();
-        let mut node = 1u32.runtime();
-        #[unroll]
-        for _ in 0..comptime!(bits - 1) {
-            node = node * 2 + u32::cast_from(magnitude > midpoints[node as usize]);
-        }
-        let index = node - magnitudes;
+        let index = search(magnitude, &nearest, &midpoints, bits);
         let mut level = positive[index as usize];
         let mut code = index ^ select(u > 0.0f32, magnitudes.runtime(), comptime!(magnitudes - 1).runtime());
         if comptime!(!whole) {
@@ -128,7 +170,9 @@ pub(crate) fn encode_spherical<F: Float, S: Float, N: Size, W: Size>(
             code = select(inside, code, 0u32);
         }
         along += magnitude * level;
-        energy += level * level;
+        if comptime!(!unbiased) {
+            energy += level * level;
+        }
         let bit = comptime!(i as u32 * bits);
         let word = comptime!((bit / 32) as usize);
         words[word] |= code << comptime!(bit % 32);
@@ -137,8 +181,11 @@ pub(crate) fn encode_spherical<F: Float, S: Float, N: Size, W: Size>(
         }
     }
     along = sum_of_row(along, lanes, planes);
-    energy = sum_of_row(energy, lanes, planes);
-    let mut radius = if comptime!(unbiased) { squared * to_unit / along } else { along / (to_unit * energy) };
+    let mut radius = squared * to_unit / along;
+    if comptime!(!unbiased) {
+        energy = sum_of_row(energy, lanes, planes);
+        radius = along / (to_unit * energy);
+    }
     // A row of the mean has no direction; one that is no number has no radius either.
     radius = select(empty, 0.0f32, radius);
 

@@ -7,14 +7,14 @@ use super::{CHANNELS, THREADS, level_offset};
 
 /// The numbers that rows of codes stand for; arguments as those of [`super::encode_spherical`].
 #[cube(launch_unchecked)]
-pub(crate) fn restore_spherical<F: Float, S: Float, N: Size>(
+pub(crate) fn restore_spherical<F: Float, S: Float, N: Size, M: Size>(
     codes: &Array<u32>,
     radii: &Array<S>,
-    means: &Array<f32>,
-    channels: &Array<f32>,
+    means: &Array<Vector<f32, M>>,
+    channels: &Array<Vector<f32, M>>,
     levels: &Array<f32>,
     out: &mut Array<Vector<F, N>>,
-    rows: u32,
+    tokens: u32,
     heads: u32,
     #[comptime] dim: u32,
     #[comptime] bits: u32,
@@ -28,8 +28,11 @@ pub(crate) fn restore_spherical<F: Float, S: Float, N: Size>(
     }
     sync_cube();
     let lane = UNIT_POS_X % lanes;
-    let row = (CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) * comptime!(THREADS / lanes) + UNIT_POS_X / lanes;
-    let there = row < rows;
+    let cube = CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X;
+    let head = cube % heads;
+    let token = cube / heads * comptime!(THREADS / lanes) + UNIT_POS_X / lanes;
+    let row = token * heads + head;
+    let there = token < tokens;
     let first = lane * CHANNELS;
     let row_words = comptime!((dim * bits).div_ceil(32));
     let mut words = Array::<u32>::new(comptime!(bits as usize));
@@ -58,6 +61,21 @@ pub(crate) fn restore_spherical<F: Float, S: Float, N: Size>(
     transform(&mut y, lane, dim, lanes, planes);
     if there {
         let radius = f32::cast_from(radii[row as usize]);
+        let width = M::value();
+        #[unroll]
+        for load in 0..comptime!(CHANNELS as usize / width) {
+            let at = first + comptime!((load * width) as u32);
+            if at < dim {
+                let sign = channels[(at / comptime!(width as u32)) as usize];
+                let scale = channels[((dim + at) / comptime!(width as u32)) as usize];
+                let mean = means[((head * dim + at) / comptime!(width as u32)) as usize];
+                #[unroll]
+                for i in 0..M::value() {
+                    let channel = comptime!(load * width) + i;
+                    y[channel] = y[channel] * radius * (sign[i] * scale[i]) + mean[i];
+                }
+            }
+        }
         #[unroll]
         for store in 0..comptime!(CHANNELS as usize / vector) {
             let at = first + comptime!((store * vector) as u32);
@@ -65,10 +83,7 @@ pub(crate) fn restore_spherical<F: Float, S: Float, N: Size>(
                 let mut packed = Vector::<F, N>::empty();
                 #[unroll]
                 for i in 0..N::value() {
-                    let channel = at + comptime!(i as u32);
-                    let factor = channels[channel as usize] * channels[(dim + channel) as usize];
-                    let mean = means[(row % heads * dim + channel) as usize];
-                    packed[i] = F::cast_from(y[comptime!(store * vector) + i] * radius * factor + mean);
+                    packed[i] = F::cast_from(y[comptime!(store * vector) + i]);
                 }
                 out[((row * dim + at) / comptime!(vector as u32)) as usize] = packed;
             }

@@ -41,7 +41,8 @@ pub(super) fn transform(
         let distance = comptime!(1u32 << stage);
         let half = comptime!(distance * CHANNELS);
         let last = comptime!(dim / (2 * half) * (2 * half));
-        let upper = lane / distance % 2 == 1;
+        // The upper one of a pair becomes the difference.
+        let sign = select(lane / distance % 2 == 1, f32::new(-1.0), f32::new(1.0));
         // Both of a pair are inside, or neither.
         let inside = lane * CHANNELS < last;
         if comptime!(planes) {
@@ -49,8 +50,8 @@ pub(super) fn transform(
             for i in 0..CHANNELS as usize {
                 let mine = x[i];
                 let other = plane_shuffle_xor(mine, distance);
-                let sum = select(upper, other - mine, mine + other);
-                x[i] = select(inside, sum, mine);
+                let sum = sign * mine + other;
+                x[i] = if comptime!(whole) { sum } else { select(inside, sum, mine) };
             }
         } else {
             let mut shared = SharedMemory::<f32>::new(comptime!((THREADS * CHANNELS) as usize));
@@ -61,13 +62,13 @@ pub(super) fn transform(
             }
             sync_cube();
             // The threads of a row are neighbours, and a row begins at a multiple of their number.
-            let partner = select(upper, UNIT_POS_X - distance, UNIT_POS_X + distance);
+            let partner = UNIT_POS_X ^ distance;
             #[unroll]
             for i in 0..CHANNELS as usize {
                 let mine = x[i];
                 let other = shared[(comptime!(i as u32) * THREADS + partner) as usize];
-                let sum = select(upper, other - mine, mine + other);
-                x[i] = select(inside, sum, mine);
+                let sum = sign * mine + other;
+                x[i] = if comptime!(whole) { sum } else { select(inside, sum, mine) };
             }
         }
     }
