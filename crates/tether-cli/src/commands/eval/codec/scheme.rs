@@ -117,7 +117,7 @@ impl Scheme {
             Self::Published(tier) => {
                 let half = head.tokens() / 2 * dim;
                 let books = SphericalCodebooks::train(tier, &k[..half], dim)?;
-                (books.restored(k), tier.bits_per_channel())
+                (books.restored(k)?, tier.bits_per_channel())
             }
         })
     }
