@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use tethercache::core::DType;
 
 use super::{Device, EvalReuseArgs};
 
@@ -63,12 +64,35 @@ pub(crate) struct PerplexityArgs {
     /// Where the cache lives and attention runs; the model stays on the host.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) device: Device,
+    /// How keys and values are stored that are not coded.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) stored: Stored,
     /// Print a JSON object a line instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
     /// Draw perplexity against the budget.
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
+}
+
+/// Numbers of a cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Stored {
+    /// As the model makes them.
+    #[default]
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<Stored> for DType {
+    fn from(stored: Stored) -> Self {
+        match stored {
+            Stored::F32 => Self::F32,
+            Stored::F16 => Self::F16,
+            Stored::Bf16 => Self::BF16,
+        }
+    }
 }
 
 #[derive(Args, Debug)]

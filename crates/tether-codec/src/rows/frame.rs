@@ -36,6 +36,14 @@ impl RowFrame {
         }
     }
 
+    /// What is taken off rows before they are coded, `[head_dim]`.
+    pub fn mean(&self) -> Vec<f32> {
+        match self {
+            Self::Plain { .. } | Self::Published(_) => vec![0.0; self.head_dim()],
+            Self::Spherical(frame) => frame.mean(0).collect(),
+        }
+    }
+
     /// Takes queries `[rows, head_dim]` to the coordinates in which codes are read, and returns what each query's logits with all rows of the frame have
     /// in common beside that: softmax does not see it, but it goes into the log-sum-exp before results of other frames are merged.
     pub fn enter(&self, queries: &mut [f32]) -> Vec<f32> {

@@ -8,14 +8,14 @@ use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use tether_models::{CachedAttention, LlamaSession, RecordedPass};
-use tethercache::core::{DType, TokenEngine};
+use tethercache::core::TokenEngine;
 use tethercache::score::tokens::HeadProfile;
 use tethercache::tokens::TokenRecipe;
 
 use super::curves::{Panel, write_curves};
 use super::paired::{Estimate, mean, runs_of};
 use super::runs::{Asked, Contender};
-use crate::cli::{Device, PerplexityArgs};
+use crate::cli::{Device, PerplexityArgs, Stored};
 use crate::device::{self, OnEngine};
 use crate::exit::Usage;
 use crate::head_profile;
@@ -82,6 +82,7 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<()> {
             ids: ids(&language, path, text, most)?,
             block: args.block,
             device: args.device,
+            stored: args.stored,
         };
         let reading = reading.with_prompt(prompt)?;
         let mut full: Vec<f64> = Vec::new();
@@ -141,6 +142,8 @@ pub(super) struct Reading<'a> {
     /// Tokens of a block.
     pub(super) block: usize,
     pub(super) device: Device,
+    /// What is stored as it came.
+    pub(super) stored: Stored,
 }
 
 impl<'a> Reading<'a> {
@@ -205,7 +208,7 @@ impl OnEngine for Scoring<'_> {
         let model = &reading.language.model;
         let profile = reading.profile.cloned();
         let mut attention =
-            CachedAttention::with_profile(engine, model, recipe.clone(), DType::F32, profile)?;
+            CachedAttention::with_profile(engine, model, recipe.clone(), reading.stored.into(), profile)?;
         recorded.replay(&mut attention).context("cannot read the prompt")?;
         let mut session = LlamaSession::new(model, attention);
         session.set_next_position(*prompt as i32);
@@ -216,13 +219,14 @@ impl OnEngine for Scoring<'_> {
             session.attention_mut().evict()?;
         }
         let mut losses = Vec::with_capacity(rest.len());
-        // A cache that evicts nothing on the way reads as much at a time as the model likes.
-        let block = if recipe.decode.is_some() { reading.block } else { rest.len() };
+        // A cache that evicts and codes nothing on the way reads as much at a time as the model likes.
+        let steps = recipe.decode.is_some() || recipe.codec.is_some();
+        let block = if steps { reading.block } else { rest.len() };
         for (number, tokens) in rest.chunks(block).enumerate() {
             let targets = rest.get(number * block + 1..).unwrap_or_default();
             let scored = session.score(tokens, targets, |read| bar.inc(read as u64));
             losses.extend(scored.context("cannot score the text")?);
-            if recipe.decode.is_some() {
+            if steps {
                 session.attention_mut().evict()?;
             }
         }
@@ -232,7 +236,7 @@ impl OnEngine for Scoring<'_> {
             losses,
             seconds: started.elapsed().as_secs_f64(),
             attention: session.timing().attention.as_secs_f64(),
-            resident: bytes.resident,
+            resident: bytes.held(),
             full: bytes.full,
         })
     }
