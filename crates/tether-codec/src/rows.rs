@@ -7,6 +7,7 @@
 mod codec;
 mod coded;
 mod frame;
+mod record;
 
 pub use codec::{MeanOf, RowCodec};
 pub use coded::CodedRows;

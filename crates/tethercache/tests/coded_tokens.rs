@@ -4,6 +4,7 @@
 
 use proptest::prelude::*;
 use tether_core::{CoreError, DType, Host, HostTensor};
+use tethercache::score::ScoreError;
 use tethercache::tokens::{
     EvictReport, HeadContents, NewTokens, SequenceId, TokenCache, TokenGeometry, TokenRecipe,
 };
@@ -34,10 +35,22 @@ fn small(name: &str, overrides: &[&str]) -> TokenRecipe {
     recipe.with_overrides(overrides).unwrap()
 }
 
-/// Every recipe of the catalogue that stores codes, and other settings of them.
+/// Recipes that give tokens bits by what they are worth, by who shares a budget.
+fn retained() -> Vec<TokenRecipe> {
+    let own = ["codec.retention.window=4", "codec.retention.every=3"];
+    let recipe = |bits: &str, scope: &str| {
+        let set = [format!("codec.retention.bits={bits}"), format!("codec.retention.scope={scope}")];
+        small("spherical-rdr", &[]).with_overrides(&own).unwrap().with_overrides(&set).unwrap()
+    };
+    let recipes = vec![recipe("3.0", "head"), recipe("2.25", "layer"), recipe("2.25", "all"), recipe("0.3", "all")];
+    recipes.iter().for_each(|r| r.validate().unwrap());
+    recipes
+}
+
+/// Every recipe of the catalogue that stores codes of equal bits, and other settings of them.
 fn all() -> Vec<TokenRecipe> {
     let named = catalogue().iter().filter(|c| c.unit == "token").map(|c| c.name);
-    let coded = named.filter(|name| TokenRecipe::named(name).unwrap().codec.is_some());
+    let coded = named.filter(|n| TokenRecipe::named(n).unwrap().codec.is_some_and(|c| c.retention.is_none()));
     let mut recipes: Vec<_> = coded.map(|name| small(name, &[])).collect();
     assert!(recipes.len() >= 5, "{} recipes", recipes.len());
     recipes.push(small("kivi", &["codec.keys.bits=2", "codec.values.bits=2"]));
@@ -197,6 +210,96 @@ fn dense_numbers_are_really_gone() {
     assert!(bytes.held() * 3 < bytes.full, "{bytes:?}");
 }
 
+/// Bytes of codes, without the means of heads, and what the budget of the recipe is.
+fn spent(session: &Session, sequence: SequenceId) -> (u64, u64) {
+    let retention = session.cache.planner().recipe().codec.unwrap().retention.unwrap();
+    let mut budget = 0.0;
+    for layer in 0..LAYERS {
+        for head in 0..KV_HEADS {
+            let blocks = session.cache.slot_mapping(sequence, layer, head).unwrap().len();
+            let out = session.cache.seen(sequence, layer).unwrap() - blocks;
+            budget += f64::from(retention.bits) * (2 * DIM * out) as f64 / 8.0;
+        }
+    }
+    let means = if budget > 0.0 { (LAYERS * KV_HEADS * 4 * DIM) as u64 } else { 0 };
+    (session.cache.coded_bytes(sequence).unwrap() - means, budget as u64)
+}
+
+#[test]
+fn retention_keeps_its_budget_from_step_to_step() {
+    for recipe in retained() {
+        let mut session = Session::new(recipe, DType::F32);
+        let sequence = session.cache.start();
+        session.extend(sequence, 60);
+        let mut report = session.evict(sequence);
+        let (mut gone, mut first) = (report.evicted, true);
+        let name = format!("{:?}", session.cache.planner().recipe().codec);
+        for step in 0..30 {
+            let (bytes, budget) = spent(&session, sequence);
+            assert!(bytes <= budget, "{name}: {bytes} of {budget}");
+            // A budget of bits for some tokens is spent on them.
+            assert!(budget < 1000 || bytes * 3 > budget * 2, "{name}: {bytes} of {budget}");
+            assert!(!first || report.distortion > 0.0);
+            let lengths: usize = (0..LAYERS).flat_map(|l| session.cache.head_lengths(sequence, l).unwrap()).sum();
+            assert_eq!(lengths + gone, LAYERS * KV_HEADS * session.cache.seen(sequence, 0usize).unwrap());
+            session.extend(sequence, 1 + step % 4);
+            report = session.evict(sequence);
+            (gone, first) = (gone + report.evicted, false);
+        }
+        assert!(gone > 0, "{name}");
+        let positions = session.cache.positions(sequence, 0usize, 0).unwrap().into_owned();
+        assert_eq!(positions[..2], [0, 1], "sinks stay");
+        let seen = session.cache.seen(sequence, 0usize).unwrap() as i32;
+        assert!(positions.ends_with(&(seen - 5..seen).collect::<Vec<_>>()), "and so do the newest");
+    }
+}
+
+/// What a refresh leaves in its tier is not touched, and nothing comes back.
+#[test]
+fn codes_only_ever_lose_bits() {
+    let recipe = retained().swap_remove(2);
+    let mut session = Session::new(recipe, DType::F32);
+    let sequence = session.cache.start();
+    session.extend(sequence, 60);
+    session.evict(sequence);
+    let rows = |session: &Session| -> Vec<(i32, Vec<f32>)> {
+        let held = session.cache.contents(sequence, 0usize, 0).unwrap();
+        held.positions.iter().copied().zip(held.keys.chunks_exact(DIM).map(<[f32]>::to_vec)).collect()
+    };
+    let (mut unchanged, mut changed) = (0, 0);
+    let mut before = rows(&session);
+    for _ in 0..20 {
+        session.extend(sequence, 3);
+        session.evict(sequence);
+        let after = rows(&session);
+        let seen = session.cache.seen(sequence, 0usize).unwrap() as i32;
+        for (position, row) in &after {
+            match before.iter().find(|(p, _)| p == position) {
+                Some((_, old)) if old == row => unchanged += 1,
+                Some(_) => changed += 1,
+                None => assert!(*position >= seen - 3, "{position} has come back"),
+            }
+        }
+        before = after;
+    }
+    assert!(unchanged > changed && changed > 0, "{unchanged} stayed as they were, {changed} lost bits");
+}
+
+#[test]
+fn a_larger_budget_costs_the_attention_less() {
+    let mut last = f64::INFINITY;
+    for bits in [0.5, 1.0, 2.0, 3.0, 4.5, 6.0] {
+        let set = format!("codec.retention.bits={bits:?}");
+        let recipe = retained().swap_remove(2).with_overrides(&[set]).unwrap();
+        let mut session = Session::new(recipe, DType::F32);
+        let sequence = session.cache.start();
+        session.extend(sequence, 120);
+        let report = session.evict(sequence);
+        assert!(report.distortion < last, "{bits}: {} after {last}", report.distortion);
+        last = report.distortion;
+    }
+}
+
 #[test]
 fn forks_share_codes_until_they_go_their_own_ways() {
     let mut session = Session::new(small("spherical", &[]), DType::F32);
@@ -245,7 +348,7 @@ fn evicts_once_and_codes_what_stays() {
 
 #[test]
 fn numbers_without_codes_leave_the_cache_as_it_was() {
-    for recipe in all() {
+    for recipe in all().into_iter().chain(retained()) {
         let name = recipe.name.clone();
         let mut session = Session::new(recipe, DType::F32);
         let sequence = session.cache.start();
@@ -274,7 +377,11 @@ fn numbers_without_codes_leave_the_cache_as_it_was() {
         };
         let (bytes, held) = (session.cache.bytes(), contents(&session));
         let e = session.cache.evict(sequence);
-        assert!(matches!(e, Err(Error::Core(CoreError::NonFinite { .. }))), "{name}: {e:?}");
+        let refused = matches!(
+            e,
+            Err(Error::Core(CoreError::NonFinite { .. }) | Error::Score(ScoreError::NonFinite { .. }))
+        );
+        assert!(refused, "{name}: {e:?}");
         assert_eq!(session.cache.bytes(), bytes, "{name}");
         assert_eq!(contents(&session), held, "{name}");
     }
@@ -290,6 +397,14 @@ fn settings_out_of_range_and_parts_that_do_not_fit_are_refused() {
         ("spherical", "codec.recent=0"),
         ("spherical", "codec.page=0"),
         ("spherical", "codec.page=257"),
+        ("spherical-rdr", "codec.retention.bits=-1.0"),
+        ("spherical-rdr", "codec.retention.window=0"),
+        ("spherical-rdr", "codec.retention.window=129"),
+        ("spherical-rdr", "codec.retention.every=0"),
+        ("spherical-rdr", "codec.retention.hysteresis=1.0"),
+        ("spherical-rdr", "codec.values.bits=4"),
+        ("spherical-rdr", "codec.keys={kind=\"int\",bits=4,group=32}"),
+        ("spherical-rdr", "score={kind=\"knorm\"}"),
         ("spherical", "retain=true"),
         ("spherical", "decode.every=1"),
         ("spherical", "position.kind=contiguous"),
@@ -316,7 +431,7 @@ proptest! {
         which in any::<prop::sample::Index>(),
         steps in prop::collection::vec((0u8..5, 1usize..24), 1..14),
     ) {
-        let recipes = all();
+        let recipes = [all(), retained()].concat();
         let mut session = Session::new(which.get(&recipes).clone(), DType::F32);
         let mut sequences = vec![session.cache.start()];
         for (step, tokens) in steps {
@@ -329,6 +444,10 @@ proptest! {
                     session.cache.remove(sequences.swap_remove(tokens % sequences.len())).unwrap();
                 }
                 _ => {}
+            }
+            if session.cache.planner().recipe().codec.unwrap().retention.is_some() {
+                let (bytes, budget) = spent(&session, sequences[sequences.len() - 1]);
+                prop_assert!(bytes <= budget, "{} of {}", bytes, budget);
             }
             let bytes = session.cache.bytes();
             let each: Vec<u64> = sequences.iter().map(|&s| session.cache.coded_bytes(s).unwrap()).collect();

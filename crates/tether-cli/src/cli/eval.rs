@@ -101,7 +101,7 @@ pub(crate) struct CodecArgs {
     #[arg(long, default_value = "smollm2", value_name = "MODEL")]
     pub(crate) model: String,
     /// The text; several give tables each.
-    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    #[arg(long, required_unless_present = "video", num_args = 1.., value_name = "FILE")]
     pub(crate) text: Vec<PathBuf>,
     /// Tokens of the text that are read.
     #[arg(long, default_value_t = 1024, value_name = "N")]
@@ -112,6 +112,21 @@ pub(crate) struct CodecArgs {
     /// Layers whose keys and values are looked at.
     #[arg(long, value_delimiter = ',', default_values_t = [0, 10, 20, 29], value_name = "LAYER")]
     pub(crate) layers: Vec<usize>,
+    /// Run the model itself with older tokens as codes, and say how well it predicts what follows the first --tokens tokens.
+    #[arg(long)]
+    pub(crate) end_to_end: bool,
+    /// Tokens that are predicted, with --end-to-end.
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    pub(crate) scored: usize,
+    /// Tokens that are read at a time then: so many at most are attended to as they came before they may be coded.
+    #[arg(long, default_value_t = 32, value_name = "N")]
+    pub(crate) block: usize,
+    /// Instead of a text, real frames of so many scenes: keys of the small video model, coded before the rotary embedding and after it.
+    #[arg(long, default_value_t = 0, value_name = "SCENES", conflicts_with = "text")]
+    pub(crate) video: usize,
+    /// Seed of the scenes.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) seed: u64,
 }
 
 /// What is compared on what.

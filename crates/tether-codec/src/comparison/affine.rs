@@ -14,17 +14,27 @@ pub enum AffineGroups {
     Tokens(usize),
 }
 
+impl AffineGroups {
+    /// Groups of a matrix.
+    pub(crate) fn count(self, rows: usize, dim: usize) -> usize {
+        match self {
+            Self::Channels(size) => rows * dim.div_ceil(size),
+            Self::Tokens(size) => rows.div_ceil(size) * dim,
+        }
+    }
+}
+
 /// A matrix as codes. Scale and zero of a group are its range over `2^bits - 1` and its smallest number, both stored as `f16`; codes are rounded to the
 /// nearest and packed without gaps, lowest bits first, row by row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AffineCodes {
-    dim: usize,
-    rows: usize,
-    bits: usize,
-    groups: AffineGroups,
-    codes: Vec<u8>,
-    scales: Vec<f16>,
-    zeros: Vec<f16>,
+    pub(crate) dim: usize,
+    pub(crate) rows: usize,
+    pub(crate) bits: usize,
+    pub(crate) groups: AffineGroups,
+    pub(crate) codes: Vec<u8>,
+    pub(crate) scales: Vec<f16>,
+    pub(crate) zeros: Vec<f16>,
 }
 
 impl AffineCodes {
@@ -48,10 +58,7 @@ impl AffineCodes {
         checks::count("elements of whole rows", rows * dim, x.len())?;
         let mut made =
             Self { dim, rows, bits, groups, codes: Vec::new(), scales: Vec::new(), zeros: Vec::new() };
-        let count = match groups {
-            AffineGroups::Channels(size) => rows * dim.div_ceil(size),
-            AffineGroups::Tokens(size) => rows.div_ceil(size) * dim,
-        };
+        let count = groups.count(rows, dim);
         let (mut low, mut high) = (vec![f32::INFINITY; count], vec![f32::NEG_INFINITY; count]);
         for (i, &x) in x.iter().enumerate() {
             if !x.is_finite() {

@@ -159,12 +159,25 @@ impl SphericalCodebooks {
                 radii.push(if scale > 0.0 { (radius(row, group) / scale).round() as u8 } else { 0 });
             }
         }
-        Ok(PublishedCodes { rows, scales, directions, radii })
+        Ok(PublishedCodes { tier: self.tier, rows, scales, directions, radii })
     }
 
     /// What rows of a page from `first` on stand for, as many as fit `into`. Rows that are not there are left as they are.
-    pub fn read_rows(&self, codes: &PublishedCodes, first: usize, into: &mut [f32]) {
+    ///
+    /// # Errors
+    /// [`CoreError::Unsupported`] for codes of another tier, [`CoreError::Count`] for those of other heads.
+    pub fn read_rows(
+        &self,
+        codes: &PublishedCodes,
+        first: usize,
+        into: &mut [f32],
+    ) -> Result<(), CoreError> {
         let (channels, bits) = self.tier.shape();
+        if codes.tier != self.tier {
+            let feature = "codes of another tier";
+            return Err(CoreError::Unsupported { engine: "the host", feature });
+        }
+        checks::count("groups of a row", self.dim / channels, codes.scales.len())?;
         let (book, bits, groups) = (channels << bits, bits as usize, self.dim / channels);
         for (row, into) in (first..codes.rows).zip(into.chunks_exact_mut(self.dim)) {
             for (group, into) in into.chunks_exact_mut(channels).enumerate() {
@@ -178,6 +191,7 @@ impl SphericalCodebooks {
                 into.iter_mut().zip(direction).for_each(|(to, d)| *to = radius * d);
             }
         }
+        Ok(())
     }
 
     /// What tokens `x` `[tokens, dim]` come back as, in pages of 128.
@@ -187,7 +201,7 @@ impl SphericalCodebooks {
     pub fn restored(&self, x: &[f32]) -> Result<Vec<f32>, CoreError> {
         let mut out = vec![0f32; x.len()];
         for (page, into) in x.chunks(PAGE * self.dim).zip(out.chunks_mut(PAGE * self.dim)) {
-            self.read_rows(&self.encode(page)?, 0, into);
+            self.read_rows(&self.encode(page)?, 0, into)?;
         }
         Ok(out)
     }
@@ -199,10 +213,12 @@ impl SphericalCodebooks {
 /// gaps, lowest bits first; a radius is a byte, `radius / scale` rounded, with the scale of the page and group a 127th of the largest radius.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PublishedCodes {
-    rows: usize,
-    scales: Vec<f32>,
-    directions: Vec<u8>,
-    radii: Vec<u8>,
+    pub(crate) tier: PublishedTier,
+    pub(crate) rows: usize,
+    /// One for each group.
+    pub(crate) scales: Vec<f32>,
+    pub(crate) directions: Vec<u8>,
+    pub(crate) radii: Vec<u8>,
 }
 
 impl PublishedCodes {

@@ -80,7 +80,7 @@ impl CodedRows {
                     codes.rotated_row(&problem, row, into);
                 }
             }
-            (Self::Published(codes), RowFrame::Published(books)) => books.read_rows(codes, first, into),
+            (Self::Published(codes), RowFrame::Published(books)) => books.read_rows(codes, first, into)?,
             _ => {
                 let feature = "codes in the frame of another codec";
                 return Err(CoreError::Unsupported { engine: "the host", feature });

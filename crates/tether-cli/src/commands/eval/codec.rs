@@ -1,18 +1,20 @@
 //! `tether eval codec`.
 
+mod end_to_end;
 mod record;
 mod retention;
 mod scheme;
 mod score;
+mod video;
 
 use std::io::Write;
-use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use self::record::{HeadTrace, record};
 use self::scheme::Scheme;
 use self::score::{Score, scores};
+use super::perplexity::name;
 use crate::cli::CodecArgs;
 use crate::exit::Usage;
 use crate::language::{Language, read_text};
@@ -26,19 +28,25 @@ pub(crate) fn run(args: &CodecArgs) -> Result<()> {
         let problem = format!("--tokens: {} leaves less than 64 before the queries", args.tokens);
         return Err(Usage(problem).into());
     }
+    if args.end_to_end && (args.block == 0 || args.scored == 0) {
+        return Err(Usage("--block, --scored: must be at least 1".to_owned()).into());
+    }
+    let mut out = std::io::stdout().lock();
+    if args.video > 0 {
+        return video::table(&mut out, args.video, args.seed);
+    }
     let texts = args.text.iter().map(|path| read_text(path)).collect::<Result<Vec<_>>>()?;
     let language = Language::open(&args.model)?;
-    let mut out = std::io::stdout().lock();
     for (path, text) in args.text.iter().zip(&texts) {
+        if args.end_to_end {
+            end_to_end::table(&mut out, (path, text), &language, args)?;
+            continue;
+        }
         let heads = record(&language, text, args.tokens, &args.layers)
             .with_context(|| format!("cannot read {}", path.display()))?;
         tables(&mut out, &name(path), &heads, args.queries)?;
     }
     Ok(())
-}
-
-fn name(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// Prints both tables of one text.

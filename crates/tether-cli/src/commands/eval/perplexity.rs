@@ -195,6 +195,11 @@ pub(super) struct Scored {
     attention: f64,
     pub(super) resident: u64,
     pub(super) full: u64,
+    /// Bytes of codes.
+    pub(super) coded: u64,
+    /// Tokens that are not stored as they came, summed over layers and key heads, and those among them that have left.
+    pub(super) out: u64,
+    pub(super) left: u64,
 }
 
 impl OnEngine for Scoring<'_> {
@@ -232,17 +237,36 @@ impl OnEngine for Scoring<'_> {
         }
         bar.finish_and_clear();
         let bytes = session.attention().bytes();
+        let (cache, sequence) = (session.attention().cache(), session.attention().sequence());
+        let (mut out, mut left) = (0, 0);
+        for layer in 0..cache.geometry().layers {
+            let seen = cache.seen(sequence, layer)?;
+            for (head, held) in cache.head_lengths(sequence, layer)?.into_iter().enumerate() {
+                out += (seen - cache.slot_mapping(sequence, layer, head)?.len()) as u64;
+                left += (seen - held) as u64;
+            }
+        }
         Ok(Scored {
             losses,
             seconds: started.elapsed().as_secs_f64(),
             attention: session.timing().attention.as_secs_f64(),
             resident: bytes.held(),
             full: bytes.full,
+            coded: bytes.coded,
+            out,
+            left,
         })
     }
 }
 
 impl Scored {
+    /// Perplexity, and the mean loss above another's with its standard error.
+    pub(super) fn beside(&self, other: &Self) -> (f64, Estimate) {
+        let above = Estimate::of_differences(&self.samples(), &other.samples());
+        let differences: Vec<f64> = self.losses.iter().zip(&other.losses).map(|(a, b)| a - b).collect();
+        (mean(&self.losses).exp(), Estimate { mean: mean(&differences), ..above })
+    }
+
     /// Mean losses of runs of tokens.
     pub(super) fn samples(&self) -> Vec<f64> {
         runs_of(&self.losses, SAMPLE)
