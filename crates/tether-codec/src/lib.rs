@@ -8,6 +8,7 @@ mod format;
 mod host;
 mod rows;
 pub mod spherical;
+mod units;
 
 pub use codes::HostCodes;
 pub use engine::CodecEngine;
@@ -18,3 +19,4 @@ pub use spherical::{
     HadamardRotation, HostSpherical, RadiusFit, SphericalBits, SphericalEngine, SphericalFormat,
     SphericalFrame, SphericalProblem,
 };
+pub use units::{CodedHost, CodedStore, UnitCodec};
