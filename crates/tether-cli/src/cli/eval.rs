@@ -112,6 +112,9 @@ pub(crate) struct CodecArgs {
     /// Layers whose keys and values are looked at.
     #[arg(long, value_delimiter = ',', default_values_t = [0, 10, 20, 29], value_name = "LAYER")]
     pub(crate) layers: Vec<usize>,
+    /// Rotations of spherical codes whose mean is shown, with the standard deviation.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) rotations: usize,
     /// Run the model itself with older tokens as codes, and say how well it predicts what follows the first --tokens tokens.
     #[arg(long)]
     pub(crate) end_to_end: bool,

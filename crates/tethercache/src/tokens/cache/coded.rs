@@ -191,6 +191,9 @@ impl CodedHead {
         (keys, values): (&[f32], &[f32]),
     ) -> Result<Self, CoreError> {
         let mut made = self.clone();
+        if positions.is_empty() {
+            return Ok(made);
+        }
         let (dk, dv) = (rotations.keys.head_dim(), rotations.values.head_dim());
         let own = part.keys.frame_of_page() || part.values.frame_of_page();
         if !own && made.frame.is_none() {

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use anyhow::{Context, Result};
-use tether_core::{DType, Geometry, Host, HostTensor, PhaseTable, RopeKind};
+use tether_core::{Geometry, Host, HostTensor, PhaseTable};
 use tether_models::{ChunkAttention, Frame, Scene, TinyVideo, VideoSession, patchify};
 use tethercache::rope::{phase_table, rotate_units};
 use tethercache::{KvCache, Pass, Recipe};
@@ -64,7 +64,6 @@ fn record(model: &TinyVideo, scene: &Scene) -> Result<(Vec<VideoHead>, PhaseTabl
         model.forward(&mut workspace, &pixels, 0.0, &mut recorder, &mut velocity)?;
     }
     let units = config.train_frames;
-    let RopeKind::ThreeD { .. } = geometry.rope else { anyhow::bail!("the model has no 3-D rotation") };
     let table = phase_table(geometry.rope, config.head_dim, config.tokens_per_frame, 0..units as i64)?;
     let table = table.context("the model has no rotation")?;
     let positions: Vec<usize> = (0..units).collect();
@@ -125,10 +124,10 @@ pub(super) fn table(out: &mut impl Write, scenes: usize, seed: u64) -> Result<()
                 values: head.rotated.v.clone(),
                 dropped: Vec::new(),
             };
-            let (keys, cost) = scheme.keys(&head.rotated)?;
+            let (keys, cost) = scheme.keys(&head.rotated, 0)?;
             bits += cost / heads.len() as f64;
             after.push(changed(keys));
-            let (mut keys, _) = scheme.keys(&head.plain)?;
+            let (mut keys, _) = scheme.keys(&head.plain, 0)?;
             rotate_units(&table, &mut keys, dim, &positions)?;
             before.push(changed(keys));
         }
