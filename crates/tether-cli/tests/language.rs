@@ -40,6 +40,9 @@ fn requests_that_make_no_sense_are_refused() {
         (vec!["generate", "--model", &not, "x"], 3, "not.gguf"),
         (vec!["generate", "--file", &none], 3, "none.txt"),
         (vec!["generate"], 2, "PROMPT"),
+        (vec!["eval", "codec"], 2, "--text"),
+        (vec!["eval", "codec", "--text", &text, "--end-to-end", "--block", "0"], 2, "--block"),
+        (vec!["eval", "codec", "--text", &text, "--video", "1"], 2, "--video"),
         (vec!["eval", "perplexity"], 2, "--text"),
         (vec!["eval", "needle"], 2, "--text"),
         (vec!["eval", "recall", "--text", &text, "--recipe", "snapkv", "--budget", "2"], 2, "--budget"),
@@ -86,6 +89,20 @@ fn a_model_that_is_there_answers_and_reads() {
     assert_eq!(names, ["full", "window", "sink-recent", "random", "adakv"]);
     assert_eq!(rows[0]["worse_by"], 0.0);
     assert!(rows[4]["resident_bytes"].as_u64().unwrap() < rows[0]["resident_bytes"].as_u64().unwrap());
+
+    // Under codes nothing leaves, and the model hardly notices at 4 bits.
+    let coded = ["--recipe", "spherical,spherical-rdr", "--prompt", "50", "--block", "4", "--stored", "f16"];
+    let small = ["--set", "codec.recent=32", "--set", "codec.page=8"];
+    let coded = [&args[..], &[text.to_str().unwrap()], &coded, &small].concat();
+    let output = tether(folder.path(), &coded);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rows: Vec<Value> =
+        String::from_utf8(output.stdout).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let row = |name: &str| rows.iter().find(|r| r["recipe"] == name).unwrap();
+    for name in ["spherical", "spherical-rdr"] {
+        assert!(row(name)["worse_by"].as_f64().unwrap().abs() < 0.2, "{}", row(name));
+        assert!(row(name)["resident_bytes"].as_u64() < row("full")["resident_bytes"].as_u64(), "{}", row(name));
+    }
 
     // It can be installed from where it is.
     let output = tether(folder.path(), &["fetch", "smollm2", "--from", model]);

@@ -44,7 +44,8 @@ fn codecs() -> Vec<(RowCodec, usize)> {
 fn operations_are_those_on_the_numbers_that_codes_stand_for() {
     let slots: Vec<SlotId> = [3, 0, 4, 1].map(SlotId).to_vec();
     for (keys, _) in codecs() {
-        let engine = CodedHost::new(Host::new(), UnitCodec { keys, values: RowCodec::Int { bits: 4, group: 8 } });
+        let engine =
+            CodedHost::new(Host::new(), UnitCodec { keys, values: RowCodec::Int { bits: 4, group: 8 } });
         assert!(engine.stores_codes());
         let mut coded = engine.create_store(&spec()).unwrap();
         engine.write(&mut coded, &slots, &tensor(4, 1), &tensor(4, 2), Summaries::Moments).unwrap();
@@ -53,7 +54,12 @@ fn operations_are_those_on_the_numbers_that_codes_stand_for() {
         let read = |store: &_, side| engine.gather(store, side, &slots, None).unwrap();
         let (k, v) = (read(&coded, Side::Keys), read(&coded, Side::Values));
         host.write(&mut dense, &slots, &k, &v, Summaries::Moments).unwrap();
-        let apart = k.to_f32_vec().iter().zip(tensor(4, 1).to_f32_vec()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let apart = k
+            .to_f32_vec()
+            .iter()
+            .zip(tensor(4, 1).to_f32_vec())
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
         assert!(apart < 0.6 && apart > 0.0, "{keys:?}: {apart}");
 
         let q = tensor(1, 9);
@@ -68,7 +74,10 @@ fn operations_are_those_on_the_numbers_that_codes_stand_for() {
             host.mean_logits(&dense, &q, &candidates).unwrap()
         );
         for side in [Side::Keys, Side::Values] {
-            assert_eq!(engine.moments(&coded, side, &slots).unwrap(), host.moments(&dense, side, &slots).unwrap());
+            assert_eq!(
+                engine.moments(&coded, side, &slots).unwrap(),
+                host.moments(&dense, side, &slots).unwrap()
+            );
         }
         // An edit is coded again, and leaves what it does not edit alone, bit by bit.
         let jobs = [

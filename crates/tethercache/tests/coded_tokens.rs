@@ -42,7 +42,8 @@ fn retained() -> Vec<TokenRecipe> {
         let set = [format!("codec.retention.bits={bits}"), format!("codec.retention.scope={scope}")];
         small("spherical-rdr", &[]).with_overrides(&own).unwrap().with_overrides(&set).unwrap()
     };
-    let recipes = vec![recipe("3.0", "head"), recipe("2.25", "layer"), recipe("2.25", "all"), recipe("0.3", "all")];
+    let recipes =
+        vec![recipe("3.0", "head"), recipe("2.25", "layer"), recipe("2.25", "all"), recipe("0.3", "all")];
     recipes.iter().for_each(|r| r.validate().unwrap());
     recipes
 }
@@ -125,8 +126,7 @@ impl Session {
         let report = self.cache.evict(sequence).unwrap();
         let bytes = self.cache.bytes();
         assert_eq!(report.resident_bytes, bytes.held());
-        let held: usize =
-            (0..LAYERS).flat_map(|l| self.cache.head_lengths(sequence, l).unwrap()).sum();
+        let held: usize = (0..LAYERS).flat_map(|l| self.cache.head_lengths(sequence, l).unwrap()).sum();
         assert_eq!(report.kept, held);
         report
     }
@@ -142,7 +142,9 @@ fn attention(q: &[f32], held: &HeadContents, position: i32) -> Vec<f64> {
     let weights: Vec<f64> = logits.iter().map(|l| (l - highest).exp()).collect();
     let total: f64 = weights.iter().sum();
     (0..DIM)
-        .map(|c| weights.iter().zip(held.values.chunks_exact(DIM)).map(|(w, v)| w / total * f64::from(v[c])).sum())
+        .map(|c| {
+            weights.iter().zip(held.values.chunks_exact(DIM)).map(|(w, v)| w / total * f64::from(v[c])).sum()
+        })
         .collect()
 }
 
@@ -155,7 +157,12 @@ fn attends_over_the_numbers_that_codes_stand_for() {
             session.extend(sequence, 40);
             let report = session.evict(sequence);
             let (page, first) = (recipe.codec.unwrap().page, (40 - 7) / recipe.codec.unwrap().page);
-            assert_eq!((report.coded, report.evicted), (LAYERS * KV_HEADS * first * page, 0), "{}", recipe.name);
+            assert_eq!(
+                (report.coded, report.evicted),
+                (LAYERS * KV_HEADS * first * page, 0),
+                "{}",
+                recipe.name
+            );
             assert_eq!(report.kept, LAYERS * KV_HEADS * 40);
             for tokens in [1, 1, 9, 3, 17, 1] {
                 session.extend(sequence, tokens);
@@ -240,7 +247,8 @@ fn retention_keeps_its_budget_from_step_to_step() {
             // A budget of bits for some tokens is spent on them.
             assert!(budget < 1000 || bytes * 3 > budget * 2, "{name}: {bytes} of {budget}");
             assert!(!first || report.distortion > 0.0);
-            let lengths: usize = (0..LAYERS).flat_map(|l| session.cache.head_lengths(sequence, l).unwrap()).sum();
+            let lengths: usize =
+                (0..LAYERS).flat_map(|l| session.cache.head_lengths(sequence, l).unwrap()).sum();
             assert_eq!(lengths + gone, LAYERS * KV_HEADS * session.cache.seen(sequence, 0usize).unwrap());
             session.extend(sequence, 1 + step % 4);
             report = session.evict(sequence);
@@ -330,7 +338,11 @@ fn evicts_once_and_codes_what_stays() {
     let recipe = TokenRecipe { codec, ..recipe };
     let recipe = recipe
         .with_overrides(&[
-            "budget.ratio=0.5", "score.window=4", "codec.sink=2", "codec.recent=5", "codec.page=8",
+            "budget.ratio=0.5",
+            "score.window=4",
+            "codec.sink=2",
+            "codec.recent=5",
+            "codec.page=8",
         ])
         .unwrap();
     let mut session = Session::new(recipe, DType::F32);
@@ -357,7 +369,8 @@ fn numbers_without_codes_leave_the_cache_as_it_was() {
         let tokens = 30;
         let positions: Vec<i32> = (20..50).collect();
         for layer in 0..LAYERS {
-            let (q, mut k) = (session.tensor(tokens, QUERY_HEADS, 0.0), session.tensor(tokens, KV_HEADS, 0.0));
+            let (q, mut k) =
+                (session.tensor(tokens, QUERY_HEADS, 0.0), session.tensor(tokens, KV_HEADS, 0.0));
             let v = k.clone();
             // Only the last layer's cannot be coded, so the others' codes exist when it is found out.
             if layer + 1 == LAYERS

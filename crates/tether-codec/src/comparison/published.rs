@@ -166,12 +166,7 @@ impl SphericalCodebooks {
     ///
     /// # Errors
     /// [`CoreError::Unsupported`] for codes of another tier, [`CoreError::Count`] for those of other heads.
-    pub fn read_rows(
-        &self,
-        codes: &PublishedCodes,
-        first: usize,
-        into: &mut [f32],
-    ) -> Result<(), CoreError> {
+    pub fn read_rows(&self, codes: &PublishedCodes, first: usize, into: &mut [f32]) -> Result<(), CoreError> {
         let (channels, bits) = self.tier.shape();
         if codes.tier != self.tier {
             let feature = "codes of another tier";

@@ -115,6 +115,11 @@ impl RetentionPart {
         check(window, "codec.retention.window", self.window, "must be 1 to codec.recent")?;
         check(self.every > 0, "codec.retention.every", self.every, "must be at least 1")?;
         let hysteresis = (0.0..1.0).contains(&self.hysteresis);
-        check(hysteresis, "codec.retention.hysteresis", self.hysteresis as usize, "must be at least 0 and below 1")
+        check(
+            hysteresis,
+            "codec.retention.hysteresis",
+            self.hysteresis as usize,
+            "must be at least 0 and below 1",
+        )
     }
 }

@@ -170,7 +170,8 @@ mod tests {
         divergence(Scheme::Int { bits: 4, group: 64 }, 4.5, 0.05..=0.08);
         divergence(Scheme::Kivi { bits: 2 }, 2.25, 0.33..=0.45);
         let at = |budget, uniform: std::ops::RangeInclusive<f64>, most: f64| {
-            let row = retention::compare(&heads, 256, WINDOW, budget, seed(0)).expect("a budget that can be met");
+            let row =
+                retention::compare(&heads, 256, WINDOW, budget, seed(0)).expect("a budget that can be met");
             assert!(uniform.contains(&row.uniform), "{budget:?}: uniform {}", row.uniform);
             let error = row.own.score.error;
             assert!(error <= most && error < row.keep, "{budget:?}: {error}, SnapKV {}", row.keep);

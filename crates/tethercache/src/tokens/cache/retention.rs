@@ -52,63 +52,38 @@ impl<E: TokenEngine> TokenCache<E> {
             let same = |h: &super::HeadList| Coding { coded: h.coded.clone(), new: 0, gone: 0 };
             return Ok((held.layers.iter().map(|l| l.heads.iter().map(same).collect()).collect(), 0.0));
         }
-        let mut heads = Vec::new();
-        for (plan, leaving) in plans.iter().zip(&leaving) {
-            let of_layer = &held.layers[plan.layer];
-            for (number, (head, leaving)) in of_layer.heads.iter().zip(leaving).enumerate() {
-                let frame = match &head.coded.frame {
-                    Some(frame) => Arc::clone(frame),
-                    None => {
-                        let rows = (leaving.keys.as_slice(), leaving.values.as_slice());
-                        Arc::new(HeadFrame::new(part, &self.rotations, rows)?)
-                    }
-                };
-                let out = of_layer.seen - plan.keep.head(number).len();
-                let candidates = self.candidates((&head.coded, frame, out), leaving, widths.len())?;
-                let around = |side| -> Result<Vec<f32>, CoreError> {
-                    let stays = plan.keep.head(number);
-                    let (before, after) = stays.split_at(part.sink.min(stays.len()));
-                    let before = self.tokens_of(plan.layer, side, head, before)?;
-                    let after = self.tokens_of(plan.layer, side, head, after)?;
-                    Ok([&before, candidates.rows(side), &after].concat())
-                };
-                let g = &self.geometry;
-                let group = number * g.group()..(number + 1) * g.group();
-                let queries = &of_layer.recorded.queries;
-                let seen = Seen {
-                    q: Recorded::by_head(queries, retention.window, g.query_heads, group, g.head_dim_k),
-                    k: around(Side::Keys)?,
-                    v: around(Side::Values)?,
-                };
-                heads.push((seen, candidates));
-            }
-        }
+        let mut heads = self.candidates(held, plans, &leaving, (part, retention))?;
         let mut tiers = vec![TierError::Dropped];
         tiers.extend(widths.iter().map(|bits| TierError::Coded(bits.distortion())));
-        let (group, scale) = (self.geometry.group(), 1.0 / (self.geometry.head_dim_k as f32).sqrt());
+        let group = self.geometry.group();
         heads.par_iter_mut().try_for_each(|(seen, candidates)| {
-            let means = [Side::Keys, Side::Values].map(|side| candidates.frame.of(side).mean());
-            let window = RateWindow {
-                q: &seen.q,
-                group,
-                k: &seen.k,
-                v: &seen.v,
-                k_mean: &means[0],
-                v_mean: &means[1],
-                scale,
-            };
-            let of_all = window.distortion(&tiers)?;
-            let first = part.sink * tiers.len();
-            candidates.distortion = of_all[first..first + candidates.positions.len() * tiers.len()].to_vec();
-            // What has no codes yet is not forgiven for anything.
-            let forgiven = 1.0 - retention.hysteresis;
-            let rows = candidates.distortion.chunks_exact_mut(tiers.len());
-            for (row, _) in rows.zip(&candidates.sources).filter(|(_, source)| source.is_none()) {
-                row[tiers.len() - 1] /= forgiven;
-            }
-            Ok::<_, Error>(())
+            candidates.estimate(seen, &tiers, (group, part.sink, retention.hysteresis))
         })?;
         let heads: Vec<Candidates> = heads.into_iter().map(|(_, candidates)| candidates).collect();
+        let (chosen, distortion) = self.choose(&heads, widths, (part, retention))?;
+        let generation =
+            |coded: &CodedHead| coded.pages.first().map_or(0, |p| p.generation().wrapping_add(1));
+        let before: Vec<&CodedHead> = held.layers.iter().flat_map(|l| &l.heads).map(|h| &h.coded).collect();
+        let work = heads.par_iter().zip(&chosen).zip(before).map(|((candidates, tiers), before)| {
+            let pages = TierPages::new(tiers, Some(0), part.page, generation(before));
+            let coded = candidates.coded(before, tiers, &pages, widths)?;
+            let kept = candidates.sources.iter().zip(tiers).filter(|(_, tier)| **tier > 0);
+            let new = kept.filter(|(source, _)| source.is_none()).count();
+            Ok(Coding { coded, new, gone: tiers.iter().filter(|tier| **tier == 0).count() })
+        });
+        let codings = work.collect::<Result<Vec<_>, Error>>()?;
+        let mut codings = codings.into_iter();
+        let of_layers = held.layers.iter().map(|l| codings.by_ref().take(l.heads.len()).collect()).collect();
+        Ok((of_layers, distortion))
+    }
+
+    /// The tier of each token, and what is foreseen of them all.
+    fn choose(
+        &self,
+        heads: &[Candidates],
+        widths: &[SphericalBits],
+        (part, retention): (&CodecPart, &RetentionPart),
+    ) -> Result<(Vec<Vec<u8>>, f64), Error> {
         let costs = self.costs(widths);
         let groups: Vec<RateGroup<'_>> = heads
             .iter()
@@ -135,19 +110,50 @@ impl<E: TokenEngine> TokenCache<E> {
             distortion += allocation.distortion;
             chosen.extend(allocation.tiers);
         }
-        let generation = |coded: &CodedHead| coded.pages.first().map_or(0, |p| p.generation().wrapping_add(1));
-        let before: Vec<&CodedHead> = held.layers.iter().flat_map(|l| &l.heads).map(|h| &h.coded).collect();
-        let work = heads.par_iter().zip(&chosen).zip(before).map(|((candidates, tiers), before)| {
-            let pages = TierPages::new(tiers, Some(0), part.page, generation(before));
-            let coded = candidates.coded(before, tiers, &pages, widths)?;
-            let kept = candidates.sources.iter().zip(tiers).filter(|(_, tier)| **tier > 0);
-            let new = kept.filter(|(source, _)| source.is_none()).count();
-            Ok(Coding { coded, new, gone: tiers.iter().filter(|tier| **tier == 0).count() })
-        });
-        let codings = work.collect::<Result<Vec<_>, Error>>()?;
-        let mut codings = codings.into_iter();
-        let of_layers = held.layers.iter().map(|l| codings.by_ref().take(l.heads.len()).collect()).collect();
-        Ok((of_layers, distortion))
+        Ok((chosen, distortion))
+    }
+
+    /// The tokens of all heads that have codes or are to have them, and how their last queries see them.
+    fn candidates(
+        &self,
+        held: &Sequence,
+        plans: &[TokenPlan],
+        leaving: &[Vec<Leaving>],
+        (part, retention): (&CodecPart, &RetentionPart),
+    ) -> Result<Vec<(Seen, Candidates)>, Error> {
+        let widths = part.widths().unwrap_or_default().len();
+        let mut heads = Vec::new();
+        for (plan, leaving) in plans.iter().zip(leaving) {
+            let of_layer = &held.layers[plan.layer];
+            for (number, (head, leaving)) in of_layer.heads.iter().zip(leaving).enumerate() {
+                let frame = match &head.coded.frame {
+                    Some(frame) => Arc::clone(frame),
+                    None => {
+                        let rows = (leaving.keys.as_slice(), leaving.values.as_slice());
+                        Arc::new(HeadFrame::new(part, &self.rotations, rows)?)
+                    }
+                };
+                let out = of_layer.seen - plan.keep.head(number).len();
+                let candidates = self.candidates_of((&head.coded, frame, out), leaving, widths)?;
+                let around = |side| -> Result<Vec<f32>, CoreError> {
+                    let stays = plan.keep.head(number);
+                    let (before, after) = stays.split_at(part.sink.min(stays.len()));
+                    let before = self.tokens_of(plan.layer, side, head, before)?;
+                    let after = self.tokens_of(plan.layer, side, head, after)?;
+                    Ok([&before, candidates.rows(side), &after].concat())
+                };
+                let g = &self.geometry;
+                let group = number * g.group()..(number + 1) * g.group();
+                let queries = &of_layer.recorded.queries;
+                let seen = Seen {
+                    q: Recorded::by_head(queries, retention.window, g.query_heads, group, g.head_dim_k),
+                    k: around(Side::Keys)?,
+                    v: around(Side::Values)?,
+                };
+                heads.push((seen, candidates));
+            }
+        }
+        Ok(heads)
     }
 
     /// Bytes that a token costs in each tier: its codes, its radii, and its position, of which what a gap of more than 127 takes is not its own.
@@ -157,7 +163,8 @@ impl<E: TokenEngine> TokenCache<E> {
             (format.row_bits(dim) - 16).div_ceil(32) * 4 + 2
         };
         let (dk, dv) = (self.geometry.head_dim_k, self.geometry.head_dim_v);
-        let cost = |&bits: &SphericalBits| (row(Side::Keys, bits, dk) + row(Side::Values, bits, dv) + 1) as u32;
+        let cost =
+            |&bits: &SphericalBits| (row(Side::Keys, bits, dk) + row(Side::Values, bits, dv) + 1) as u32;
         std::iter::once(0).chain(widths.iter().map(cost)).collect()
     }
 
@@ -171,7 +178,7 @@ impl<E: TokenEngine> TokenCache<E> {
     }
 
     /// Tokens of a head that are coded already and those that leave, with the numbers that they stand for.
-    fn candidates(
+    fn candidates_of(
         &self,
         (coded, frame, out): (&CodedHead, Arc<HeadFrame>, usize),
         leaving: &Leaving,
@@ -215,6 +222,27 @@ struct Seen {
 }
 
 impl Candidates {
+    /// What each token loses in each tier, as the last queries see it.
+    fn estimate(
+        &mut self,
+        seen: &Seen,
+        tiers: &[TierError],
+        (group, sink, hysteresis): (usize, usize, f32),
+    ) -> Result<(), Error> {
+        let [k_mean, v_mean] = [Side::Keys, Side::Values].map(|side| self.frame.of(side).mean());
+        let scale = 1.0 / (k_mean.len() as f32).sqrt();
+        let window =
+            RateWindow { q: &seen.q, group, k: &seen.k, v: &seen.v, k_mean: &k_mean, v_mean: &v_mean, scale };
+        let of_all = window.distortion(tiers)?;
+        self.distortion = of_all[sink * tiers.len()..][..self.positions.len() * tiers.len()].to_vec();
+        // What has no codes yet is not forgiven for anything.
+        let rows = self.distortion.chunks_exact_mut(tiers.len());
+        for (row, _) in rows.zip(&self.sources).filter(|(_, source)| source.is_none()) {
+            row[tiers.len() - 1] /= 1.0 - hysteresis;
+        }
+        Ok(())
+    }
+
     fn rows(&self, side: Side) -> &[f32] {
         match side {
             Side::Keys => &self.keys,
@@ -230,7 +258,8 @@ impl Candidates {
         layout: &TierPages,
         widths: &[SphericalBits],
     ) -> Result<CodedHead, CoreError> {
-        let mut made = CodedHead { pages: Vec::with_capacity(layout.pages.len()), frame: Some(Arc::clone(&self.frame)) };
+        let mut made =
+            CodedHead { pages: Vec::with_capacity(layout.pages.len()), frame: Some(Arc::clone(&self.frame)) };
         for &header in &layout.pages {
             let tokens = &layout.tokens[header.first as usize..][..usize::from(header.last) + 1];
             let bits = widths[usize::from(header.tier) - 1];

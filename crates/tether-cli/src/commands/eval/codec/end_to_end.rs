@@ -71,7 +71,10 @@ pub(super) fn table(
         let share = if scored.out == 0 {
             "—".to_owned()
         } else {
-            format!("{:.3}", 8.0 * scored.coded as f64 / (scored.out * language.model.config().head_dim as u64 * 2) as f64)
+            format!(
+                "{:.3}",
+                8.0 * scored.coded as f64 / (scored.out * language.model.config().head_dim as u64 * 2) as f64
+            )
         };
         let all = 8.0 * scored.resident as f64 / channels;
         let left = 100.0 * scored.left as f64 / scored.out.max(1) as f64;
