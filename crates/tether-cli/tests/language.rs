@@ -101,7 +101,11 @@ fn a_model_that_is_there_answers_and_reads() {
     let row = |name: &str| rows.iter().find(|r| r["recipe"] == name).unwrap();
     for name in ["spherical", "spherical-rdr"] {
         assert!(row(name)["worse_by"].as_f64().unwrap().abs() < 0.2, "{}", row(name));
-        assert!(row(name)["resident_bytes"].as_u64() < row("full")["resident_bytes"].as_u64(), "{}", row(name));
+        assert!(
+            row(name)["resident_bytes"].as_u64() < row("full")["resident_bytes"].as_u64(),
+            "{}",
+            row(name)
+        );
     }
 
     // It can be installed from where it is.
