@@ -90,22 +90,18 @@ fn a_model_that_is_there_answers_and_reads() {
     assert_eq!(rows[0]["worse_by"], 0.0);
     assert!(rows[4]["resident_bytes"].as_u64().unwrap() < rows[0]["resident_bytes"].as_u64().unwrap());
 
-    // Under codes nothing leaves, and the model hardly notices at 4 bits.
-    let coded = ["--recipe", "spherical,spherical-rdr", "--prompt", "50", "--block", "4", "--stored", "f16"];
-    let small = ["--set", "codec.recent=32", "--set", "codec.page=8"];
-    let coded = [&args[..], &[text.to_str().unwrap()], &coded, &small].concat();
-    let output = tether(folder.path(), &coded);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let rows: Vec<Value> =
-        String::from_utf8(output.stdout).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    let row = |name: &str| rows.iter().find(|r| r["recipe"] == name).unwrap();
-    for name in ["spherical", "spherical-rdr"] {
-        assert!(row(name)["worse_by"].as_f64().unwrap().abs() < 0.2, "{}", row(name));
-        assert!(
-            row(name)["resident_bytes"].as_u64() < row("full")["resident_bytes"].as_u64(),
-            "{}",
-            row(name)
-        );
+    // As codes, tokens take less memory, and the model hardly notices.
+    for (recipe, set) in [("spherical", "name=spherical"), ("spherical-rdr", "codec.retention.window=8")] {
+        let coded = ["--recipe", recipe, "--prompt", "50", "--block", "4", "--stored", "f16", "--set", set];
+        let small = ["--set", "codec.recent=8", "--set", "codec.page=8"];
+        let coded = [&args[..], &[text.to_str().unwrap()], &coded, &small].concat();
+        let output = tether(folder.path(), &coded);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let rows = String::from_utf8(output.stdout).unwrap();
+        let rows: Vec<Value> = rows.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let row = rows.iter().find(|r| r["recipe"] == recipe).unwrap();
+        assert!(row["worse_by"].as_f64().unwrap().abs() < 0.5, "{row}");
+        assert!(row["resident_bytes"].as_u64() < rows[0]["resident_bytes"].as_u64(), "{row}");
     }
 
     // It can be installed from where it is.
