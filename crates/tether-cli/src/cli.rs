@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use eval::{AllArgs, Asking, CodecArgs, EvalArgs, Measure, PerplexityArgs, QuizArgs, SpeedArgs};
+pub(crate) use eval::{
+    AllArgs, Asking, CodecArgs, EvalArgs, Measure, PerplexityArgs, QuizArgs, SpeedArgs, Stored,
+};
 pub(crate) use profile::{HeadsArgs, ProfileArgs, Profiled};
 pub(crate) use reuse::{EvalReuseArgs, ReuseAction, ReuseArgs, ReuseProfileArgs};
 

@@ -53,7 +53,7 @@ impl Answers {
     }
 
     fn count(&mut self, bytes: TokenBytes) {
-        self.resident += bytes.resident;
+        self.resident += bytes.held();
         self.full += bytes.full;
     }
 }
@@ -336,6 +336,7 @@ fn share<E: TokenEngine>(attention: &CachedAttention<E>, of: tethercache::tokens
         in_use: resident,
         full: full * geometry.block_bytes() / geometry.block_size as u64,
         host: 0,
+        coded: cache.coded_bytes(of).unwrap_or(0),
     }
 }
 

@@ -155,7 +155,7 @@ impl OnEngine for Timing<'_> {
             attention_ms: per_token * attention,
             decode_evict_ms: per_token * evicting,
             held,
-            resident_bytes: bytes.resident,
+            resident_bytes: bytes.held(),
             full_bytes: bytes.full,
         })
     }
