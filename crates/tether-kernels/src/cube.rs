@@ -7,6 +7,7 @@ pub(crate) mod launch;
 mod mass;
 mod measure;
 mod readback;
+mod reuse;
 mod store;
 mod tensor;
 mod tokens;
@@ -21,6 +22,7 @@ use tether_core::{
 
 pub use codec::CubeCodes;
 pub use readback::CubeReadback;
+pub use reuse::{CubeReuseError, QueuedSignals};
 pub use store::CubeStore;
 pub use tensor::CubeTensor;
 pub use tokens::{CubeIndices, CubeRotation, CubeTables};

@@ -4,6 +4,7 @@ pub(crate) mod attend;
 pub(crate) mod decode;
 pub(crate) mod gather;
 pub(crate) mod quantise;
+pub(crate) mod reuse;
 pub(crate) mod rotate;
 pub(crate) mod top_k;
 pub(crate) mod window;
