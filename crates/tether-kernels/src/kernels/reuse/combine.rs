@@ -35,17 +35,18 @@ pub(crate) fn weighted_sum<F: Float, N: Size, M: Size>(
         let correctors = rows.len();
         if comptime!(correctors > 0) {
             let rows = rows.index(0usize);
-            let parts = N::value() / M::value();
-            let parts = comptime!(parts as u32);
+            let size = N::value();
+            let wide = M::value();
+            let parts = comptime!((size / wide) as u32);
             let column = (at as u32 % channels) * parts;
             #[unroll]
             for part in 0..parts {
                 let slope = rows[(column + part) as usize];
                 let offset = rows[(channels * parts + column + part) as usize];
                 #[unroll]
-                for i in 0..M::value() {
-                    slopes[comptime!(part as usize * M::value() + i)] = slope[i];
-                    offsets[comptime!(part as usize * M::value() + i)] = offset[i];
+                for i in 0..wide {
+                    slopes[comptime!(part as usize * wide + i)] = slope[i];
+                    offsets[comptime!(part as usize * wide + i)] = offset[i];
                 }
             }
         }
