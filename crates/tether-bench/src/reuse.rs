@@ -113,9 +113,8 @@ fn corrections<R: Runtime>(
         engine.combine(Base::Tensor(x), &[(1.0, value)], affine, &mut out).map_err(core)?;
         let literal = literal_combination(Some(&on_x), &[(1.0, &on_value)], affine, on_x.len());
         let err = relative(wide(edges(bench, &out)?), literal);
-        let timing = bench.time(1, |_| {
-            engine.combine(Base::Tensor(x), &[(1.0, value)], affine, &mut out).map_err(core)
-        })?;
+        let timing = bench
+            .time(1, |_| engine.combine(Base::Tensor(x), &[(1.0, value)], affine, &mut out).map_err(core))?;
         bench.record(op, SHAPE, timing, (err, CLOSE), streams(3.0), &note);
     }
 
@@ -127,8 +126,7 @@ fn corrections<R: Runtime>(
         engine.combine(Base::Tensor(x), &terms, None, out).map_err(core)
     };
     extrapolate(&mut out)?;
-    let err =
-        relative(wide(edges(bench, &out)?), literal_combination(Some(&on_x), &host, None, on_x.len()));
+    let err = relative(wide(edges(bench, &out)?), literal_combination(Some(&on_x), &host, None, on_x.len()));
     let timing = bench.time(1, |_| extrapolate(&mut out))?;
     bench.record("reuse_extrapolate_o2", SHAPE, timing, (err, CLOSE), streams(5.0), &note);
 

@@ -12,8 +12,8 @@ mod probe;
 
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 pub use cube::{
-    Cube, CubeCodes, CubeIndices, CubePhases, CubeReadback, CubeReuseError, CubeRotation, CubeStore, CubeTables,
-    CubeTensor, QueuedSignals,
+    Cube, CubeCodes, CubeIndices, CubePhases, CubeReadback, CubeReuseError, CubeRotation, CubeStore,
+    CubeTables, CubeTensor, QueuedSignals,
 };
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 pub use cubecl;

@@ -2,8 +2,8 @@
 
 use smallvec::SmallVec;
 
-use crate::checks::{self, part, ratio};
 use crate::ReuseError;
+use crate::checks::{self, part, ratio};
 use crate::engine::{Base, Grid, Reduction, ReuseEngine, Shape};
 
 /// Sums are kept in this many lanes, always: one accumulator would forbid vector code.

@@ -290,7 +290,9 @@ fn step_reuse(cases: &Cases) {
                 e.queue_signals(&[Reduction::TokenRatio(&x, &y)], grid).map(drop).map_err(core)
             });
         }
-        cases.each(format!("copy of {len}"), |e, dtype| e.copy(&zeros(e, &[len], dtype)?).map(drop).map_err(core));
+        cases.each(format!("copy of {len}"), |e, dtype| {
+            e.copy(&zeros(e, &[len], dtype)?).map(drop).map_err(core)
+        });
         for terms in 1..=5 {
             cases.each(format!("ladder of {terms}, {len}"), |e, dtype| {
                 let x = zeros(e, &[len], dtype)?;

@@ -89,12 +89,20 @@ impl<'a, R: Runtime> Passes<'a, '_, R> {
     }
 
     /// The sums over a pair, and the column of `b`'s own.
-    fn pair(&mut self, a: &'a CubeTensor, b: &'a CubeTensor) -> Result<(Part, &'static [usize]), CubeReuseError> {
+    fn pair(
+        &mut self,
+        a: &'a CubeTensor,
+        b: &'a CubeTensor,
+    ) -> Result<(Part, &'static [usize]), CubeReuseError> {
         let known = self.all.iter().find_map(|(sums, _, part)| match *sums {
-            Sums::Magnitudes { a: x, b: Some(y), ahead: 0, .. } if std::ptr::eq(x, a) && std::ptr::eq(y, b) => {
+            Sums::Magnitudes { a: x, b: Some(y), ahead: 0, .. }
+                if std::ptr::eq(x, a) && std::ptr::eq(y, b) =>
+            {
                 Some((*part, &[OF_B][..]))
             }
-            Sums::Magnitudes { a: x, b: Some(y), ahead: 0, .. } if std::ptr::eq(x, b) && std::ptr::eq(y, a) => {
+            Sums::Magnitudes { a: x, b: Some(y), ahead: 0, .. }
+                if std::ptr::eq(x, b) && std::ptr::eq(y, a) =>
+            {
                 Some((*part, &[OF_A][..]))
             }
             _ => None,

@@ -137,7 +137,8 @@ pub(crate) fn launch_weighted_sum<R: Runtime>(
 ) -> Result<(), CoreError> {
     bindable(client, engine, terms.len())?;
     let channels = slopes.len();
-    let vector = vector_size(client, out.dtype.bytes(), &[out.len(), if channels > 1 { channels } else { 0 }]);
+    let vector =
+        vector_size(client, out.dtype.bytes(), &[out.len(), if channels > 1 { channels } else { 0 }]);
     let wide = vector_size(client, size_of::<f32>(), &[vector]);
     let len = out.len() / vector;
     if len == 0 {

@@ -111,7 +111,9 @@ pub fn combines_tensors<E: ReuseEngine>(
         for count in 0..=WEIGHTS.len() {
             for channels in [0, channels] {
                 for base in 0..3 {
-                    let what = format!("{elements} elements, {count} terms, {channels} channels, base {base}, {dtype}");
+                    let what = format!(
+                        "{elements} elements, {count} terms, {channels} channels, base {base}, {dtype}"
+                    );
                     let affine = (channels > 0).then(|| (&slopes[..channels], &offsets[..channels]));
                     let of = |i: usize| -> (f32, &E::Tensor) { (WEIGHTS[i], uploaded[i].borrow()) };
                     let terms: Vec<(f32, &E::Tensor)> = (0..count).map(of).collect();
