@@ -56,7 +56,7 @@ pub fn tolerance(op: Op, dtype: DType) -> Tolerance {
         (Op::Dequantise, DType::F16) => (1e-7, 1e-3),
         (Op::Dequantise, DType::BF16) => (1e-14, 8e-3),
         (Op::CodeScale, _) => (0.0, 1e-6),
-        (Op::Signal, _) => (0.0, 3e-6),
+        (Op::Signal, _) => (0.0, 1e-5),
     };
     Tolerance { abs, rel }
 }

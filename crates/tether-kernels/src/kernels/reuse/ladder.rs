@@ -24,8 +24,9 @@ pub(crate) fn climb<F: Float, N: Size>(
         for j in 1..rungs {
             old[j - 1] = ladder.index(j - 1)[at];
         }
-        let mut new = Vector::<f32, N>::cast_from(value[at]);
-        put(ladder.index_mut(0usize), at, value[at]);
+        let value = value[at];
+        let mut new = Vector::<f32, N>::cast_from(value);
+        put(ladder.index_mut(0usize), at, value);
         #[unroll]
         for j in 1..rungs {
             new = (new - Vector::cast_from(old[j - 1])) * Vector::new(inverse_gap);
