@@ -174,7 +174,7 @@ pub(crate) struct BenchArgs {
     /// Which GPU runtime [default: the first that this build has].
     #[arg(long, value_enum)]
     pub(crate) device: Option<Device>,
-    /// Groups of operations: rope, gather, quant, squant, snap, frame, commit, decode, qdecode, sdecode, ar [default: all].
+    /// Groups of operations: rope, gather, quant, squant, snap, frame, commit, decode, qdecode, sdecode, ar, reuse [default: all].
     #[arg(long, value_delimiter = ',', value_name = "GROUP")]
     pub(crate) ops: Vec<String>,
     /// Print a JSON object a line, and ceilings and notes on standard error.

@@ -7,6 +7,7 @@ pub(crate) mod launch;
 mod mass;
 mod measure;
 mod readback;
+mod reuse;
 pub(crate) mod spherical;
 mod store;
 mod tensor;
@@ -22,6 +23,7 @@ use tether_core::{
 
 pub use codec::CubeCodes;
 pub use readback::CubeReadback;
+pub use reuse::{CubeReuseError, QueuedSignals};
 pub use spherical::{CubeFrame, CubeSpherical};
 pub use store::CubeStore;
 pub use tensor::CubeTensor;

@@ -11,6 +11,7 @@ pub(crate) mod gather;
 pub(crate) mod mass;
 pub(crate) mod moments;
 pub(crate) mod quantise;
+pub(crate) mod reuse;
 pub(crate) mod rotate;
 pub(crate) mod spherical;
 pub(crate) mod tokens;

@@ -5,6 +5,7 @@ pub(crate) mod decode;
 pub(crate) mod decode_spherical;
 pub(crate) mod gather;
 pub(crate) mod quantise;
+pub(crate) mod reuse;
 pub(crate) mod rotate;
 pub(crate) mod spherical;
 pub(crate) mod top_k;

@@ -12,8 +12,10 @@ use tether_core::{
     AlignJob, AttendTable, BlockTables, CoreError, DType, Engine, Pairing, PhaseTable, Pool, Rotation, Side,
     SlotId, StoreSpec, Summaries, TokenEngine, TokenLayout, WindowSpec,
 };
+use tether_reuse::{Base, Grid, Reduction, ReuseEngine};
 
 use super::case::{Cases, zeros};
+use crate::CubeReuseError;
 
 /// Channels of a head, where a case is not about them.
 const DIM: usize = 128;
@@ -28,6 +30,7 @@ pub(super) fn run_all(cases: &Cases) {
     codes(cases);
     spherical(cases);
     decode(cases);
+    step_reuse(cases);
     ceilings(cases);
 }
 
@@ -258,6 +261,59 @@ fn decode(cases: &Cases) {
                 let kv = zeros(e, &[1, 16, 2, DIM], dtype)?;
                 let kv = e.quantise(&kv, Format { bits, grouping: Grouping::Token })?;
                 e.decode_codes(&q, &kv, &kv, &e.upload_tables(&tables)?, 0.1).map(drop)
+            });
+        }
+    }
+}
+
+fn core(error: CubeReuseError) -> CoreError {
+    match error {
+        CubeReuseError::Engine(error) => error,
+        other => CoreError::Device { engine: "step reuse", message: other.to_string() },
+    }
+}
+
+/// Lengths that vectors divide and that none does.
+const LENGTHS: [usize; 2] = [3 * 1024, 3 * 1025];
+
+fn step_reuse(cases: &Cases) {
+    for len in LENGTHS {
+        let grid = Grid { frames: 3, tokens: len / 3 };
+        let wide = Grid { frames: 1, tokens: 1 };
+        cases.each(format!("mean magnitude of {len}"), |e, dtype| {
+            let x = zeros(e, &[len], dtype)?;
+            e.queue_signals(&[Reduction::MeanAbs(&x)], wide).map(drop).map_err(core)
+        });
+        cases.each(format!("distance of {len}"), |e, dtype| {
+            let (x, y) = (zeros(e, &[len], dtype)?, zeros(e, &[len], dtype)?);
+            e.queue_signals(&[Reduction::RelL1(&x, &y)], wide).map(drop).map_err(core)
+        });
+        for (grid, name) in [(grid, "short"), (wide, "long")] {
+            cases.each(format!("ratio of {name} tokens, {len}"), |e, dtype| {
+                let (x, y) = (zeros(e, &[len], dtype)?, zeros(e, &[len], dtype)?);
+                e.queue_signals(&[Reduction::TokenRatio(&x, &y)], grid).map(drop).map_err(core)
+            });
+        }
+        cases.each(format!("copy of {len}"), |e, dtype| {
+            e.copy(&zeros(e, &[len], dtype)?).map(drop).map_err(core)
+        });
+        for terms in 1..=5 {
+            cases.each(format!("ladder of {terms}, {len}"), |e, dtype| {
+                let x = zeros(e, &[len], dtype)?;
+                let mut rungs = (0..terms).map(|_| zeros(e, &[len], dtype)).collect::<Result<Vec<_>, _>>()?;
+                e.climb(&x, &mut rungs, terms, 1.0).map_err(core)
+            });
+            cases.each(format!("sum of {terms}, {len}"), |e, dtype| {
+                let (x, mut out) = (zeros(e, &[len], dtype)?, zeros(e, &[len], dtype)?);
+                e.combine(Base::Tensor(&x), &vec![(0.5, &x); terms], None, &mut out).map_err(core)
+            });
+        }
+        for (channels, name) in [(1, "one line"), (len / 3, "a line a channel")] {
+            cases.each(format!("corrected sum in place, {name}, {len}"), |e, dtype| {
+                let (x, mut out) = (zeros(e, &[len], dtype)?, zeros(e, &[len], dtype)?);
+                let numbers = vec![0.5; channels];
+                let affine = Some((&numbers[..], &numbers[..]));
+                e.combine(Base::InPlace, &[(1.0, &x)], affine, &mut out).map_err(core)
             });
         }
     }
