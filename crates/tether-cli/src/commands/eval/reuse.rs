@@ -111,7 +111,7 @@ impl Row {
     /// Seconds of a video, where every one was timed.
     fn seconds(&self) -> Option<Estimate> {
         let all: Option<Vec<f64>> = self.videos.iter().map(|v| v.seconds).collect();
-        all.map(|all| Estimate::of(all.into_iter()))
+        all.map(Estimate::of)
     }
 
     fn total(&self, value: impl Fn(&Video) -> f64) -> f64 {
