@@ -1,6 +1,6 @@
 //! Spherical codes: coding, and decode attention over pages of codes.
 
-use tether_codec::{SphericalBits, SphericalEngine, SphericalFormat, SphericalFrame};
+use tether_codec::{HostSpherical, SphericalBits, SphericalEngine, SphericalFormat, SphericalFrame};
 use tether_core::{BlockTables, CoreError, DType, Side, TokenEngine};
 use tether_kernels::cubecl::Runtime;
 
@@ -85,7 +85,7 @@ pub(crate) fn run_decode<R: Runtime>(bench: &mut Bench<'_, R>) -> Result<(), Cor
                 let shape = [batch * context / size * (KV_HEADS / heads), size, heads, DIM];
                 let mut pools = Vec::new();
                 for i in 0..2 {
-                    let zeros = tether_codec::HostSpherical::zeros(&shape, formats[i])?;
+                    let zeros = HostSpherical::zeros(&shape, formats[i])?;
                     let mut pool = engine.upload_spherical(&zeros)?;
                     engine.write_spherical(&mut pool, &rows, &x[i], &frames[i])?;
                     pools.push(pool);
@@ -120,42 +120,49 @@ pub(crate) fn run_decode<R: Runtime>(bench: &mut Bench<'_, R>) -> Result<(), Cor
     Ok(())
 }
 
-/// Coding keys and values, beside a copy of them.
+/// Coding keys and values, of a prompt and of a batch's new tokens, beside a copy of them.
 pub(crate) fn run_codes<R: Runtime>(bench: &mut Bench<'_, R>) -> Result<(), CoreError> {
-    let (tokens, dtype) = (131_072usize, bench.half());
-    let engine = bench.engine;
-    let shape = [tokens, KV_HEADS, DIM];
-    let x = [engine.noise(&shape, dtype, 1)?, engine.noise(&shape, dtype, 2)?];
-    let frames = frames(bench)?;
-    let copies = [engine.noise(&shape, dtype, 3)?, engine.noise(&shape, dtype, 4)?];
-    let copy = bench.time(1, |_| {
-        engine.copy_through(&x[0], &copies[0])?;
-        engine.copy_through(&x[1], &copies[1])
-    })?;
-    let host = bench.read(&x[0])?;
-    for bits in SphericalBits::ALL {
-        let formats = [Side::Keys, Side::Values].map(|side| SphericalFormat::of(side, bits));
-        let codes = engine.quantise_spherical(&x[0], &frames[0], formats[0])?;
-        let back = bench.read(&engine.dequantise_spherical(&codes, &frames[0], DType::F32)?)?;
-        let err = relative(back.into_iter().map(f64::from), host.iter().map(|&x| f64::from(x)));
-        let timing = bench.time(1, |_| {
-            for i in 0..2 {
-                engine.quantise_spherical(&x[i], &frames[i], formats[i])?;
-            }
-            Ok(())
+    for tokens in [64usize, 131_072] {
+        let dtype = bench.half();
+        let engine = bench.engine;
+        let shape = [tokens, KV_HEADS, DIM];
+        let x = [engine.noise(&shape, dtype, 1)?, engine.noise(&shape, dtype, 2)?];
+        let frames = frames(bench)?;
+        let copies = [engine.noise(&shape, dtype, 3)?, engine.noise(&shape, dtype, 4)?];
+        let copy = bench.time(1, |_| {
+            engine.copy_through(&x[0], &copies[0])?;
+            engine.copy_through(&x[1], &copies[1])
         })?;
-        let bytes = 2 * (codes.bytes() + tokens * KV_HEADS * DIM * dtype.bytes());
-        let of_copy = timing.ms / copy.ms;
-        // What a normal number loses, and what fitting its radius to it costs.
-        let tol = 1.25 * bits.distortion().sqrt();
-        bench.record(
-            "quant_spherical",
-            format!("t131072_h8d128_kv_skv{}", bits.bits()),
-            timing,
-            (err, tol),
-            Work::Copy(bytes as f64),
-            &format!("{dtype}; err is the format's own; {of_copy:.2} times a copy of the numbers"),
-        );
+        let host = bench.read(&x[0])?;
+        let rows: Vec<u32> = (0..(tokens * KV_HEADS) as u32).collect();
+        let rows = engine.upload_indices(&shape[..2], &rows)?;
+        for bits in SphericalBits::ALL {
+            let formats = [Side::Keys, Side::Values].map(|side| SphericalFormat::of(side, bits));
+            let mut pools = Vec::new();
+            for format in formats {
+                pools.push(engine.upload_spherical(&HostSpherical::zeros(&shape, format)?)?);
+            }
+            let timing = bench.time(1, |_| {
+                for i in 0..2 {
+                    engine.write_spherical(&mut pools[i], &rows, &x[i], &frames[i])?;
+                }
+                Ok(())
+            })?;
+            let back = bench.read(&engine.dequantise_spherical(&pools[0], &frames[0], DType::F32)?)?;
+            let err = relative(back.into_iter().map(f64::from), host.iter().map(|&x| f64::from(x)));
+            let bytes = 2 * (pools[0].bytes() + tokens * KV_HEADS * DIM * dtype.bytes());
+            let of_copy = timing.ms / copy.ms;
+            // What a normal number loses, and what fitting its radius to it costs.
+            let tol = 1.25 * bits.distortion().sqrt();
+            bench.record(
+                "write_spherical",
+                format!("t{tokens}_h8d128_kv_skv{}", bits.bits()),
+                timing,
+                (err, tol),
+                Work::Copy(bytes as f64),
+                &format!("{dtype}; err is the format's own; {of_copy:.2} times a copy of the numbers"),
+            );
+        }
     }
     Ok(())
 }

@@ -5,29 +5,36 @@ use cubecl::prelude::*;
 use super::rotation::{sum_of_row, transform};
 use super::{CHANNELS, THREADS, level_offset};
 
-/// Number of midpoints below `magnitude`, of levels of one sign: node 1 halves them, nodes 2 and 3 the halves, and so on. The first depths come from registers.
+/// Number of midpoints times `unit` that are less than `magnitude`, of levels of one sign: node 1 halves them, nodes 2 and 3 the halves, and so on. The
+/// first depths come from registers, already multiplied.
 #[cube]
-fn search(magnitude: f32, nearest: &Array<f32>, midpoints: &SharedMemory<f32>, #[comptime] bits: u32) -> u32 {
+fn search(
+    magnitude: f32,
+    unit: f32,
+    nearest: &Array<f32>,
+    midpoints: &SharedMemory<f32>,
+    #[comptime] bits: u32,
+) -> u32 {
     let depths = comptime!((bits - 1).min(3));
     let mut index = 0u32;
     if comptime!(depths >= 1) {
         let upper = magnitude > nearest[1];
-        index = select(upper, 1u32, 0u32);
+        index = select(upper, comptime!(1u32 << (depths - 1)).runtime(), 0u32);
         if comptime!(depths >= 2) {
             let second = magnitude > select(upper, nearest[3], nearest[2]);
-            index = 2 * index + select(second, 1u32, 0u32);
+            index += select(second, comptime!(1u32 << (depths - 2)).runtime(), 0u32);
             if comptime!(depths >= 3) {
                 let low = select(second, nearest[5], nearest[4]);
                 let high = select(second, nearest[7], nearest[6]);
-                let third = magnitude > select(upper, high, low);
-                index = 2 * index + select(third, 1u32, 0u32);
+                index += select(magnitude > select(upper, high, low), 1u32, 0u32);
             }
         }
     }
     #[unroll]
     for depth in depths..comptime!(bits - 1) {
         let node = index + comptime!(1u32 << depth);
-        index = 2 * index + select(magnitude > midpoints[node as usize], 1u32, 0u32);
+        let right = magnitude > midpoints[node as usize] * unit;
+        index = 2 * index + select(right, 1u32, 0u32);
     }
     index
 }
@@ -83,10 +90,6 @@ pub(crate) fn encode_spherical<F: Float, S: Float, N: Size, M: Size, W: Size>(
     // The first depths of the search, which registers have room for.
     let depths = comptime!((bits - 1).min(3));
     let mut nearest = Array::<f32>::new(8usize);
-    #[unroll]
-    for node in 1..comptime!(1u32 << depths) {
-        nearest[comptime!(node as usize)] = midpoints[comptime!(node as usize)];
-    }
 
     let lane = UNIT_POS_X % lanes;
     let cube = CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X;
@@ -149,6 +152,12 @@ pub(crate) fn encode_spherical<F: Float, S: Float, N: Size, M: Size, W: Size>(
     let root = comptime!((dim as f32).sqrt());
     let to_unit = select(empty, 0.0f32, root / squared.sqrt());
     let factor = to_unit * scale;
+    // Numbers are compared as they are, with midpoints in their unit.
+    let unit = 1.0f32 / factor;
+    #[unroll]
+    for node in 1..comptime!(1u32 << depths) {
+        nearest[comptime!(node as usize)] = midpoints[comptime!(node as usize)] * unit;
+    }
 
     let mut words = Array::<u32>::new(comptime!(bits as usize));
     #[unroll]
@@ -159,11 +168,11 @@ pub(crate) fn encode_spherical<F: Float, S: Float, N: Size, M: Size, W: Size>(
     let mut energy = 0.0f32;
     #[unroll]
     for i in 0..CHANNELS as usize {
-        let u = y[i] * factor;
-        let magnitude = u.abs();
-        let index = search(magnitude, &nearest, &midpoints, bits);
+        let magnitude = y[i].abs();
+        let index = search(magnitude, unit, &nearest, &midpoints, bits);
         let mut level = positive[index as usize];
-        let mut code = index ^ select(u > 0.0f32, magnitudes.runtime(), comptime!(magnitudes - 1).runtime());
+        let mut code =
+            index ^ select(y[i] > 0.0f32, magnitudes.runtime(), comptime!(magnitudes - 1).runtime());
         if comptime!(!whole) {
             let inside = first + comptime!(i as u32) < dim;
             level = select(inside, level, 0.0f32);
@@ -175,12 +184,13 @@ pub(crate) fn encode_spherical<F: Float, S: Float, N: Size, M: Size, W: Size>(
         }
         let bit = comptime!(i as u32 * bits);
         let word = comptime!((bit / 32) as usize);
-        words[word] |= code << comptime!(bit % 32);
+        // Bits of codes do not meet, so that a sum is as good as an or, and takes one instruction with the shift.
+        words[word] += code * comptime!(1u32 << (bit % 32));
         if comptime!(bit % 32 + bits > 32) {
             words[comptime!(word + 1)] |= code >> comptime!(32 - bit % 32);
         }
     }
-    along = sum_of_row(along, lanes, planes);
+    along = sum_of_row(along, lanes, planes) * factor;
     let mut radius = squared * to_unit / along;
     if comptime!(!unbiased) {
         energy = sum_of_row(energy, lanes, planes);
