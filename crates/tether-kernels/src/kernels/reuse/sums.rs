@@ -174,8 +174,9 @@ pub(crate) fn sum_token_ratios<F: Float, N: Size>(
         }
         let of_a = sum_of_run(sum_of_elements(square_a), &mut scratch, lanes, plane).sqrt();
         let of_b = sum_of_run(sum_of_elements(square_b), &mut scratch, lanes, plane).sqrt();
-        // NaN is not below anything, so it stays.
-        let ratio = of_a / select(of_b < smallest, smallest, of_b);
+        // NaN stays, told by its bits: a driver may make a maximum of a comparison with a choice, and that loses it.
+        let is_number = (u32::reinterpret(of_b) & 0x7fff_ffffu32) <= 0x7f80_0000u32;
+        let ratio = select(is_number, of_a / select(of_b < smallest, smallest, of_b), of_b);
         total += select(inside && lane == 0, ratio, 0.0f32);
         token += CUBE_COUNT_X * in_cube;
     }
