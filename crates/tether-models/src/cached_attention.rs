@@ -14,7 +14,8 @@ const BLOCK: usize = 16;
 
 /// One sequence of a [`TokenCache`], under any recipe and on any engine; the model stays on the host.
 ///
-/// Nothing is evicted inside a forward pass: call [`CachedAttention::evict`] after the prompt and after what follows.
+/// Nothing is evicted inside a forward pass: call [`CachedAttention::evict`] after the prompt and after what follows, or
+/// [`crate::LlamaSession::evict`], which also runs the probe tokens that a recipe may ask for.
 #[derive(Debug)]
 pub struct CachedAttention<E: TokenEngine> {
     cache: TokenCache<E>,
@@ -92,6 +93,17 @@ impl<E: TokenEngine> CachedAttention<E> {
         Ok(())
     }
 
+    /// Goes on with `original`, of which this sequence is a copy that has read probe tokens: their queries and keys are what the next eviction
+    /// asks, and nothing else of them stays.
+    ///
+    /// # Errors
+    /// Those of [`TokenCache::probed`].
+    pub fn back_from_probes(&mut self, original: SequenceId) -> Result<(), Error> {
+        self.cache.probed(original, self.sequence)?;
+        self.sequence = original;
+        Ok(())
+    }
+
     /// The cache.
     pub fn cache(&self) -> &TokenCache<E> {
         &self.cache
@@ -103,6 +115,14 @@ impl<E: TokenEngine> CachedAttention<E> {
     /// Those of [`TokenCache::evict`].
     pub fn evict(&mut self) -> Result<EvictReport, Error> {
         self.cache.evict(self.sequence)
+    }
+
+    /// Chooses anew what is read, under a recipe that retains what it does not read.
+    ///
+    /// # Errors
+    /// Those of [`TokenCache::recall`].
+    pub fn recall(&mut self) -> Result<(), Error> {
+        self.cache.recall(self.sequence)
     }
 
     /// Bytes of keys and values.
