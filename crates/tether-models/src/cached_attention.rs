@@ -131,10 +131,20 @@ impl<E: TokenEngine> CachedAttention<E> {
     }
 }
 
-impl<E: TokenEngine> TokenAttention for CachedAttention<E> {
-    type Error = Error;
+impl<E: TokenEngine> CachedAttention<E> {
+    /// Adds a block whose attention is known; see [`TokenCache::take`].
+    ///
+    /// # Errors
+    /// Those of [`TokenCache::take`].
+    pub fn take(&mut self, block: &TokenBlock<'_>) -> Result<(), Error> {
+        self.add(block, TokenCache::take)
+    }
 
-    fn attend(&mut self, block: &TokenBlock<'_>, out: &mut HostTensor) -> Result<(), Error> {
+    fn add<T>(
+        &mut self,
+        block: &TokenBlock<'_>,
+        add: impl FnOnce(&mut TokenCache<E>, SequenceId, usize, &NewTokens<'_, E>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let dtype = self.cache.geometry().dtype;
         let upload = |engine: &E, x: &HostTensor| -> Result<E::Tensor, CoreError> {
             if x.dtype() == dtype {
@@ -150,7 +160,15 @@ impl<E: TokenEngine> TokenAttention for CachedAttention<E> {
             _ => Some(upload(engine, block.q_pre)?),
         };
         let new = NewTokens { q: &q, k: &k, v: &v, raw_q: raw_q.as_ref(), positions: block.positions };
-        let result = self.cache.extend(self.sequence, block.layer, &new)?;
+        add(&mut self.cache, self.sequence, block.layer, &new)
+    }
+}
+
+impl<E: TokenEngine> TokenAttention for CachedAttention<E> {
+    type Error = Error;
+
+    fn attend(&mut self, block: &TokenBlock<'_>, out: &mut HostTensor) -> Result<(), Error> {
+        let result = self.add(block, TokenCache::extend)?;
         let result = self.cache.engine().read(&[&result])?.wait()?;
         if result[0].shape() != out.shape() {
             let (expected, got) = (out.shape().into(), result[0].shape().into());

@@ -39,6 +39,31 @@ impl<E: TokenEngine> TokenCache<E> {
         layer: impl Into<LayerId>,
         new: &NewTokens<'_, E>,
     ) -> Result<E::Tensor, Error> {
+        let none = || CoreError::Count { what: "results of an attention", expected: 1, got: 0 };
+        Ok(self.add(sequence, layer.into(), new, true)?.ok_or_else(none)?)
+    }
+
+    /// Adds new tokens as [`TokenCache::extend`] does, but attends with none: for tokens whose attention is known, such as those of a text that
+    /// another cache has read.
+    ///
+    /// # Errors
+    /// As [`TokenCache::extend`].
+    pub fn take(
+        &mut self,
+        sequence: SequenceId,
+        layer: impl Into<LayerId>,
+        new: &NewTokens<'_, E>,
+    ) -> Result<(), Error> {
+        self.add(sequence, layer.into(), new, false).map(|_| ())
+    }
+
+    fn add(
+        &mut self,
+        sequence: SequenceId,
+        layer: LayerId,
+        new: &NewTokens<'_, E>,
+        attend: bool,
+    ) -> Result<Option<E::Tensor>, Error> {
         let layer = self.layer_index(layer)?;
         let tokens = new.positions.len();
         self.check(new, tokens)?;
@@ -62,7 +87,7 @@ impl<E: TokenEngine> TokenCache<E> {
         let fresh = self.take_blocks(layer, sequence, &mut heads, tokens)?;
         let mut summaries = self.take_summaries(sequence, layer)?;
         let mark = summaries.mark(self.geometry.head_dim_k);
-        let result = self.write_and_attend((sequence, layer), &mut heads, new, &mut summaries);
+        let result = self.write_and_attend((sequence, layer), &mut heads, new, &mut summaries, attend);
         let observed = |done| Ok((done, self.observe(layer, &mut heads[..self.geometry.kv_heads], new)?));
         let result = result.and_then(observed);
         if result.is_err() {
@@ -177,15 +202,16 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok(std::mem::take(&mut held.layers[layer].summaries))
     }
 
-    /// Writes the new tokens to all lists, and attends with them over those that are read. Returns also how many tokens the last one attended
-    /// to, summed over key heads.
+    /// Writes the new tokens to all lists, and attends with them over those that are read, unless that is known. Returns also how many tokens
+    /// the last one attended to, summed over key heads.
     fn write_and_attend(
         &mut self,
         (sequence, layer): (SequenceId, usize),
         lists: &mut [HeadList],
         new: &NewTokens<'_, E>,
         summaries: &mut Summaries,
-    ) -> Result<(E::Tensor, usize), Error> {
+        attend: bool,
+    ) -> Result<(Option<E::Tensor>, usize), Error> {
         let (engine, g, blocks) = (&self.engine, &self.geometry, &mut self.layers[layer]);
         let tokens = new.positions.len();
         for heads in lists.chunks_mut(g.kv_heads) {
@@ -201,7 +227,7 @@ impl<E: TokenEngine> TokenCache<E> {
             }
         }
         let held = self.sequence(sequence)?;
-        let choose = held.decoding && chooses_for_each(self.planner.recipe());
+        let choose = attend && held.decoding && chooses_for_each(self.planner.recipe());
         let held = (&held.layers[layer], layer);
         let choices = self.summarise(held, &lists[..self.geometry.kv_heads], new, summaries, choose)?;
         let (engine, g, blocks) = (&self.engine, &self.geometry, &self.layers[layer]);
@@ -213,8 +239,11 @@ impl<E: TokenEngine> TokenCache<E> {
             let everything = |(i, c): (usize, &KeepSets)| c.total() == heads.len() * (before + i + 1);
             if !choices.iter().enumerate().all(everything) {
                 let attended = choices.last().map_or(all, KeepSets::total);
-                return Ok((self.attend_to(layer, heads, new, choices, scale)?, attended));
+                return Ok((Some(self.attend_to(layer, heads, new, choices, scale)?), attended));
             }
+        }
+        if !attend {
+            return Ok((None, all));
         }
         let (indptr, pages) = block_rows(heads);
         let lengths: Vec<u32> = heads.iter().map(|h| h.len() as u32).collect();
@@ -227,9 +256,9 @@ impl<E: TokenEngine> TokenCache<E> {
         };
         let (out, lse) = engine.extend(new.q, &blocks.k, &blocks.v, &tables, scale)?;
         if heads.iter().all(|h| h.compensation.is_none()) {
-            return Ok((out, all));
+            return Ok((Some(out), all));
         }
-        Ok((self.compensated(heads, new, (out, lse), scale)?, all))
+        Ok((Some(self.compensated(heads, new, (out, lse), scale)?), all))
     }
 
     /// Attention with one more token for each head that has one; merged on the host.
