@@ -29,6 +29,7 @@ fn recipes() -> Vec<TokenRecipe> {
             "lagkv" => &["score.lag=6"],
             "window-kv" => &["score.suffix=6", "budget.layers.shared=2"],
             "razor-attention" => &["budget.heads.induction=0.25"],
+            "elastic-cache" => &["decode.place.distance=-4"],
             "dapq" => &["score.first=1", "score.last=3", "score.recent=4"],
             "quest" => &["score.page=4", "select.size=4", "budget.dense=0"],
             "rekv" => &["score.block=4", "score.init=4", "score.question=4", "select.size=4", "select.top=4"],

@@ -94,10 +94,14 @@ impl<E: TokenEngine> TokenCache<E> {
             positions: head.positions.clone(),
             ..HeadList::default()
         };
-        let (read, before) = match plan.is_nothing() {
-            true => (Vec::new(), held.read.clone()),
-            false => (held.heads.iter().map(bare).collect(), held.read.clone()),
+        let gapless = |head: &HeadList| match (head.positions.first(), head.positions.last()) {
+            (Some(first), Some(last)) => (last - first) as usize + 1 == head.len(),
+            _ => true,
         };
+        let everything = plan.keep.total() == plan.total;
+        let all = everything && (plan.positions.is_none() || held.heads.iter().all(gapless));
+        let read: Vec<HeadList> = if all { Vec::new() } else { held.heads.iter().map(bare).collect() };
+        let before = held.read.clone();
         let pool = &mut self.layers[plan.layer].pool;
         for &block in read.iter().flat_map(|h| &h.blocks) {
             pool.share(block)?;
