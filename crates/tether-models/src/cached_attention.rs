@@ -14,7 +14,8 @@ const BLOCK: usize = 16;
 
 /// One sequence of a [`TokenCache`], under any recipe and on any engine; the model stays on the host.
 ///
-/// Nothing is evicted inside a forward pass: call [`CachedAttention::evict`] after the prompt and after what follows.
+/// Nothing is evicted inside a forward pass: call [`CachedAttention::evict`] after the prompt and after what follows, or
+/// [`crate::LlamaSession::evict`], which also runs the probe tokens that a recipe may ask for.
 #[derive(Debug)]
 pub struct CachedAttention<E: TokenEngine> {
     cache: TokenCache<E>,
@@ -92,6 +93,17 @@ impl<E: TokenEngine> CachedAttention<E> {
         Ok(())
     }
 
+    /// Goes on with `original`, of which this sequence is a copy that has read probe tokens: their queries and keys are what the next eviction
+    /// asks, and nothing else of them stays.
+    ///
+    /// # Errors
+    /// Those of [`TokenCache::probed`].
+    pub fn back_from_probes(&mut self, original: SequenceId) -> Result<(), Error> {
+        self.cache.probed(original, self.sequence)?;
+        self.sequence = original;
+        Ok(())
+    }
+
     /// The cache.
     pub fn cache(&self) -> &TokenCache<E> {
         &self.cache
@@ -105,16 +117,34 @@ impl<E: TokenEngine> CachedAttention<E> {
         self.cache.evict(self.sequence)
     }
 
+    /// Chooses anew what is read, under a recipe that retains what it does not read.
+    ///
+    /// # Errors
+    /// Those of [`TokenCache::recall`].
+    pub fn recall(&mut self) -> Result<(), Error> {
+        self.cache.recall(self.sequence)
+    }
+
     /// Bytes of keys and values.
     pub fn bytes(&self) -> TokenBytes {
         self.cache.bytes()
     }
 }
 
-impl<E: TokenEngine> TokenAttention for CachedAttention<E> {
-    type Error = Error;
+impl<E: TokenEngine> CachedAttention<E> {
+    /// Adds a block whose attention is known; see [`TokenCache::take`].
+    ///
+    /// # Errors
+    /// Those of [`TokenCache::take`].
+    pub fn take(&mut self, block: &TokenBlock<'_>) -> Result<(), Error> {
+        self.add(block, TokenCache::take)
+    }
 
-    fn attend(&mut self, block: &TokenBlock<'_>, out: &mut HostTensor) -> Result<(), Error> {
+    fn add<T>(
+        &mut self,
+        block: &TokenBlock<'_>,
+        add: impl FnOnce(&mut TokenCache<E>, SequenceId, usize, &NewTokens<'_, E>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let dtype = self.cache.geometry().dtype;
         let upload = |engine: &E, x: &HostTensor| -> Result<E::Tensor, CoreError> {
             if x.dtype() == dtype {
@@ -130,7 +160,15 @@ impl<E: TokenEngine> TokenAttention for CachedAttention<E> {
             _ => Some(upload(engine, block.q_pre)?),
         };
         let new = NewTokens { q: &q, k: &k, v: &v, raw_q: raw_q.as_ref(), positions: block.positions };
-        let result = self.cache.extend(self.sequence, block.layer, &new)?;
+        add(&mut self.cache, self.sequence, block.layer, &new)
+    }
+}
+
+impl<E: TokenEngine> TokenAttention for CachedAttention<E> {
+    type Error = Error;
+
+    fn attend(&mut self, block: &TokenBlock<'_>, out: &mut HostTensor) -> Result<(), Error> {
+        let result = self.add(block, TokenCache::extend)?;
         let result = self.cache.engine().read(&[&result])?.wait()?;
         if result[0].shape() != out.shape() {
             let (expected, got) = (out.shape().into(), result[0].shape().into());

@@ -177,4 +177,10 @@ pub enum ForwardError<E> {
         /// The attention's own error.
         source: E,
     },
+    /// The cache could not carry its recipe out.
+    #[error("the cache could not carry its recipe out")]
+    Cache {
+        /// The cache's own error.
+        source: E,
+    },
 }

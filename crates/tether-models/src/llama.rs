@@ -8,6 +8,7 @@ mod gguf;
 mod head_probe;
 mod layer;
 mod matrix;
+mod probes;
 mod session;
 mod tokenizer;
 mod workspace;

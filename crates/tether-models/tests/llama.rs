@@ -307,7 +307,7 @@ fn a_recorded_pass_leaves_a_cache_as_a_pass_of_its_own_does() {
     let model = model(&SmallLlama::new());
     let (all, prompt) = (tokens(60), 44);
     let recorded = RecordedPass::record(&model, &all[..prompt], |_| ()).expect("a pass");
-    for recipe in ["full", "h2o", "expected-attention", "sink-recent"] {
+    for recipe in ["full", "h2o", "expected-attention", "sink-recent", "quest", "rekv", "dapq"] {
         let mut own = LlamaSession::new(&model, cached(&model, recipe));
         own.read(&all[..prompt]).expect("a prompt");
         let mut attention = cached(&model, recipe);
@@ -316,7 +316,7 @@ fn a_recorded_pass_leaves_a_cache_as_a_pass_of_its_own_does() {
         replayed.set_next_position(recorded.tokens() as i32);
         let results: Vec<Vec<f32>> = [&mut own, &mut replayed]
             .map(|session| {
-                session.attention_mut().evict().expect("an eviction");
+                session.evict(&all[..prompt]).expect("an eviction");
                 session.read(&all[prompt..]).expect("the rest").to_vec()
             })
             .into();
@@ -324,6 +324,34 @@ fn a_recorded_pass_leaves_a_cache_as_a_pass_of_its_own_does() {
             assert!((a - b).abs() < 1e-4, "{recipe}: {a} and {b}");
         }
     }
+}
+
+#[test]
+fn probes_choose_and_are_gone() {
+    let model = model(&SmallLlama::new());
+    let all = tokens(80);
+    let mut session = LlamaSession::new(&model, cached(&model, "dapq"));
+    session.read(&all[..64]).expect("a prompt");
+    let full = session.attention().bytes().in_use;
+    session.evict(&all[..64]).expect("an eviction");
+    assert_eq!(session.next_position(), 64, "the answer begins where the probes stood");
+    let cache = session.attention().cache();
+    let sequence = session.attention().sequence();
+    for layer in 0..model.config().layers {
+        for head in 0..model.config().kv_heads {
+            let kept = cache.positions(sequence, layer, head).expect("a layer");
+            assert_eq!(kept.len(), 32);
+            assert!(kept.starts_with(&[0, 1, 2, 3]) && kept.iter().all(|&p| p < 64), "{kept:?}");
+        }
+    }
+    assert!(session.attention().bytes().in_use * 10 <= full * 6);
+    // A probe that the model cannot run leaves the session as it was.
+    let mut other = LlamaSession::new(&model, cached(&model, "dapq"));
+    other.read(&all[..64]).expect("a prompt");
+    let before = other.attention().bytes().in_use;
+    let unknown = [u32::MAX; 64];
+    assert!(matches!(other.evict(&unknown), Err(ForwardError::Model(ModelError::TokenId { .. }))));
+    assert_eq!((other.next_position(), other.attention().bytes().in_use), (64, before));
 }
 
 #[test]

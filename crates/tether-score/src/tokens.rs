@@ -24,7 +24,7 @@ pub use budget::{Budget, BudgetPlace, Protected, Rounding};
 pub use head_budget::{HeadBudget, HeadShare, HeadShares, ShareRequest};
 pub use keep::KeepSets;
 pub use layer_budget::{LayerBudget, window_groups};
-pub use observation::{GridPlace, Needs, TokenObservation};
+pub use observation::{BlockGrid, GridPlace, Needs, TokenObservation};
 pub use partial::PartialText;
 pub use profile::{HeadProfile, LayerProfile, attention_variance, column_variance, echo_and_induction};
 pub use rate_distortion::{

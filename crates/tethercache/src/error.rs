@@ -52,6 +52,16 @@ pub enum Error {
         /// Its number.
         sequence: u32,
     },
+    /// What is to be a probe of a sequence is not a fork of it that has read probe tokens, and only those.
+    #[error(
+        "sequence {probe} is not a fork of sequence {sequence} that has read the probe tokens that its recipe asks for"
+    )]
+    NotAProbe {
+        /// The sequence that was to be probed.
+        sequence: u32,
+        /// The one that is not its probe.
+        probe: u32,
+    },
     /// Layers take the same tokens, one layer after the other.
     #[error("layer {layer:?} has {got} tokens where the layer before it has {expected}")]
     LayerTokens {

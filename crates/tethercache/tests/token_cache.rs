@@ -2,6 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+#[path = "token_cache/every_recipe.rs"]
+mod every_recipe;
+#[path = "token_cache/probes.rs"]
+mod probes;
+#[path = "token_cache/reading.rs"]
+mod reading;
+
 use std::collections::BTreeSet;
 
 use tether_core::{CoreError, DType, Host, HostTensor};
@@ -69,27 +76,58 @@ impl Plain {
 
     /// Adds a token to a layer and attends with it.
     fn step(&mut self, layer: usize, position: i32, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
-        let mut out = Vec::new();
+        self.push(layer, position, q, k, v);
+        let of_query = |query_head: usize| {
+            let tokens = &self.heads[layer][query_head / (QUERY_HEADS / KV_HEADS)];
+            attention(tokens.iter(), &q[query_head * DIM..][..DIM])
+        };
+        (0..QUERY_HEADS).flat_map(of_query).collect()
+    }
+
+    /// Adds a token to a layer.
+    fn push(&mut self, layer: usize, position: i32, q: &[f32], k: &[f32], v: &[f32]) {
         for (head, tokens) in self.heads[layer].iter_mut().enumerate() {
             let row = |x: &[f32]| x[head * DIM..][..DIM].to_vec();
             tokens.push((position, row(k), row(v)));
         }
-        for query_head in 0..QUERY_HEADS {
-            let tokens = &self.heads[layer][query_head / (QUERY_HEADS / KV_HEADS)];
-            let q = &q[query_head * DIM..][..DIM];
-            let dot = |k: &[f32]| -> f64 { q.iter().zip(k).map(|(a, b)| f64::from(a * b)).sum() };
-            let logits: Vec<f64> = tokens.iter().map(|t| dot(&t.1) / (DIM as f64).sqrt()).collect();
-            let highest = logits.iter().copied().fold(f64::MIN, f64::max);
-            let weights: Vec<f64> = logits.iter().map(|l| (l - highest).exp()).collect();
-            let total: f64 = weights.iter().sum();
-            for channel in 0..DIM {
-                let values = tokens.iter().zip(&weights).map(|(t, w)| w * f64::from(t.2[channel]));
-                out.push((values.sum::<f64>() / total) as f32);
-            }
-        }
         self.queries[layer].extend_from_slice(q);
-        out
     }
+
+    /// The layer as it was recorded, and the queries of its last `count` tokens.
+    fn recorded(&self, layer: usize, count: usize) -> RecordedTokens {
+        let tokens = self.heads[layer][0].len();
+        let of_heads = |pick: fn(&Token) -> &Vec<f32>| -> Vec<f32> {
+            self.heads[layer].iter().flatten().flat_map(|t| pick(t).clone()).collect()
+        };
+        let (keys, values) = (of_heads(|t| &t.1), of_heads(|t| &t.2));
+        let queries = by_head(&self.queries[layer], count);
+        RecordedTokens::new((QUERY_HEADS, KV_HEADS), tokens, (DIM, DIM), keys, values)
+            .unwrap()
+            .with_queries(queries.clone())
+            .unwrap()
+            .with_raw_queries(queries)
+            .unwrap()
+    }
+}
+
+/// Queries of the last `count` tokens, `[tokens, QUERY_HEADS, DIM]`, as `[QUERY_HEADS, count, DIM]`.
+fn by_head(queries: &[f32], count: usize) -> Vec<f32> {
+    let rows: Vec<&[f32]> = queries.chunks_exact(QUERY_HEADS * DIM).collect();
+    let rows = &rows[rows.len().saturating_sub(count)..];
+    (0..QUERY_HEADS).flat_map(|h| rows.iter().flat_map(move |row| &row[h * DIM..][..DIM])).copied().collect()
+}
+
+fn attention<'a>(tokens: impl Iterator<Item = &'a Token> + Clone, q: &[f32]) -> Vec<f32> {
+    let dot = |k: &[f32]| -> f64 { q.iter().zip(k).map(|(a, b)| f64::from(a * b)).sum() };
+    let logits: Vec<f64> = tokens.clone().map(|t| dot(&t.1) / (DIM as f64).sqrt()).collect();
+    let highest = logits.iter().copied().fold(f64::MIN, f64::max);
+    let weights: Vec<f64> = logits.iter().map(|l| (l - highest).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    let channel = |c: usize| {
+        let values = tokens.clone().zip(&weights).map(|(t, w)| w * f64::from(t.2[c]));
+        (values.sum::<f64>() / total) as f32
+    };
+    (0..DIM).map(channel).collect()
 }
 
 /// Cache and plain lists side by side.
@@ -193,10 +231,10 @@ fn is_of_text(recipe: &TokenRecipe) -> bool {
     // So are tokens that are coded: attention to them is not exact.
     !(moves
         || recipe.codec.is_some()
+        || recipe.retain
         || needs.grid
         || needs.head_profile
         || needs.probe_last > 0
-        || needs.raw_keys
         || needs.output_projection)
 }
 
@@ -260,27 +298,7 @@ fn keeps_what_the_planner_keeps_of_the_whole_text() {
         let tokens = plain.seen;
         pair.cache.evict(sequence).unwrap();
         for layer in 0..LAYERS {
-            let of_heads = |pick: fn(&Token) -> &Vec<f32>| -> Vec<f32> {
-                plain.heads[layer].iter().flatten().flat_map(|t| pick(t).clone()).collect()
-            };
-            let mut queries = Vec::new();
-            for head in 0..QUERY_HEADS {
-                let rows = plain.queries[layer].chunks_exact(QUERY_HEADS * DIM);
-                rows.for_each(|row| queries.extend_from_slice(&row[head * DIM..][..DIM]));
-            }
-            let seen = RecordedTokens::new(
-                (QUERY_HEADS, KV_HEADS),
-                tokens,
-                (DIM, DIM),
-                of_heads(|t| &t.1),
-                of_heads(|t| &t.2),
-            )
-            .unwrap()
-            .with_queries(queries.clone())
-            .unwrap()
-            .with_raw_queries(queries)
-            .unwrap()
-            .with_frequencies(frequencies.clone());
+            let seen = plain.recorded(layer, tokens).with_frequencies(frequencies.clone());
             let turn = LayerTurn { layer, layers: LAYERS, seen: tokens, decoding: false };
             let plan = planner.plan(turn, &seen, &mut state).unwrap();
             for (head, set) in plan.keep.sets().iter().enumerate() {
@@ -511,10 +529,6 @@ fn refuses_what_does_not_fit_and_stays_as_it_was() {
     assert!(matches!(e, Err(Error::Core(CoreError::NonFinite { what: "v", .. }))), "{e:?}");
     assert_eq!(pair.cache.bytes(), before);
     pair.extend(sequence, &mut plain, 2);
-    for name in ["quest", "rekv"] {
-        let e = TokenCache::new(Host::new(), geometry(), TokenRecipe::named(name).unwrap());
-        assert!(matches!(e, Err(Error::Recipe(_))), "{name}: {e:?}");
-    }
 }
 
 const THETA: f64 = 100.0;

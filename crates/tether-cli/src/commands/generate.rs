@@ -53,11 +53,12 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
         |(tokens, seconds): (usize, f64)| format!("{tokens} tokens, {:.1} tokens/s", tokens as f64 / seconds);
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     eprintln!(
-        "prompt {}; after it {}; cache {:.1} MiB of {:.1}",
+        "prompt {}; after it {}; cache {:.1} MiB of {:.1}, of which a token reads {:.1}",
         rate(speed.prompt),
         rate(speed.steps),
         mib(bytes.held()),
-        mib(bytes.full)
+        mib(bytes.full),
+        mib(bytes.read)
     );
     Ok(())
 }
@@ -102,8 +103,9 @@ fn stream<E: TokenEngine>(
 ) -> Result<Speed> {
     let started = Instant::now();
     let mut next = greedy(session.read(ids).context("cannot read the prompt")?);
-    session.attention_mut().evict()?;
+    session.evict(ids)?;
     let read = Instant::now();
+    let mut ids = ids.to_vec();
     let mut text = language.tokenizer.stream();
     let mut steps = 0;
     for made in 0..most {
@@ -113,8 +115,9 @@ fn stream<E: TokenEngine>(
         out.write_all(text.push(next)?.as_bytes())?;
         out.flush()?;
         if made + 1 < most {
+            ids.push(next);
             next = greedy(session.read(&[next]).context("cannot continue")?);
-            session.attention_mut().evict()?;
+            session.evict(&ids)?;
             steps += 1;
         }
     }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use tether_core::Pool;
 
+use super::scorers::{block_means, page_bounds};
 use crate::ScoreError;
 use crate::tokens::attention::{column_mass, pooled, window_rows};
 
@@ -30,6 +31,10 @@ pub struct Needs {
     pub probe_first: usize,
     /// Then so many of its last ones.
     pub probe_last: usize,
+    /// Lowest and highest number of each channel of the rotated keys, over pages of so many tokens; 0 for none.
+    pub page_bounds: usize,
+    /// Means of the keys before the rotation, over blocks.
+    pub block_means: Option<BlockGrid>,
 }
 
 impl Needs {
@@ -47,8 +52,19 @@ impl Needs {
             head_profile: self.head_profile | other.head_profile,
             probe_first: self.probe_first.max(other.probe_first),
             probe_last: self.probe_last.max(other.probe_last),
+            page_bounds: self.page_bounds.max(other.page_bounds),
+            block_means: self.block_means.or(other.block_means),
         }
     }
+}
+
+/// Where the blocks of a text lie: the first begins after `first` tokens, and each has `size`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockGrid {
+    /// Tokens before the first block.
+    pub first: usize,
+    /// Tokens of a block.
+    pub size: usize,
 }
 
 /// Where a visual token stands.
@@ -181,6 +197,27 @@ pub trait TokenObservation {
         let rows = window_rows(self, window)?;
         let prefix = self.tokens() - window;
         Ok(rows.mean_over_queries(prefix))
+    }
+
+    /// Lowest and highest number of each channel of a key head's rotated keys over pages of `page` tokens, the last of which may be shorter:
+    /// `[pages, 2, head_dim_k]`.
+    ///
+    /// # Errors
+    /// [`ScoreError::Missing`].
+    fn page_bounds(&self, kv_head: usize, page: usize) -> Result<Cow<'_, [f32]>, ScoreError> {
+        let (tokens, dim) = (self.tokens(), self.head_dim_k());
+        Ok(page_bounds(&self.keys()?[kv_head * tokens * dim..][..tokens * dim], dim, page).into())
+    }
+
+    /// Means of a key head's keys before the rotation over the first `blocks` blocks: `[blocks, head_dim_k]`.
+    ///
+    /// # Errors
+    /// [`ScoreError::Missing`].
+    fn block_means(&self, kv_head: usize, grid: BlockGrid, blocks: usize) -> Result<Vec<f64>, ScoreError> {
+        let (tokens, dim) = (self.tokens(), self.head_dim_k());
+        let keys = self.raw_keys()?;
+        let of_head = &keys[kv_head * tokens * dim..][..tokens * dim];
+        Ok(block_means(&of_head[(grid.first * dim).min(of_head.len())..], dim, grid.size, blocks))
     }
 
     /// Attention summed over all queries, `[query_heads, tokens]`: every token's query with the tokens up to it.

@@ -19,7 +19,7 @@ mod tova;
 mod windowkv;
 
 pub use accumulated_attention::AccumulatedAttention;
-pub use block_likeness::BlockLikeness;
+pub use block_likeness::{BlockLikeness, block_means};
 pub use criticalkv::CriticalKv;
 pub use dapq::DapQ;
 pub use expected_attention::ExpectedAttention;

@@ -58,7 +58,7 @@ impl HeadScores {
     }
 
     /// The scores of each head in turn.
-    pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
+    pub fn rows(&self) -> impl Iterator<Item = &[f32]> + Clone {
         (0..self.heads).map(|h| self.head(h))
     }
 

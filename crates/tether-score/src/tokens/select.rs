@@ -14,6 +14,12 @@ use crate::tokens::scorer::at_least;
 pub enum TokenSelector {
     /// The highest scores.
     TopK {},
+    /// Whole pages of consecutive tokens, of each head those with the highest mean scores, the protected tokens' pages first (Quest,
+    /// arXiv:2406.10774). A share that is smaller than a page goes to the highest scores.
+    Pages {
+        /// Tokens of a page.
+        size: usize,
+    },
     /// Whole chunks of consecutive tokens, the same in all heads (`ChunkKV`, arXiv:2502.00299).
     Chunks {
         /// Tokens of a chunk.
@@ -48,7 +54,7 @@ impl TokenSelector {
         match *self {
             Self::TopK {} | Self::ElasticOfficial {} => Ok(()),
             Self::Chunks { length } => at_least("select.length", length, 1),
-            Self::Windows { size } => at_least("select.size", size, 1),
+            Self::Windows { size } | Self::Pages { size } => at_least("select.size", size, 1),
             Self::Blocks { size, top, chunk } => {
                 at_least("select.size", size, 1)?;
                 at_least("select.chunk", chunk, 1)?;
@@ -75,7 +81,12 @@ impl TokenSelector {
 
     /// True when all heads keep the same tokens, and so equally many.
     pub fn is_shared(&self) -> bool {
-        !matches!(self, Self::TopK {})
+        !matches!(self, Self::TopK {} | Self::Pages { .. })
+    }
+
+    /// True when tokens of different heads may compete for one share.
+    pub fn is_joint(&self) -> bool {
+        matches!(self, Self::TopK {})
     }
 
     /// What stays: no head keeps more than its share, and the protected tokens are among it. Equal scores: the earlier token stays.
@@ -91,9 +102,9 @@ impl TokenSelector {
             HeadShares::Each(shares) => {
                 return Err(ScoreError::Count { what: "shares", expected: heads, got: shares.len() });
             }
-            HeadShares::Together { .. } if !self.is_shared() => {
+            HeadShares::Together { .. } if self.is_joint() => {
                 let rows: Vec<&[f32]> = scores.rows().collect();
-                return Ok(KeepSets::new(each_or_together(&rows, shares)));
+                return Ok(KeepSets::new(self.each_or_together(&rows, shares)));
             }
             HeadShares::Together { .. } => {
                 return Err(ScoreError::Count { what: "shares", expected: heads, got: 1 });
@@ -112,9 +123,9 @@ impl TokenSelector {
         let tokens = scores.tokens();
         let one = HeadShare { kept: first.kept.min(tokens), ..first };
         Ok(match *self {
-            Self::TopK {} => KeepSets::new(
-                scores.rows().zip(shares).map(|(row, s)| best(row, s.kept, s.protected)).collect(),
-            ),
+            Self::TopK {} | Self::Pages { .. } => {
+                KeepSets::new(scores.rows().zip(shares).map(|(row, s)| self.of_head(row, *s)).collect())
+            }
             Self::Chunks { length } => KeepSets::shared(heads, chunks(scores, length, one)),
             Self::Windows { size } => KeepSets::shared(heads, windows(scores, size, one)),
             Self::Blocks { size, top, chunk } => {
@@ -143,18 +154,29 @@ impl TokenSelector {
         {
             return count("shares", scores.len(), shares.len());
         }
-        let rows: Vec<&[f32]> = scores.iter().map(HeadScores::values).collect();
-        Ok(KeepSets::new(each_or_together(&rows, shares)))
-    }
-}
-
-/// The best of each row, or of all rows together.
-fn each_or_together(rows: &[&[f32]], shares: &HeadShares) -> Vec<Vec<u32>> {
-    match shares {
-        HeadShares::Each(shares) => {
-            rows.iter().zip(shares).map(|(row, s)| best(row, s.kept, s.protected)).collect()
+        if matches!(shares, HeadShares::Together { .. }) && !self.is_joint() {
+            return count("shares", scores.len(), 1);
         }
-        &HeadShares::Together { kept, least, protected } => across_heads(rows, kept, least, protected),
+        let rows: Vec<&[f32]> = scores.iter().map(HeadScores::values).collect();
+        Ok(KeepSets::new(self.each_or_together(&rows, shares)))
+    }
+
+    /// The best of each row, or of all rows together.
+    fn each_or_together(&self, rows: &[&[f32]], shares: &HeadShares) -> Vec<Vec<u32>> {
+        match shares {
+            HeadShares::Each(shares) => {
+                rows.iter().zip(shares).map(|(row, s)| self.of_head(row, *s)).collect()
+            }
+            &HeadShares::Together { kept, least, protected } => across_heads(rows, kept, least, protected),
+        }
+    }
+
+    /// What one head keeps where heads choose on their own.
+    fn of_head(&self, scores: &[f32], share: HeadShare) -> Vec<u32> {
+        match *self {
+            Self::Pages { size } if size <= share.kept => pages(scores, size, share),
+            _ => best(scores, share.kept, share.protected),
+        }
     }
 }
 
@@ -196,9 +218,12 @@ fn across_heads(rows: &[&[f32]], kept: usize, least: usize, protected: Protected
 }
 
 /// The means of the spans `[start, end)` over their tokens, of sums over heads.
-fn span_means(scores: &HeadScores, spans: &[std::ops::Range<usize>]) -> Vec<f64> {
+fn span_means<'a>(
+    rows: impl Iterator<Item = &'a [f32]> + Clone,
+    spans: &[std::ops::Range<usize>],
+) -> Vec<f64> {
     let sum = |span: &std::ops::Range<usize>| -> f64 {
-        scores.rows().map(|row| row[span.clone()].iter().map(|&x| f64::from(x)).sum::<f64>()).sum()
+        rows.clone().map(|row| row[span.clone()].iter().map(|&x| f64::from(x)).sum::<f64>()).sum()
     };
     spans.iter().map(|span| sum(span) / span.len().max(1) as f64).collect()
 }
@@ -238,10 +263,20 @@ fn descending(means: &[f64]) -> Vec<usize> {
     order
 }
 
+fn pages(scores: &[f32], size: usize, share: HeadShare) -> Vec<u32> {
+    let tokens = scores.len();
+    let share = HeadShare { kept: share.kept.min(tokens), ..share };
+    let protected = share.protected.within(share.kept, tokens);
+    let spans = spans(tokens, size);
+    let mut order = descending(&span_means(std::iter::once(scores), &spans));
+    order.sort_by_key(|&page| !spans[page].clone().any(|t| protected.holds(t, tokens)));
+    fill(share, tokens, &spans, &order, spans.len())
+}
+
 fn chunks(scores: &HeadScores, length: usize, share: HeadShare) -> Vec<u32> {
     let tokens = scores.tokens();
     let spans = spans(tokens, length);
-    let order = descending(&span_means(scores, &spans));
+    let order = descending(&span_means(scores.rows(), &spans));
     let count = (spans.len() as f64 * share.kept as f64 / tokens.max(1) as f64 + 1e-9) as usize;
     fill(share, tokens, &spans, &order, count.max(1))
 }
@@ -251,7 +286,7 @@ fn windows(scores: &HeadScores, size: usize, share: HeadShare) -> Vec<u32> {
     let protected = share.protected.within(share.kept, tokens);
     let review = tokens - protected.recent;
     let spans = spans(review, size);
-    let order = descending(&span_means(scores, &spans));
+    let order = descending(&span_means(scores.rows(), &spans));
     let dropped = (review - (share.kept - protected.recent).min(review)).div_ceil(size);
     fill(share, tokens, &spans, &order, spans.len().saturating_sub(dropped))
 }
@@ -266,7 +301,7 @@ fn blocks(scores: &HeadScores, (size, top, chunk): (usize, usize, usize), share:
     let share = HeadShare { protected: Protected { recent: tail, ..share.protected }, ..share };
     let mut spans = spans(whole, size * chunk);
     spans.iter_mut().for_each(|s| *s = s.start + protected.sink..s.end + protected.sink);
-    let order = descending(&span_means(scores, &spans));
+    let order = descending(&span_means(scores.rows(), &spans));
     let count = if whole <= top * size { spans.len() } else { top / chunk };
     fill(share, tokens, &spans, &order, count)
 }

@@ -6,10 +6,13 @@ mod evict;
 mod extend;
 mod moves;
 mod observed;
+mod probes;
+mod reading;
 mod retention;
+mod summaries;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
 use tether_core::{LayerId, Side, TokenEngine};
@@ -22,6 +25,8 @@ use blocks::{HeadList, LayerBlocks, block_rows};
 use coded::Rotations;
 use moves::bytes_of;
 use observed::Recorded;
+use probes::Probes;
+use summaries::Summaries;
 
 pub use evict::EvictReport;
 pub use extend::NewTokens;
@@ -39,10 +44,14 @@ pub struct TokenBytes {
     pub in_use: u64,
     /// What a cache that keeps every token of every sequence would hold, not rounded up to blocks.
     pub full: u64,
-    /// Held on the host beside that: keys, as they came, of tokens that move again and again. Sequences that share one count it each.
+    /// Held on the host beside that: keys, as they came, of tokens that move again and again, and summaries of pages. Sequences that share
+    /// one count it each.
     pub host: u64,
     /// Held on the host beside that: codes, with what they are relative to, scales, radii, headers and positions. A page that several sequences refer to counts once.
     pub coded: u64,
+    /// What the newest token of every sequence attended to, and the summaries that its choice was made by. Less than what is held where a
+    /// recipe retains what it does not read.
+    pub read: u64,
 }
 
 impl TokenBytes {
@@ -107,9 +116,34 @@ struct Sequence {
 #[derive(Clone, Debug, Default)]
 struct SequenceLayer {
     heads: Vec<HeadList>,
+    /// What is read instead where a choice holds; none otherwise.
+    read: Vec<HeadList>,
+    /// Tokens that the newest token attended to, summed over key heads.
+    attended: usize,
     /// Tokens that came, evicted ones included.
     seen: usize,
     recorded: Recorded,
+    summaries: Summaries,
+    probes: Option<Probes>,
+}
+
+impl SequenceLayer {
+    /// All lists that refer to blocks.
+    fn lists(&self) -> impl Iterator<Item = &HeadList> {
+        self.heads.iter().chain(&self.read)
+    }
+
+    fn lists_mut(&mut self) -> impl Iterator<Item = &mut HeadList> {
+        self.heads.iter_mut().chain(&mut self.read)
+    }
+
+    fn heads_mut(&mut self) -> &mut Vec<HeadList> {
+        &mut self.heads
+    }
+
+    fn read_mut(&mut self) -> &mut Vec<HeadList> {
+        &mut self.read
+    }
 }
 
 impl<E: TokenEngine> TokenCache<E> {
@@ -117,16 +151,11 @@ impl<E: TokenEngine> TokenCache<E> {
     ///
     /// # Errors
     /// [`Error::Core`] for a geometry out of range, whatever [`TokenRecipe::validate`] refuses, and [`RecipeError::Combination`] for a recipe
-    /// that a growing cache cannot carry out: one that reads a choice without evicting, or that gives query heads of a
-    /// key head tokens of their own.
+    /// that a growing cache cannot carry out: one that gives query heads of a key head tokens of their own, or that would move tokens for
+    /// every token.
     pub fn new(engine: E, geometry: TokenGeometry, recipe: TokenRecipe) -> Result<Self, Error> {
         geometry.validate()?;
         let refuse = |problem| Err(RecipeError::Combination { recipe: recipe.name.clone(), problem }.into());
-        if recipe.retain {
-            return refuse(
-                "retain = true reads a choice of what stays, which a cache in use does not do; replay does",
-            );
-        }
         if matches!(&recipe.score, Some(TokenScorer::SnapKv(s)) if s.heads == QueryHeads::Separate) {
             return refuse(
                 "score.heads = \"separate\" needs keys repeated for each query head; use \"grouped\"",
@@ -137,6 +166,7 @@ impl<E: TokenEngine> TokenCache<E> {
             part.suits(geometry.head_dim_k, geometry.head_dim_v)?;
         }
         let rotations = Rotations::new(&geometry);
+        reading::check(planner.recipe(), planner.needs().accumulated_attention)?;
         let layers = (0..geometry.layers)
             .map(|_| LayerBlocks::new(&engine, &geometry))
             .collect::<Result<Vec<_>, Error>>()?;
@@ -184,7 +214,7 @@ impl<E: TokenEngine> TokenCache<E> {
     pub fn fork(&mut self, of: SequenceId) -> Result<SequenceId, Error> {
         let copy = self.sequence(of)?.clone();
         for (layer, held) in self.layers.iter_mut().zip(&copy.layers) {
-            for &block in held.heads.iter().flat_map(|h| &h.blocks) {
+            for &block in held.lists().flat_map(|h| &h.blocks) {
                 layer.pool.share(block)?;
             }
         }
@@ -197,8 +227,8 @@ impl<E: TokenEngine> TokenCache<E> {
     /// [`Error::UnknownSequence`].
     pub fn remove(&mut self, sequence: SequenceId) -> Result<(), Error> {
         let gone = self.sequences.remove(&sequence).ok_or(unknown(sequence))?;
-        for (layer, held) in self.layers.iter_mut().zip(gone.layers) {
-            for block in held.heads.into_iter().flat_map(|h| h.blocks) {
+        for (layer, held) in self.layers.iter_mut().zip(&gone.layers) {
+            for &block in held.lists().flat_map(|h| &h.blocks) {
                 layer.pool.release(block)?;
             }
         }
@@ -346,15 +376,22 @@ impl<E: TokenEngine> TokenCache<E> {
     pub fn bytes(&self) -> TokenBytes {
         let block = self.geometry.block_bytes();
         let token = block / self.geometry.block_size as u64 * self.geometry.kv_heads as u64;
-        let seen = self.sequences.values().flat_map(|s| &s.layers).map(|l| l.seen as u64).sum::<u64>();
-        let heads = || self.sequences.values().flat_map(|s| &s.layers).flat_map(|l| &l.heads);
+        let layers = || self.sequences.values().flat_map(|s| &s.layers);
+        let seen = layers().map(|l| l.seen as u64).sum::<u64>();
+        let by_choice = reading::chooses_for_each(self.planner.recipe());
+        let summaries = |l: &SequenceLayer| l.summaries.bytes();
+        let attended = layers().map(|l| l.attended as u64).sum::<u64>();
         let mut counted = HashSet::new();
+        let coded = layers().flat_map(|l| &l.heads).map(|h| h.coded.bytes(&mut counted)).sum();
         TokenBytes {
             resident: self.layers.iter().map(|l| l.pool.capacity() as u64 * block).sum(),
             in_use: self.layers.iter().map(|l| l.pool.in_use() as u64 * block).sum(),
             full: seen * token,
-            host: heads().map(|h| bytes_of(&h.homes)).sum(),
-            coded: heads().map(|h| h.coded.bytes(&mut counted)).sum(),
+            host: layers().map(|l| summaries(l) + l.lists().map(|h| bytes_of(&h.homes)).sum::<u64>()).sum(),
+            coded,
+            read: attended * (block / self.geometry.block_size as u64)
+                + layers().filter(|_| by_choice).map(summaries).sum::<u64>()
+                + coded,
         }
     }
 
@@ -368,11 +405,24 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok(heads.map(|h| h.coded.bytes(&mut counted)).sum())
     }
 
+    /// Bytes of the blocks that a sequence refers to, whoever else does.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSequence`].
+    pub fn bytes_of(&self, sequence: SequenceId) -> Result<u64, Error> {
+        let of_layer = |held: &SequenceLayer| -> u64 {
+            let blocks: BTreeSet<u32> = held.lists().flat_map(|h| &h.blocks).copied().collect();
+            blocks.len() as u64
+        };
+        let blocks: u64 = self.sequence(sequence)?.layers.iter().map(of_layer).sum();
+        Ok(blocks * self.geometry.block_bytes())
+    }
+
     /// Renumbers the blocks of a layer in all sequences.
     fn renumber(&mut self, layer: usize, renumbered: Option<Vec<u32>>) {
         let Some(renumbered) = renumbered else { return };
         for sequence in self.sequences.values_mut() {
-            for head in &mut sequence.layers[layer].heads {
+            for head in sequence.layers[layer].lists_mut() {
                 head.blocks.iter_mut().for_each(|b| *b = renumbered[*b as usize]);
             }
         }

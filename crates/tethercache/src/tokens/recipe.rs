@@ -105,7 +105,8 @@ pub struct TokenRecipe {
     /// Selector.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub select: Option<TokenSelector>,
-    /// What is not chosen stays in memory, for later queries to choose from: a method of reading, which frees nothing.
+    /// What is not chosen stays in memory, for later queries to choose from: a method of reading, which frees nothing. A session chooses for
+    /// every token, by its own query, where `decode.every` is 1; otherwise a choice holds until the next.
     #[serde(default, skip_serializing_if = "is_false")]
     pub retain: bool,
     /// Editor.
@@ -184,6 +185,16 @@ impl TokenRecipe {
             }
             _ if self.retain && self.edit.is_some() => {
                 refuse("an [edit] part works on what leaves, and with retain nothing does")
+            }
+            _ if self.retain && self.prefill.is_some() => {
+                refuse("a [prefill] part evicts while the prompt is read, and with retain nothing leaves")
+            }
+            (_, Some(select))
+                if !select.is_joint() && matches!(self.budget.heads, HeadBudget::Adaptive { .. }) =>
+            {
+                refuse(
+                    "heads compete token by token, so budget.heads = \"adaptive\" needs select.kind = \"top-k\"",
+                )
             }
             _ if self.prefill.is_some_and(|p| p.every == 0) => refuse("prefill.every must be at least 1"),
             _ if self.prefill.is_some() && self.budget.heads != HeadBudget::default() => refuse(

@@ -55,7 +55,7 @@ pub(crate) fn run(args: &AllArgs) -> Result<()> {
         rows.measure(&title, contenders.iter(), |contender| {
             let scored = prompted.score(contender)?;
             let samples = scored.samples();
-            Ok((samples, Vec::new(), scored.resident, scored.full))
+            Ok((samples, Vec::new(), [scored.resident, scored.read, scored.full]))
         })?;
     }
     for (task, question) in [(Task::Recall, Asking::Unseen), (Task::Needle, Asking::Seen)] {
@@ -70,7 +70,11 @@ pub(crate) fn run(args: &AllArgs) -> Result<()> {
                     Test { language: &language, profile: profile.as_ref(), question, device: c.device };
                 let answers = test.ask(&contexts, contender, || ())?;
                 let ranks = [super::paired::mean(&answers.ranks), super::paired::mean(&answers.first)];
-                Ok((answers.probabilities, ranks.to_vec(), answers.resident, answers.full))
+                Ok((
+                    answers.probabilities,
+                    ranks.to_vec(),
+                    [answers.resident, answers.resident, answers.full],
+                ))
             })?;
         }
     }
@@ -121,15 +125,16 @@ impl Rows {
         &mut self,
         title: &str,
         contenders: impl Iterator<Item = &'a Contender>,
-        mut of: impl FnMut(&Contender) -> Result<(Vec<f64>, Vec<f64>, u64, u64)>,
+        mut of: impl FnMut(&Contender) -> Result<(Vec<f64>, Vec<f64>, [u64; 3])>,
     ) -> Result<()> {
         let missing: Vec<&Contender> = contenders.filter(|c| !self.has(title, c)).collect();
         let template = "{msg} {bar:30} {pos}/{len} recipes and budgets, {eta} left";
         let bar = progress::bar(missing.len() as u64, template, title)?;
         for contender in missing {
-            let (samples, ranks, resident, full) = of(contender)?;
+            let (samples, ranks, [resident, read, full]) = of(contender)?;
             let (recipe, budget) = (contender.recipe.name.clone(), contender.budget);
-            let entry = Entry { title: title.to_owned(), recipe, budget, samples, ranks, resident, full };
+            let title = title.to_owned();
+            let entry = Entry { title, recipe, budget, samples, ranks, resident, read, full };
             if let Some(file) = &mut self.file {
                 writeln!(file, "{}", serde_json::to_string(&entry)?)?;
             }

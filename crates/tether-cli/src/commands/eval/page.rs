@@ -22,6 +22,8 @@ pub(super) struct Entry {
     /// Mean rank and share of first ranks, of answers.
     pub(super) ranks: Vec<f64>,
     pub(super) resident: u64,
+    /// What the last token read of it.
+    pub(super) read: u64,
     pub(super) full: u64,
 }
 
@@ -44,6 +46,8 @@ pub(super) struct Measured<'a> {
     budgets: Vec<f64>,
     /// Recipes that evict only once.
     once: Vec<&'a str>,
+    /// Recipes that hold what they do not read.
+    retains: Vec<&'a str>,
 }
 
 impl<'a> Measured<'a> {
@@ -54,19 +58,23 @@ impl<'a> Measured<'a> {
                 titles.push(&entry.title);
             }
         }
-        let (mut recipes, mut budgets, mut once) = (Vec::<&str>::new(), Vec::new(), Vec::new());
+        let (mut recipes, mut budgets) = (Vec::<&str>::new(), Vec::new());
+        let (mut once, mut retains) = (Vec::new(), Vec::new());
         for Contender { recipe, budget } in contenders {
             if !recipes.contains(&recipe.name.as_str()) {
                 recipes.push(&recipe.name);
                 if recipe.score.is_some() && recipe.decode.is_none() {
                     once.push(recipe.name.as_str());
                 }
+                if recipe.retain {
+                    retains.push(recipe.name.as_str());
+                }
             }
             if *budget < 1.0 && !budgets.contains(budget) {
                 budgets.push(*budget);
             }
         }
-        Self { entries, titles, recipes, budgets, once }
+        Self { entries, titles, recipes, budgets, once, retains }
     }
 
     fn entry(&self, title: &str, recipe: &str, budget: f64) -> Option<&'a Entry> {
@@ -148,8 +156,12 @@ impl<'a> Measured<'a> {
             Some(rank) => format!("{:.3} (rank {rank:.1}){mark}", entry.value()),
             None => {
                 let above = Estimate::of_differences(&entry.samples, &full.samples);
-                let share = 100.0 * entry.resident as f64 / entry.full.max(1) as f64;
-                format!("{:.2} ({:+.3} ± {:.3}, {share:.0}%){mark}", entry.value(), above.mean, above.error)
+                let share = |bytes: u64| 100.0 * bytes as f64 / entry.full.max(1) as f64;
+                let mut held = format!("{:.0}%", share(entry.resident));
+                if self.retains.contains(&entry.recipe.as_str()) {
+                    held = format!("{held}, reads {:.0}%", share(entry.read));
+                }
+                format!("{:.2} ({:+.3} ± {:.3}, {held}){mark}", entry.value(), above.mean, above.error)
             }
         }
     }
@@ -226,7 +238,7 @@ mod tests {
 
     fn entry(recipe: &str, budget: f64, samples: [f64; 3], ranks: &[f64]) -> Entry {
         let (title, recipe, ranks) = ("T".to_owned(), recipe.to_owned(), ranks.to_vec());
-        Entry { title, recipe, budget, samples: samples.to_vec(), ranks, resident: 1, full: 2 }
+        Entry { title, recipe, budget, samples: samples.to_vec(), ranks, resident: 1, read: 1, full: 2 }
     }
 
     fn contenders() -> Vec<Contender> {

@@ -47,6 +47,8 @@ struct Row {
     /// Bytes that the cache holds at the end, and what a cache of every token would.
     resident_bytes: u64,
     full_bytes: u64,
+    /// Bytes that the last token's attention read.
+    read_bytes: u64,
 }
 
 /// Runs the subcommand.
@@ -68,9 +70,9 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<()> {
     if !args.json {
         writeln!(
             out,
-            "| text | recipe | kept | prompt | scored | perplexity | loss above full | resident | tokens/s | attention |"
+            "| text | recipe | kept | prompt | scored | perplexity | loss above full | resident | read | tokens/s | attention |"
         )?;
-        writeln!(out, "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")?;
+        writeln!(out, "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")?;
     }
     let mut panels = Vec::new();
     for (path, text) in args.text.iter().zip(&texts) {
@@ -99,7 +101,7 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<()> {
             } else {
                 writeln!(
                     out,
-                    "| {} | {} | {} | {} | {} | {:.4} | {:+.4} ± {:.4} | {:.0}% | {:.1} | {:.0}% |",
+                    "| {} | {} | {} | {} | {} | {:.4} | {:+.4} ± {:.4} | {:.0}% | {:.0}% | {:.1} | {:.0}% |",
                     row.text,
                     row.recipe,
                     row.budget,
@@ -109,6 +111,7 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<()> {
                     row.worse_by,
                     row.standard_error,
                     100.0 * row.resident_bytes as f64 / row.full_bytes as f64,
+                    100.0 * row.read_bytes as f64 / row.full_bytes as f64,
                     row.tokens_per_second,
                     100.0 * row.attention_share,
                 )?;
@@ -200,6 +203,7 @@ pub(super) struct Scored {
     /// Tokens that are not stored as they came, summed over layers and key heads, and those among them that have left.
     pub(super) out: u64,
     pub(super) left: u64,
+    pub(super) read: u64,
 }
 
 impl OnEngine for Scoring<'_> {
@@ -221,7 +225,7 @@ impl OnEngine for Scoring<'_> {
         let bar = bar(&recipe.name, rest.len())?;
         let started = Instant::now();
         if *prompt > 0 {
-            session.attention_mut().evict()?;
+            session.evict(&reading.ids[..*prompt])?;
         }
         let mut losses = Vec::with_capacity(rest.len());
         // A cache that evicts and codes nothing on the way reads as much at a time as the model likes.
@@ -232,7 +236,7 @@ impl OnEngine for Scoring<'_> {
             let scored = session.score(tokens, targets, |read| bar.inc(read as u64));
             losses.extend(scored.context("cannot score the text")?);
             if steps {
-                session.attention_mut().evict()?;
+                session.evict(&reading.ids[..*prompt + number * block + tokens.len()])?;
             }
         }
         bar.finish_and_clear();
@@ -255,6 +259,7 @@ impl OnEngine for Scoring<'_> {
             coded: bytes.coded,
             out,
             left,
+            read: bytes.read,
         })
     }
 }
@@ -290,6 +295,7 @@ impl Scored {
             attention_share: self.attention / self.seconds,
             resident_bytes: self.resident,
             full_bytes: self.full,
+            read_bytes: self.read,
         }
     }
 }

@@ -286,7 +286,7 @@ impl OnEngine for TestUnder<'_> {
         let mut session = LlamaSession::new(model, attention);
         let (mut answers, position) = (Answers::default(), context.recorded.tokens() as i32);
         if question == Asking::Unseen {
-            session.attention_mut().evict()?;
+            session.evict(&context.quiz.context)?;
             answers.count(session.attention().bytes());
         }
         for asked in &context.quiz.questions {
@@ -296,10 +296,14 @@ impl OnEngine for TestUnder<'_> {
                 Some((last, cue)) => (cue.to_vec(), *last),
                 None => continue,
             };
-            if question == Asking::Seen {
+            if question == Asking::Seen || recipe.retain {
                 // What is evicted cannot depend on the answer, nor can the answer's first token on what is evicted after it.
                 session.score(&cue, &[], |_| ()).context("cannot read a question")?;
-                session.attention_mut().evict()?;
+                match question {
+                    Asking::Seen => drop(session.evict(&[&context.quiz.context[..], &cue].concat())?),
+                    // What was retained is there for any question.
+                    Asking::Unseen => session.attention_mut().recall()?,
+                }
                 cue.clear();
             }
             let skipped = cue.len();
@@ -316,9 +320,9 @@ impl OnEngine for TestUnder<'_> {
         if question == Asking::Seen {
             // Every question has a cache of its own; the share of one stands for all.
             let original = session.attention_mut().branch()?;
-            session.attention_mut().evict()?;
+            session.evict(&context.quiz.context)?;
             let copy = session.attention().sequence();
-            answers.count(share(session.attention(), copy));
+            answers.count(share(session.attention(), copy)?);
             session.attention_mut().back_to(original)?;
         }
         Ok(answers)
@@ -326,18 +330,18 @@ impl OnEngine for TestUnder<'_> {
 }
 
 /// Bytes of what a sequence refers to, whoever shares it.
-fn share<E: TokenEngine>(attention: &CachedAttention<E>, of: tethercache::tokens::SequenceId) -> TokenBytes {
+fn share<E: TokenEngine>(
+    attention: &CachedAttention<E>,
+    of: tethercache::tokens::SequenceId,
+) -> Result<TokenBytes> {
     let (cache, geometry) = (attention.cache(), attention.cache().geometry());
-    let blocks = |layer: usize| cache.csr(of, layer).map_or(0, |csr| csr.indices.len() as u64);
-    let resident = (0..geometry.layers).map(blocks).sum::<u64>() * geometry.block_bytes();
-    let full = cache.seen(of, 0usize).unwrap_or(0) as u64 * geometry.layers as u64 * geometry.kv_heads as u64;
-    TokenBytes {
-        resident,
-        in_use: resident,
+    let full = cache.seen(of, 0usize)? as u64 * geometry.layers as u64 * geometry.kv_heads as u64;
+    Ok(TokenBytes {
+        resident: cache.bytes_of(of)?,
         full: full * geometry.block_bytes() / geometry.block_size as u64,
-        host: 0,
-        coded: cache.coded_bytes(of).unwrap_or(0),
-    }
+        coded: cache.coded_bytes(of)?,
+        ..TokenBytes::default()
+    })
 }
 
 #[cfg(test)]

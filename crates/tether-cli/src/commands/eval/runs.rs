@@ -99,8 +99,7 @@ pub(super) fn every(model: &Llama, profile: Option<&HeadProfile>) -> Result<Vec<
     for row in tethercache::catalogue().iter().filter(|row| row.unit == "token") {
         let recipe = TokenRecipe::named(row.name)?;
         let needs = TokenPlanner::new(recipe.clone())?.needs();
-        let missing =
-            needs.grid || needs.probe_last > 0 || needs.raw_keys || needs.head_profile && profile.is_none();
+        let missing = needs.grid || needs.raw_keys || needs.head_profile && profile.is_none();
         let elsewhere = CONTROLS.contains(&row.name) || recipe.codec.is_some();
         if !missing
             && !elsewhere

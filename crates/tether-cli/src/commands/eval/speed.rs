@@ -37,6 +37,8 @@ struct Row {
     /// Tokens that a head holds after the eviction, on average.
     held: f64,
     resident_bytes: u64,
+    /// Bytes that the last token's attention read.
+    read_bytes: u64,
     full_bytes: u64,
 }
 
@@ -57,9 +59,9 @@ pub(crate) fn run(args: &SpeedArgs) -> Result<()> {
     if !args.json {
         writeln!(
             out,
-            "| length | recipe | kept | held | prefill tokens/s | evict ms | decode tokens/s | attention ms/token | evict ms/token | resident |"
+            "| length | recipe | kept | held | prefill tokens/s | evict ms | decode tokens/s | attention ms/token | evict ms/token | resident | read |"
         )?;
-        writeln!(out, "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|")?;
+        writeln!(out, "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")?;
     }
     let ids = ids(&language, &c.text[0], &texts[0], usize::MAX)?;
     for &length in &args.length {
@@ -82,7 +84,7 @@ pub(crate) fn run(args: &SpeedArgs) -> Result<()> {
             } else {
                 writeln!(
                     out,
-                    "| {} | {} | {} | {:.0} | {:.0} | {:.1} | {:.1} | {:.2} | {:.2} | {:.0}% |",
+                    "| {} | {} | {} | {:.0} | {:.0} | {:.1} | {:.1} | {:.2} | {:.2} | {:.0}% | {:.0}% |",
                     row.length,
                     row.recipe,
                     row.budget,
@@ -92,7 +94,8 @@ pub(crate) fn run(args: &SpeedArgs) -> Result<()> {
                     row.decode,
                     row.attention_ms,
                     row.decode_evict_ms,
-                    100.0 * row.resident_bytes as f64 / row.full_bytes as f64
+                    100.0 * row.resident_bytes as f64 / row.full_bytes as f64,
+                    100.0 * row.read_bytes as f64 / row.full_bytes as f64
                 )?;
             }
             out.flush()?;
@@ -128,16 +131,16 @@ impl OnEngine for Timing<'_> {
         let prefill = started.elapsed().as_secs_f64();
         bar.inc(length as u64);
         let started = Instant::now();
-        let kept = session.attention_mut().evict()?.kept;
+        let kept = session.evict(&ids[..length])?.kept;
         let evict = started.elapsed().as_secs_f64();
         let heads = model.config().layers * model.config().kv_heads;
         let held = if kept == 0 { length as f64 } else { kept as f64 / heads as f64 };
         let (before, mut evicting, steps) = (session.timing().attention, 0.0, ids.len() - length);
         let started = Instant::now();
-        for token in &ids[length..] {
+        for (number, token) in ids[length..].iter().enumerate() {
             session.read(&[*token]).context("cannot continue")?;
             let evict = Instant::now();
-            session.attention_mut().evict()?;
+            session.evict(&ids[..=length + number])?;
             evicting += evict.elapsed().as_secs_f64();
             bar.inc(1);
         }
@@ -156,6 +159,7 @@ impl OnEngine for Timing<'_> {
             decode_evict_ms: per_token * evicting,
             held,
             resident_bytes: bytes.held(),
+            read_bytes: bytes.read,
             full_bytes: bytes.full,
         })
     }

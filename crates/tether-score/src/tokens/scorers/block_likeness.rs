@@ -6,7 +6,7 @@ use super::question_guided::mean_row;
 use crate::ScoreError;
 use crate::tokens::attention::group;
 use crate::tokens::scorer::at_least;
-use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, TokenObservation};
+use crate::tokens::{BlockGrid, HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, TokenObservation};
 
 /// Inner product of a block's mean key and the question's mean query, both before the rotation and over all heads together
 /// (arXiv:2503.00540). All tokens of a block have its score.
@@ -27,14 +27,23 @@ impl Default for BlockLikeness {
     }
 }
 
+/// Means over the first `blocks` blocks of `size` rows of `keys` `[tokens, dim]`: `[blocks, dim]`.
+pub fn block_means(keys: &[f32], dim: usize, size: usize, blocks: usize) -> Vec<f64> {
+    keys.chunks_exact((size * dim).max(1)).take(blocks).flat_map(|rows| mean_row(rows, dim)).collect()
+}
+
 impl BlockLikeness {
+    fn grid(&self) -> BlockGrid {
+        BlockGrid { first: self.init, size: self.block }
+    }
+
     /// The likeness of each whole block between the first tokens and the question.
     ///
     /// # Errors
     /// [`ScoreError::Missing`], [`ScoreError::Heads`].
     pub fn of_blocks(&self, seen: &dyn TokenObservation) -> Result<Vec<f32>, ScoreError> {
         let (tokens, dim, group) = (seen.tokens(), seen.head_dim_k(), group(seen)?);
-        let (keys, queries) = (seen.raw_keys()?, seen.raw_queries()?);
+        let queries = seen.raw_queries()?;
         let recorded = queries.len() / (seen.query_heads() * dim);
         let question = self.question.min(recorded);
         // A key head's mean key meets the sum of its query heads' mean queries.
@@ -48,15 +57,14 @@ impl BlockLikeness {
         };
         let query: Vec<Vec<f64>> = (0..seen.kv_heads()).map(of_key_head).collect();
         let blocks = tokens.saturating_sub(self.init + self.question) / self.block;
-        let likeness = |block: usize| -> f32 {
-            let start = self.init + block * self.block;
-            let of_head = |(head, query): (usize, &Vec<f64>)| -> f64 {
-                let rows = &keys[(head * tokens + start) * dim..][..self.block * dim];
-                mean_row(rows, dim).iter().zip(query).map(|(k, q)| k * q).sum()
-            };
-            query.iter().enumerate().map(of_head).sum::<f64>() as f32
-        };
-        Ok((0..blocks).map(likeness).collect())
+        let mut likeness = vec![0f64; blocks];
+        for (head, query) in query.iter().enumerate() {
+            let means = seen.block_means(head, self.grid(), blocks)?;
+            for (sum, mean) in likeness.iter_mut().zip(means.chunks_exact(dim)) {
+                *sum += mean.iter().zip(query).map(|(k, q)| k * q).sum::<f64>();
+            }
+        }
+        Ok(likeness.into_iter().map(|sum| sum as f32).collect())
     }
 }
 
@@ -67,7 +75,7 @@ impl ScoreTokens for BlockLikeness {
     }
 
     fn needs(&self) -> Needs {
-        Needs { raw_queries: self.question, raw_keys: true, ..Needs::default() }
+        Needs { raw_queries: self.question, block_means: Some(self.grid()), ..Needs::default() }
     }
 
     fn protects(&self, _: usize) -> Protected {

@@ -44,7 +44,7 @@ impl ScoreTokens for PageBounds {
     }
 
     fn needs(&self) -> Needs {
-        Needs { last_queries: 1, ..Needs::default() }
+        Needs { last_queries: 1, page_bounds: self.page, ..Needs::default() }
     }
 
     fn protects(&self, _: usize) -> Protected {
@@ -53,10 +53,10 @@ impl ScoreTokens for PageBounds {
 
     fn score(&self, seen: &dyn TokenObservation, _: ScoreRequest) -> Result<HeadScores, ScoreError> {
         let (tokens, dim, group) = (seen.tokens(), seen.head_dim_k(), group(seen)?);
-        let (queries, keys) = (seen.queries(1)?, seen.keys()?);
+        let queries = seen.queries(1)?;
         let mut scores = Vec::with_capacity(seen.kv_heads() * tokens);
         for head in 0..seen.kv_heads() {
-            let bounds = page_bounds(&keys[head * tokens * dim..][..tokens * dim], dim, self.page);
+            let bounds = seen.page_bounds(head, self.page)?;
             let queries = &queries[head * group * dim..][..group * dim];
             for (page, bounds) in bounds.chunks_exact(2 * dim).enumerate() {
                 let (low, high) = bounds.split_at(dim);

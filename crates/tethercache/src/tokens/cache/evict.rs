@@ -9,6 +9,7 @@ use super::blocks::HeadList;
 use super::coded::CodedHead;
 use super::extend::copy_rows;
 use super::observed::Observed;
+use super::reading::chooses_for_each;
 use super::{Sequence, SequenceId, SequenceLayer, TokenCache, unknown};
 use crate::Error;
 use crate::tokens::{LayerTurn, SequenceState, TokenPlan};
@@ -52,7 +53,8 @@ pub struct EvictReport {
 
 impl<E: TokenEngine> TokenCache<E> {
     /// Carries the recipe out: after the prompt, and from then on whenever enough tokens have come since the last time and the recipe evicts
-    /// while a text grows; and codes tokens that are no longer new, where the recipe has a codec. Does nothing when nothing is due.
+    /// while a text grows; and codes tokens that are no longer new, where the recipe has a codec. Does nothing when nothing is due. Under a recipe with `retain`
+    /// nothing leaves: what is read is chosen, from now on or, where it is chosen for every token, by each of the tokens that follow.
     ///
     /// # Errors
     /// [`Error::UnknownSequence`], [`Error::Score`] for observations that are missing or cannot be ranked, [`Error::Edit`], [`Error::Core`] for numbers that have no
@@ -60,19 +62,24 @@ impl<E: TokenEngine> TokenCache<E> {
     pub fn evict(&mut self, sequence: SequenceId) -> Result<EvictReport, Error> {
         let held = self.sequence(sequence)?;
         let mut state = held.state.clone();
-        let mut plans = self.plans(held, &mut state)?;
+        let mut plans = if self.is_due(held) { self.plans(held, &mut state)? } else { Vec::new() };
         if plans.iter().any(|p| p.positions.is_some()) {
             self.rope()?;
         }
-        let left = |plan: &TokenPlan| plan.total - plan.keep.total();
+        let retain = self.planner.recipe().retain && !plans.is_empty();
+        let left = |plan: &TokenPlan| if retain { 0 } else { plan.total - plan.keep.total() };
         let mut report = EvictReport { evicted: plans.iter().map(left).sum(), ..EvictReport::default() };
         let (coded, distortion) = self.code(held, &mut plans)?;
         report.distortion = distortion;
         let seen = held.layers[0].seen;
         let before = self.bytes();
-        for plan in plans.into_iter().filter(|p| !p.is_nothing()) {
-            report.merged += plan.edits.iter().filter(|e| matches!(e, TokenEdit::Merge(_))).count();
-            self.apply(sequence, &plan)?;
+        for plan in plans.into_iter().filter(|p| retain || !p.is_nothing()) {
+            if retain {
+                self.read_only(sequence, &plan)?;
+            } else {
+                report.merged += plan.edits.iter().filter(|e| matches!(e, TokenEdit::Merge(_))).count();
+                self.apply(sequence, &plan, SequenceLayer::heads_mut)?;
+            }
             self.give_back(plan.layer)?;
         }
         let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
@@ -82,10 +89,11 @@ impl<E: TokenEngine> TokenCache<E> {
                 head.coded = coded;
             }
         }
-        if !held.decoding || report.evicted > 0 {
+        if !held.decoding || report.evicted > 0 || retain {
             held.evicted_at = seen;
         }
         (held.state, held.decoding) = (state, true);
+        held.layers.iter_mut().for_each(|l| l.probes = None);
         report.kept = held.layers.iter().flat_map(|l| &l.heads).map(HeadList::held).sum();
         let bytes = self.bytes();
         report.freed_bytes = (before.in_use + before.coded).saturating_sub(bytes.in_use + bytes.coded);
@@ -134,19 +142,27 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok((coded, 0.0))
     }
 
-    /// Plans of all layers, none where nothing is due.
-    fn plans(&self, held: &Sequence, state: &mut SequenceState) -> Result<Vec<TokenPlan>, Error> {
+    /// True when [`TokenCache::evict`] would choose now, and so ask for what the recipe needs.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSequence`].
+    pub fn evict_is_due(&self, sequence: SequenceId) -> Result<bool, Error> {
+        Ok(self.is_due(self.sequence(sequence)?))
+    }
+
+    fn is_due(&self, held: &Sequence) -> bool {
         let recipe = self.planner.recipe();
         let seen = held.layers[0].seen;
-        let due = match recipe.decode {
-            _ if !self.planner.evicts() || seen == 0 => false,
+        match recipe.decode {
+            _ if !self.planner.evicts() || seen == 0 || chooses_for_each(recipe) => false,
             _ if !held.decoding => true,
             Some(part) => seen - held.evicted_at >= part.every,
             None => false,
-        };
-        if !due {
-            return Ok(Vec::new());
         }
+    }
+
+    /// Plans of all layers.
+    pub(super) fn plans(&self, held: &Sequence, state: &mut SequenceState) -> Result<Vec<TokenPlan>, Error> {
         let mut plans = Vec::with_capacity(held.layers.len());
         for (layer, of_layer) in held.layers.iter().enumerate() {
             let turn = LayerTurn {
@@ -158,11 +174,11 @@ impl<E: TokenEngine> TokenCache<E> {
             let longest = of_layer.heads.iter().map(HeadList::len).max().unwrap_or(0);
             let uniform = of_layer.heads.iter().all(|h| h.len() == longest);
             plans.push(if uniform {
-                let seen = Observed::new(self, of_layer, layer, 0..self.geometry.kv_heads);
+                let seen = Observed::held(self, of_layer, layer, 0..self.geometry.kv_heads);
                 self.planner.plan(turn, &seen, state)?
             } else {
                 let heads: Vec<_> = (0..self.geometry.kv_heads)
-                    .map(|head| Observed::new(self, of_layer, layer, head..head + 1))
+                    .map(|head| Observed::held(self, of_layer, layer, head..head + 1))
                     .collect();
                 let heads: Vec<&dyn TokenObservation> = heads.iter().map(|h| h as _).collect();
                 self.planner.plan_heads(turn, &heads)?
@@ -206,12 +222,17 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok(self.engine.read(&[&read])?.wait()?[0].to_f32_vec())
     }
 
-    /// Carries a plan out.
-    fn apply(&mut self, sequence: SequenceId, plan: &TokenPlan) -> Result<(), Error> {
+    /// Carries a plan out on the lists that `of` names.
+    pub(super) fn apply(
+        &mut self,
+        sequence: SequenceId,
+        plan: &TokenPlan,
+        of: impl Fn(&mut SequenceLayer) -> &mut Vec<HeadList>,
+    ) -> Result<(), Error> {
         self.merge(sequence, plan)?;
         let (layer, size) = (plan.layer, self.geometry.block_size);
-        let heads = &self.sequence(sequence)?.layers[layer].heads;
-        let moves = self.moves(heads, plan)?;
+        let heads = self.lists_of(sequence, layer, &of)?;
+        let moves = self.moves(&heads, plan)?;
         let first_moved = |head: usize| moves.as_ref().and_then(|m| m[head].places.first()).copied();
         let pool = &self.layers[layer].pool;
         let needed = heads
@@ -225,7 +246,7 @@ impl<E: TokenEngine> TokenCache<E> {
         let renumbered = self.layers[layer].reserve(&self.engine, needed)?;
         self.renumber(layer, renumbered);
 
-        let old = self.sequence(sequence)?.layers[layer].heads.clone();
+        let old = self.lists_of(sequence, layer, &of)?;
         let blocks = &mut self.layers[layer];
         let mut fresh = blocks.pool.allocate(needed)?.into_iter();
         let (mut heads, mut given_up) = (old.clone(), Vec::new());
@@ -282,8 +303,18 @@ impl<E: TokenEngine> TokenCache<E> {
             }
         }
         let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
-        held.layers[layer].heads = heads;
+        *of(&mut held.layers[layer]) = heads;
         Ok(())
+    }
+
+    fn lists_of(
+        &mut self,
+        sequence: SequenceId,
+        layer: usize,
+        of: impl Fn(&mut SequenceLayer) -> &mut Vec<HeadList>,
+    ) -> Result<Vec<HeadList>, Error> {
+        let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
+        Ok(of(&mut held.layers[layer]).clone())
     }
 
     /// Gives a head blocks of its own where others read them too, and returns its list.

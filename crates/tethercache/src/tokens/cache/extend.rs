@@ -1,9 +1,12 @@
 //! New tokens: written to blocks, and attended with.
 
 use tether_core::{BlockTables, CoreError, HostTensor, LayerId, Readback, Side, TokenEngine, merge_partial};
+use tether_score::tokens::KeepSets;
 
 use super::blocks::{HeadList, block_rows};
 use super::observed::Recorded;
+use super::reading::chooses_for_each;
+use super::summaries::Summaries;
 use super::{SequenceId, TokenCache, unknown};
 use crate::Error;
 
@@ -36,6 +39,31 @@ impl<E: TokenEngine> TokenCache<E> {
         layer: impl Into<LayerId>,
         new: &NewTokens<'_, E>,
     ) -> Result<E::Tensor, Error> {
+        let none = || CoreError::Count { what: "results of an attention", expected: 1, got: 0 };
+        Ok(self.add(sequence, layer.into(), new, true)?.ok_or_else(none)?)
+    }
+
+    /// Adds new tokens as [`TokenCache::extend`] does, but attends with none: for tokens whose attention is known, such as those of a text that
+    /// another cache has read.
+    ///
+    /// # Errors
+    /// As [`TokenCache::extend`].
+    pub fn take(
+        &mut self,
+        sequence: SequenceId,
+        layer: impl Into<LayerId>,
+        new: &NewTokens<'_, E>,
+    ) -> Result<(), Error> {
+        self.add(sequence, layer.into(), new, false).map(|_| ())
+    }
+
+    fn add(
+        &mut self,
+        sequence: SequenceId,
+        layer: LayerId,
+        new: &NewTokens<'_, E>,
+        attend: bool,
+    ) -> Result<Option<E::Tensor>, Error> {
         let layer = self.layer_index(layer)?;
         let tokens = new.positions.len();
         self.check(new, tokens)?;
@@ -54,11 +82,23 @@ impl<E: TokenEngine> TokenCache<E> {
             }
             last = Some(position);
         }
-        let mut heads = held.layers[layer].heads.clone();
+        // What the sequence holds, and then what is read of it where a choice holds; both take the new tokens.
+        let mut heads: Vec<HeadList> = held.layers[layer].lists().cloned().collect();
         let fresh = self.take_blocks(layer, sequence, &mut heads, tokens)?;
-        let result = self.write_and_attend(layer, &mut heads, new);
-        let result = result.and_then(|out| Ok((out, self.observe(layer, &mut heads, new)?)));
-        let (out, recorded) = match result {
+        let mut summaries = self.take_summaries(sequence, layer)?;
+        let mark = summaries.mark(self.geometry.head_dim_k);
+        let result = self.write_and_attend((sequence, layer), &mut heads, new, &mut summaries, attend);
+        let observed = |done| Ok((done, self.observe(layer, &mut heads[..self.geometry.kv_heads], new)?));
+        let result = result.and_then(observed);
+        if result.is_err() {
+            summaries.back_to(mark);
+        }
+        let needs = self.planner.needs();
+        let last_queries = needs.last_queries.max(self.probes_wanted());
+        let entry = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
+        let entry = &mut entry.layers[layer];
+        entry.summaries = summaries;
+        let ((out, attended), recorded) = match result {
             Ok(done) => done,
             Err(e) => {
                 for block in fresh {
@@ -67,18 +107,16 @@ impl<E: TokenEngine> TokenCache<E> {
                 return Err(e);
             }
         };
-        let entry = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
-        let entry = &mut entry.layers[layer];
         // Blocks that were shared, and of which this sequence has a copy now.
-        let old = std::mem::replace(&mut entry.heads, heads);
-        for (old, new) in old.iter().zip(&entry.heads) {
+        for (old, new) in entry.lists().zip(&heads) {
             for (&before, _) in old.blocks.iter().zip(&new.blocks).filter(|(a, b)| a != b) {
                 self.layers[layer].pool.release(before)?;
             }
         }
-        entry.seen = seen;
-        let (needs, width) = (self.planner.needs(), self.geometry.query_heads * self.geometry.head_dim_k);
-        Recorded::push(&mut entry.recorded.queries, &recorded.queries, needs.last_queries, width);
+        entry.read = heads.split_off(self.geometry.kv_heads);
+        (entry.heads, entry.seen, entry.attended) = (heads, seen, attended);
+        let width = self.geometry.query_heads * self.geometry.head_dim_k;
+        Recorded::push(&mut entry.recorded.queries, &recorded.queries, last_queries, width);
         Recorded::push(&mut entry.recorded.raw_queries, &recorded.raw_queries, needs.raw_queries, width);
         Ok(out)
     }
@@ -129,7 +167,7 @@ impl<E: TokenEngine> TokenCache<E> {
         let renumbered = self.layers[layer].reserve(&self.engine, needed)?;
         if renumbered.is_some() {
             self.renumber(layer, renumbered);
-            for (head, held) in heads.iter_mut().zip(&self.sequence(sequence)?.layers[layer].heads) {
+            for (head, held) in heads.iter_mut().zip(self.sequence(sequence)?.layers[layer].lists()) {
                 head.blocks.clone_from(&held.blocks);
             }
         }
@@ -158,22 +196,54 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok(taken)
     }
 
+    /// The summaries of a layer, which are put back when the new tokens are in.
+    fn take_summaries(&mut self, sequence: SequenceId, layer: usize) -> Result<Summaries, Error> {
+        let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
+        Ok(std::mem::take(&mut held.layers[layer].summaries))
+    }
+
+    /// Writes the new tokens to all lists, and attends with them over those that are read, unless that is known. Returns also how many tokens
+    /// the last one attended to, summed over key heads.
     fn write_and_attend(
         &mut self,
-        layer: usize,
-        heads: &mut [HeadList],
+        (sequence, layer): (SequenceId, usize),
+        lists: &mut [HeadList],
         new: &NewTokens<'_, E>,
-    ) -> Result<E::Tensor, Error> {
+        summaries: &mut Summaries,
+        attend: bool,
+    ) -> Result<(Option<E::Tensor>, usize), Error> {
         let (engine, g, blocks) = (&self.engine, &self.geometry, &mut self.layers[layer]);
-        let mut rows = Vec::with_capacity(new.positions.len() * heads.len());
-        for i in 0..new.positions.len() {
-            rows.extend(heads.iter().map(|h| h.row(h.len() + i, g.block_size)));
+        let tokens = new.positions.len();
+        for heads in lists.chunks_mut(g.kv_heads) {
+            let mut rows = Vec::with_capacity(tokens * heads.len());
+            for i in 0..tokens {
+                rows.extend(heads.iter().map(|h| h.row(h.len() + i, g.block_size)));
+            }
+            let rows = engine.upload_indices(&[tokens, heads.len()], &rows)?;
+            engine.write_rows(&mut blocks.k, &rows, new.k)?;
+            engine.write_rows(&mut blocks.v, &rows, new.v)?;
+            for head in heads {
+                head.positions.extend_from_slice(new.positions);
+            }
         }
-        let rows = engine.upload_indices(&[new.positions.len(), heads.len()], &rows)?;
-        engine.write_rows(&mut blocks.k, &rows, new.k)?;
-        engine.write_rows(&mut blocks.v, &rows, new.v)?;
-        for head in heads.iter_mut() {
-            head.positions.extend_from_slice(new.positions);
+        let held = self.sequence(sequence)?;
+        let choose = attend && held.decoding && chooses_for_each(self.planner.recipe());
+        let held = (&held.layers[layer], layer);
+        let choices = self.summarise(held, &lists[..self.geometry.kv_heads], new, summaries, choose)?;
+        let (engine, g, blocks) = (&self.engine, &self.geometry, &self.layers[layer]);
+        let heads = &lists[lists.len() - g.kv_heads..];
+        let scale = 1.0 / (g.head_dim_k as f32).sqrt();
+        let all: usize = heads.iter().map(HeadList::len).sum();
+        if let Some(choices) = &choices {
+            let before = heads[0].len() - tokens;
+            let everything = |(i, c): (usize, &KeepSets)| c.total() == heads.len() * (before + i + 1);
+            if !choices.iter().enumerate().all(everything) {
+                let attended = choices.last().map_or(all, KeepSets::total);
+                return Ok((Some(self.attend_to(layer, heads, new, choices, scale)?), attended));
+            }
+        }
+        if !attend {
+            return Ok((None, all));
         }
         let (indptr, pages) = block_rows(heads);
         let lengths: Vec<u32> = heads.iter().map(|h| h.len() as u32).collect();
@@ -184,12 +254,11 @@ impl<E: TokenEngine> TokenCache<E> {
             pages: &pages,
             lengths: &lengths,
         };
-        let scale = 1.0 / (g.head_dim_k as f32).sqrt();
         let (out, lse) = engine.extend(new.q, &blocks.k, &blocks.v, &tables, scale)?;
         if heads.iter().all(|h| h.compensation.is_none() && h.coded.is_empty()) {
-            return Ok(out);
+            return Ok((Some(out), all));
         }
-        self.merged(heads, new, (out, lse), scale)
+        Ok((Some(self.merged(heads, new, (out, lse), scale)?), all))
     }
 
     /// Attention to what is in no block too, merged on the host: coded tokens, and the one that stands for those that left.
@@ -239,14 +308,14 @@ impl<E: TokenEngine> TokenCache<E> {
     ) -> Result<Recorded, Error> {
         let needs = self.planner.needs();
         let mut recorded = Recorded::default();
-        if needs.last_queries > 0 || needs.accumulated_attention {
-            recorded.queries = self.engine.read(&[new.q])?.wait()?[0].to_f32_vec();
+        if needs.last_queries > 0 || needs.accumulated_attention || self.probes_wanted() > 0 {
+            recorded.queries = self.host_rows(new.q)?;
         }
         if needs.accumulated_attention {
             self.accumulate(layer, heads, &recorded.queries)?;
         }
         if let (1.., Some(raw)) = (needs.raw_queries, new.raw_q) {
-            recorded.raw_queries = self.engine.read(&[raw])?.wait()?[0].to_f32_vec();
+            recorded.raw_queries = self.host_rows(raw)?;
         }
         Ok(recorded)
     }

@@ -60,8 +60,8 @@ impl<E: TokenEngine> TokenCache<E> {
     ) -> Result<Option<Vec<HeadMoves>>, Error> {
         let Some(planned) = &plan.positions else { return Ok(None) };
         let (rope, dim) = (self.rope()?, self.geometry.head_dim_k);
-        // Without evictions while a text grows, nothing moves twice.
-        let again = self.planner.recipe().decode.is_some();
+        // Without evictions while a text grows, nothing moves twice; and what is read of a retained text is chosen from the text as it came.
+        let again = self.planner.recipe().decode.is_some() && !plan.retain;
         // A merged key is another key, at home where it is.
         let merged = |head: usize, token: u32| {
             plan.edits.iter().any(|e| matches!(e, TokenEdit::Merge(m) if m.head == head && m.into == token))

@@ -4,11 +4,14 @@ use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::ops::Range;
 
-use tether_core::{Side, TokenEngine};
+use tether_core::{Pairing, Side, TokenEngine};
+use tether_rope::{RopeError, TokenRope};
 use tether_score::ScoreError;
-use tether_score::tokens::TokenObservation;
+use tether_score::tokens::{BlockGrid, TokenObservation, block_means, page_bounds};
 
 use super::blocks::HeadList;
+use super::probes::Probes;
+use super::summaries::{Summaries, unrotated};
 use super::{SequenceLayer, TokenCache};
 
 /// Queries of one layer of one sequence, as far as the recipe looks back.
@@ -34,6 +37,12 @@ impl Recorded {
         }
     }
 
+    /// The last `keep` tokens of `width` numbers each, or as many as there are.
+    pub(super) fn last(from: &[f32], keep: usize, width: usize) -> &[f32] {
+        let tokens = (from.len() / width.max(1)).min(keep);
+        &from[from.len() - tokens * width..]
+    }
+
     /// The last `keep` tokens' queries of heads `heads`, `[heads, n, dim]`.
     pub(super) fn by_head(
         from: &[f32],
@@ -43,8 +52,8 @@ impl Recorded {
         dim: usize,
     ) -> Vec<f32> {
         let width = query_heads * dim;
-        let tokens = (from.len() / width.max(1)).min(keep);
-        let rows = &from[from.len() - tokens * width..];
+        let rows = Self::last(from, keep, width);
+        let tokens = rows.len() / width.max(1);
         let mut out = Vec::with_capacity(heads.len() * tokens * dim);
         for head in heads {
             for row in rows.chunks_exact(width) {
@@ -55,28 +64,67 @@ impl Recorded {
     }
 }
 
+/// Queries, token after token, of which the last are those of the last token that is observed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Queries<'a> {
+    pub rotated: &'a [f32],
+    pub raw: &'a [f32],
+    pub probes: Option<&'a Probes>,
+}
+
 /// Heads of one layer of one sequence, all of one length. What a scorer does not ask for is not read back.
 pub(super) struct Observed<'a, E: TokenEngine> {
     cache: &'a TokenCache<E>,
-    held: &'a SequenceLayer,
+    lists: &'a [HeadList],
     layer: usize,
     heads: Range<usize>,
+    queries: Queries<'a>,
+    summaries: Option<&'a Summaries>,
+    upto: usize,
     keys: OnceCell<Vec<f32>>,
     values: OnceCell<Vec<f32>>,
 }
 
 impl<'a, E: TokenEngine> Observed<'a, E> {
+    /// Heads `heads` of a layer, whose lists are `lists`; nothing was recorded.
     pub(super) fn new(
+        cache: &'a TokenCache<E>,
+        lists: &'a [HeadList],
+        layer: usize,
+        heads: Range<usize>,
+    ) -> Self {
+        let queries = Queries::default();
+        let (keys, values) = (OnceCell::new(), OnceCell::new());
+        Self { cache, lists, layer, heads, queries, summaries: None, upto: usize::MAX, keys, values }
+    }
+
+    /// Heads `heads` of what a sequence holds of a layer.
+    pub(super) fn held(
         cache: &'a TokenCache<E>,
         held: &'a SequenceLayer,
         layer: usize,
         heads: Range<usize>,
     ) -> Self {
-        Self { cache, held, layer, heads, keys: OnceCell::new(), values: OnceCell::new() }
+        let queries = Queries {
+            rotated: &held.recorded.queries,
+            raw: &held.recorded.raw_queries,
+            probes: held.probes.as_ref().filter(|p| p.seen == held.seen),
+        };
+        Self::new(cache, &held.heads, layer, heads).with(queries, &held.summaries)
+    }
+
+    /// With what was recorded.
+    pub(super) fn with(self, queries: Queries<'a>, summaries: &'a Summaries) -> Self {
+        Self { queries, summaries: Some(summaries), ..self }
+    }
+
+    /// The first `upto` tokens only.
+    pub(super) fn upto(self, upto: usize) -> Self {
+        Self { upto, ..self }
     }
 
     fn lists(&self) -> &'a [HeadList] {
-        &self.held.heads[self.heads.clone()]
+        &self.lists[self.heads.clone()]
     }
 
     fn query_range(&self) -> Range<usize> {
@@ -86,7 +134,10 @@ impl<'a, E: TokenEngine> Observed<'a, E> {
 
     fn rows<'s>(&self, side: Side, read: &'s OnceCell<Vec<f32>>) -> Result<Cow<'s, [f32]>, ScoreError> {
         if read.get().is_none() {
-            let rows = self.cache.rows_of(self.layer, side, self.lists())?;
+            let size = self.cache.geometry.block_size;
+            let of_head = |h: &'a HeadList| (0..self.tokens()).map(|t| h.row(t, size));
+            let rows = self.lists().iter().flat_map(of_head).collect();
+            let rows = self.cache.rows(self.layer, side, rows)?;
             read.get_or_init(|| rows);
         }
         Ok(read.get().map_or(&[][..], Vec::as_slice).into())
@@ -109,7 +160,7 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
     }
 
     fn tokens(&self) -> usize {
-        self.lists().first().map_or(0, HeadList::len)
+        self.lists().first().map_or(0, HeadList::len).min(self.upto)
     }
 
     fn head_dim_k(&self) -> usize {
@@ -121,7 +172,7 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
     }
 
     fn positions(&self, kv_head: usize) -> &[i32] {
-        self.lists().get(kv_head).map_or(&[], |h| &h.positions)
+        self.lists().get(kv_head).map_or(&[], |h| &h.positions[..h.len().min(self.upto)])
     }
 
     fn keys(&self) -> Result<Cow<'_, [f32]>, ScoreError> {
@@ -132,8 +183,20 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
         self.rows(Side::Values, &self.values)
     }
 
+    fn raw_keys(&self) -> Result<Cow<'_, [f32]>, ScoreError> {
+        let of_rope = |e| match e {
+            RopeError::Core(e) => ScoreError::Core(e),
+            _ => ScoreError::Missing { what: "rotary frequencies of this model" },
+        };
+        let rope =
+            TokenRope::from_frequencies(Pairing::Half, self.frequencies()?.to_vec()).map_err(of_rope)?;
+        let positions: Vec<i32> = (0..self.kv_heads()).flat_map(|h| self.positions(h)).copied().collect();
+        let keys = unrotated(&rope, self.keys()?.into_owned(), &positions, 1, self.head_dim_k());
+        Ok(keys.map_err(of_rope)?.into())
+    }
+
     fn queries(&self, count: usize) -> Result<Cow<'_, [f32]>, ScoreError> {
-        let queries = self.by_head(&self.held.recorded.queries, count);
+        let queries = self.by_head(self.queries.rotated, count);
         let got = queries.len() / (self.query_heads() * self.head_dim_k());
         if got == 0 || got < count {
             return Err(ScoreError::Missing { what: "rotated queries" });
@@ -142,11 +205,44 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
     }
 
     fn raw_queries(&self) -> Result<Cow<'_, [f32]>, ScoreError> {
-        let queries = self.by_head(&self.held.recorded.raw_queries, self.cache.planner.needs().raw_queries);
+        let queries = self.by_head(self.queries.raw, self.cache.planner.needs().raw_queries);
         if queries.is_empty() {
             return Err(ScoreError::Missing { what: "queries before the rotation" });
         }
         Ok(queries.into())
+    }
+
+    fn probe_queries(&self) -> Result<Cow<'_, [f32]>, ScoreError> {
+        let probes = self.queries.probes.ok_or(ScoreError::Missing { what: "queries of probe tokens" })?;
+        let g = &self.cache.geometry;
+        Ok(probes.queries_of(g.query_heads, self.query_range(), g.head_dim_k).into())
+    }
+
+    fn probe_keys(&self) -> Result<Cow<'_, [f32]>, ScoreError> {
+        let probes = self.queries.probes.ok_or(ScoreError::Missing { what: "keys of probe tokens" })?;
+        let of_head = probes.keys.len() / self.cache.geometry.kv_heads;
+        Ok(probes.keys[self.heads.start * of_head..self.heads.end * of_head].into())
+    }
+
+    fn page_bounds(&self, kv_head: usize, page: usize) -> Result<Cow<'_, [f32]>, ScoreError> {
+        let (head, tokens, dim) = (self.heads.start + kv_head, self.tokens(), self.head_dim_k());
+        match self.summaries.and_then(|s| s.bounds(self.cache.wanted(), head, page)) {
+            Some(bounds) => Ok(bounds.into()),
+            None => {
+                Ok(page_bounds(&self.keys()?[kv_head * tokens * dim..][..tokens * dim], dim, page).into())
+            }
+        }
+    }
+
+    fn block_means(&self, kv_head: usize, grid: BlockGrid, blocks: usize) -> Result<Vec<f64>, ScoreError> {
+        let (head, tokens, dim) = (self.heads.start + kv_head, self.tokens(), self.head_dim_k());
+        let kept = |s: &Summaries| s.means(self.cache.wanted(), head, (grid, blocks), dim);
+        if let Some(means) = self.summaries.and_then(kept) {
+            return Ok(means);
+        }
+        let keys = self.raw_keys()?;
+        let of_head = &keys[kv_head * tokens * dim..][..tokens * dim];
+        Ok(block_means(&of_head[(grid.first * dim).min(of_head.len())..], dim, grid.size, blocks))
     }
 
     fn frequencies(&self) -> Result<&[f64], ScoreError> {

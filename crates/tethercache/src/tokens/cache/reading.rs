@@ -1,0 +1,240 @@
+//! What is read of a sequence that retains everything.
+//!
+//! A recipe with `retain` evicts nothing. Where it chooses for every token (`decode.every = 1`, Quest), each query attends over tables of the
+//! blocks that hold what its own query chose, and nothing is copied. Any other choice holds until the next one: it is kept as lists of
+//! its own, as if a fork of the sequence had evicted the rest, which share what they can with the sequence and take new tokens as it does.
+
+use tether_core::{BlockTables, CoreError, Readback, TokenEngine};
+use tether_score::tokens::{KeepSets, LayerBudget};
+
+use super::blocks::HeadList;
+use super::extend::NewTokens;
+use super::observed::{Observed, Queries, Recorded};
+use super::summaries::{Summaries, Wanted, unrotated};
+use super::{SequenceId, SequenceLayer, TokenCache, unknown};
+use crate::tokens::{LayerTurn, SequenceState, TokenPlan, TokenPositions, TokenRecipe};
+use crate::{Error, RecipeError};
+
+/// True for a recipe that chooses for every token what it reads.
+pub(super) fn chooses_for_each(recipe: &TokenRecipe) -> bool {
+    recipe.retain && recipe.score.is_some() && recipe.decode.is_some_and(|d| d.every == 1)
+}
+
+/// Refuses what a choice for every token cannot do.
+pub(super) fn check(recipe: &TokenRecipe, accumulates: bool) -> Result<(), RecipeError> {
+    let refuse = |problem| Err(RecipeError::Combination { recipe: recipe.name.clone(), problem });
+    if !chooses_for_each(recipe) {
+        return Ok(());
+    }
+    if recipe.position.kind == TokenPositions::Contiguous {
+        return refuse(
+            "keys that move for every token would be turned for every token; leave [decode] out, or keep positions",
+        );
+    }
+    if accumulates {
+        return refuse(
+            "attention is summed up after a token's own attention, which retain with decode.every = 1 decides before",
+        );
+    }
+    if matches!(recipe.budget.layers, LayerBudget::Groups { .. }) {
+        return refuse(
+            "with retain and decode.every = 1 each layer chooses by its own query, so budget.layers must not be groups",
+        );
+    }
+    Ok(())
+}
+
+/// Places of one head that one token reads, as blocks where they are whole blocks up to `upto` tokens.
+fn whole_blocks(head: &HeadList, set: &[u32], upto: usize, size: usize) -> Option<Vec<u32>> {
+    let of_block = |a: &u32, b: &u32| *a as usize / size == *b as usize / size;
+    let mut blocks = Vec::with_capacity(set.len().div_ceil(size));
+    for run in set.chunk_by(of_block) {
+        let block = run[0] as usize / size;
+        if run.len() != size.min(upto - block * size) {
+            return None;
+        }
+        blocks.push(head.blocks[block]);
+    }
+    Some(blocks)
+}
+
+impl<E: TokenEngine> TokenCache<E> {
+    /// Chooses anew what is read of a sequence: a question has come, and the tokens after it shall read what it points to. Does nothing for a
+    /// recipe that does not retain what it leaves out, and for one that chooses for every token anyway. [`TokenCache::evict`] has chosen
+    /// after the prompt.
+    ///
+    /// # Errors
+    /// As [`TokenCache::evict`].
+    pub fn recall(&mut self, sequence: SequenceId) -> Result<(), Error> {
+        let held = self.sequence(sequence)?;
+        let recipe = self.planner.recipe();
+        if !recipe.retain || chooses_for_each(recipe) || !self.planner.evicts() || held.layers[0].seen == 0 {
+            return Ok(());
+        }
+        let mut state = held.state.clone();
+        let plans = self.plans(held, &mut state)?;
+        if plans.iter().any(|p| p.positions.is_some()) {
+            self.rope()?;
+        }
+        for plan in &plans {
+            self.read_only(sequence, plan)?;
+            self.give_back(plan.layer)?;
+        }
+        let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
+        (held.state, held.decoding, held.evicted_at) = (state, true, held.layers[0].seen);
+        Ok(())
+    }
+
+    /// Reads what the plan keeps from now on, instead of what was chosen before.
+    pub(super) fn read_only(&mut self, sequence: SequenceId, plan: &TokenPlan) -> Result<(), Error> {
+        let held = &self.sequence(sequence)?.layers[plan.layer];
+        // What counts attention and moves looks at the tokens themselves.
+        let bare = |head: &HeadList| HeadList {
+            blocks: head.blocks.clone(),
+            positions: head.positions.clone(),
+            ..HeadList::default()
+        };
+        let gapless = |head: &HeadList| match (head.positions.first(), head.positions.last()) {
+            (Some(first), Some(last)) => (last - first) as usize + 1 == head.len(),
+            _ => true,
+        };
+        let everything = plan.keep.total() == plan.total;
+        let all = everything && (plan.positions.is_none() || held.heads.iter().all(gapless));
+        let read: Vec<HeadList> = if all { Vec::new() } else { held.heads.iter().map(bare).collect() };
+        let before = held.read.clone();
+        let pool = &mut self.layers[plan.layer].pool;
+        for &block in read.iter().flat_map(|h| &h.blocks) {
+            pool.share(block)?;
+        }
+        for block in before.into_iter().flat_map(|h| h.blocks) {
+            pool.release(block)?;
+        }
+        let chosen = !read.is_empty();
+        let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
+        held.layers[plan.layer].read = read;
+        if chosen {
+            self.apply(sequence, plan, SequenceLayer::read_mut)?;
+        }
+        Ok(())
+    }
+
+    /// Adds new tokens to the summaries, and chooses for each what it reads where the recipe does so and `choose` is true. `heads` hold the new
+    /// tokens already.
+    pub(super) fn summarise(
+        &self,
+        (held, layer): (&SequenceLayer, usize),
+        heads: &[HeadList],
+        new: &NewTokens<'_, E>,
+        summaries: &mut Summaries,
+        choose: bool,
+    ) -> Result<Option<Vec<KeepSets>>, Error> {
+        let wanted = self.wanted();
+        if wanted.is_nothing() && !choose {
+            return Ok(None);
+        }
+        let (g, tokens) = (&self.geometry, new.positions.len());
+        let keys = self.host_rows(new.k)?;
+        let raw_keys = match wanted.means {
+            Some(_) => unrotated(&self.rope()?, keys.clone(), new.positions, g.kv_heads, g.head_dim_k)?,
+            None => Vec::new(),
+        };
+        let width = g.kv_heads * g.head_dim_k;
+        let row = |rows: &[f32], token: usize| -> std::ops::Range<usize> {
+            if rows.is_empty() { 0..0 } else { token * width..(token + 1) * width }
+        };
+        let needs = self.planner.needs();
+        let with_new = |old: &[f32], new: Option<&E::Tensor>, keep: usize| -> Result<Vec<f32>, Error> {
+            let Some(new) = new.filter(|_| choose && keep > 0) else { return Ok(Vec::new()) };
+            let mut all = Recorded::last(old, keep, g.query_heads * g.head_dim_k).to_vec();
+            all.extend(self.host_rows(new)?);
+            Ok(all)
+        };
+        let queries = with_new(&held.recorded.queries, Some(new.q), needs.last_queries)?;
+        let raw_queries = with_new(&held.recorded.raw_queries, new.raw_q, needs.raw_queries)?;
+        let before = heads.first().map_or(0, HeadList::len) - tokens;
+        let mut choices = Vec::new();
+        for token in 0..tokens {
+            summaries.push(wanted, &keys[row(&keys, token)], &raw_keys[row(&raw_keys, token)], g.head_dim_k);
+            if !choose {
+                continue;
+            }
+            // Recorded queries end with those of the last new token.
+            let until = |queries: &[f32]| {
+                queries.len().saturating_sub((tokens - 1 - token) * g.query_heads * g.head_dim_k)
+            };
+            let queries = Queries {
+                rotated: &queries[..until(&queries)],
+                raw: &raw_queries[..until(&raw_queries)],
+                probes: None,
+            };
+            let upto = before + token + 1;
+            let seen = Observed::new(self, heads, layer, 0..g.kv_heads).with(queries, summaries).upto(upto);
+            let turn = LayerTurn { layer, layers: g.layers, seen: upto, decoding: true };
+            choices.push(self.planner.plan(turn, &seen, &mut SequenceState::default())?.keep);
+        }
+        Ok(choose.then_some(choices))
+    }
+
+    /// Attention of new tokens, the last of `heads`, each over its own choice of the tokens up to itself.
+    pub(super) fn attend_to(
+        &self,
+        layer: usize,
+        heads: &[HeadList],
+        new: &NewTokens<'_, E>,
+        choices: &[KeepSets],
+        scale: f32,
+    ) -> Result<E::Tensor, Error> {
+        let (engine, size, blocks) = (&self.engine, self.geometry.block_size, &self.layers[layer]);
+        let before = heads.first().map_or(0, HeadList::len) - choices.len();
+        // Lists of a head stand together, one for each token.
+        let lists = || {
+            let tokens = |head| choices.iter().enumerate().map(move |(i, c)| (head, c, before + i + 1));
+            (0..heads.len())
+                .flat_map(tokens)
+                .map(|(head, choice, upto)| (&heads[head], choice.head(head), upto))
+        };
+        let (mut indptr, mut pages, mut lengths) = (vec![0u32], Vec::new(), Vec::new());
+        let whole: Option<Vec<Vec<u32>>> =
+            lists().map(|(head, set, upto)| whole_blocks(head, set, upto, size)).collect();
+        // Rows next to each other, filled up to whole blocks, where blocks are not read whole.
+        let mut gathered: Vec<u32> = Vec::new();
+        for (number, (head, set, _)) in lists().enumerate() {
+            lengths.push(set.len() as u32);
+            match &whole {
+                Some(whole) => pages.extend(&whole[number]),
+                None => {
+                    let first = gathered.len() / size;
+                    gathered.extend(set.iter().map(|&t| head.row(t as usize, size)));
+                    let last = gathered.last().copied().unwrap_or(0);
+                    gathered.resize(gathered.len().next_multiple_of(size), last);
+                    pages.extend((first..gathered.len() / size).map(|page| page as u32));
+                }
+            }
+            indptr.push(pages.len() as u32);
+        }
+        let tables = BlockTables {
+            page_size: size,
+            groups: heads.len(),
+            indptr: &indptr,
+            pages: &pages,
+            lengths: &lengths,
+        };
+        let tables = engine.upload_tables(&tables)?;
+        if whole.is_some() {
+            return Ok(engine.decode(new.q, &blocks.k, &blocks.v, &tables, scale)?.0);
+        }
+        let rows = engine.upload_indices(&[gathered.len() / size, size, 1], &gathered)?;
+        let (k, v) = (engine.read_rows(&blocks.k, &rows)?, engine.read_rows(&blocks.v, &rows)?);
+        Ok(engine.decode(new.q, &k, &v, &tables, scale)?.0)
+    }
+
+    /// Which summaries are kept.
+    pub(super) fn wanted(&self) -> Wanted {
+        Wanted::of(self.planner.needs(), self.planner.recipe().retain)
+    }
+
+    /// A tensor's numbers on the host.
+    pub(super) fn host_rows(&self, tensor: &E::Tensor) -> Result<Vec<f32>, CoreError> {
+        Ok(self.engine.read(&[tensor])?.wait()?[0].to_f32_vec())
+    }
+}

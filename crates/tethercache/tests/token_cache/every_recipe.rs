@@ -1,0 +1,195 @@
+//! What every recipe of the catalogue promises holds in a session, too.
+
+use super::*;
+use tether_score::ScoreError;
+use tether_score::tokens::{HeadBudget, ScoreTokens, TokenSelector};
+
+/// A session with all that recipes ask of a model.
+fn session(recipe: TokenRecipe, seed: u64) -> Pair {
+    let mut pair = Pair::new(recipe, seed);
+    let projection: Vec<f32> = (0..6 * QUERY_HEADS * DIM).map(|_| pair.noise.next()).collect();
+    pair.cache = pair.cache.with_facts(ModelFacts {
+        frequencies: frequencies(),
+        output_projections: vec![projection; LAYERS],
+        head_profile: Some(profile()),
+    });
+    pair
+}
+
+/// Every recipe that keeps tokens as they come (`coded_tokens.rs` is about the others), with windows and blocks that fit a short text, at two fifths of it.
+fn recipes() -> Vec<TokenRecipe> {
+    let of_row = |name: &str| {
+        let mut recipe = TokenRecipe::named(name).unwrap();
+        let fitted: &[&str] = match name {
+            "full" => &[],
+            "snapkv" | "pyramidkv" | "adakv" | "chunkkv" => &["score.window=6"],
+            "criticalkv" => &["score.base.window=6"],
+            "st-lite" => &["score.base.window=6"],
+            "question-guided" => &["score.question=6"],
+            "lagkv" => &["score.lag=6"],
+            "window-kv" => &["score.suffix=6", "budget.layers.shared=2"],
+            "razor-attention" => &["budget.heads.induction=0.25"],
+            "elastic-cache" => &["decode.place.distance=-4"],
+            "dapq" => &["score.first=1", "score.last=3", "score.recent=4"],
+            "quest" => &["score.page=4", "select.size=4", "budget.dense=0"],
+            "rekv" => &["score.block=4", "score.init=4", "score.question=4", "select.size=4", "select.top=4"],
+            _ => &[],
+        };
+        recipe = recipe.with_overrides(fitted).unwrap();
+        match recipe.select {
+            None | Some(TokenSelector::Blocks { .. }) => recipe,
+            _ => recipe.with_overrides(&["budget.ratio=0.4"]).unwrap(),
+        }
+    };
+    let rows = catalogue().iter().filter(|c| c.unit == "token").map(|c| of_row(c.name));
+    rows.filter(|recipe| recipe.codec.is_none()).collect()
+}
+
+fn extend(
+    pair: &mut Pair,
+    sequence: SequenceId,
+    from: usize,
+    tokens: usize,
+    scale: f32,
+) -> Result<(), Error> {
+    let positions: Vec<i32> = (from..from + tokens).map(|p| p as i32).collect();
+    for layer in 0..LAYERS {
+        let mut tensor = |heads: usize| {
+            let mut x = pair.noise.tensor(&[tokens, heads, DIM]);
+            x.as_f32_mut().unwrap().iter_mut().for_each(|x| *x *= scale);
+            x
+        };
+        let (q, k, v) = (tensor(QUERY_HEADS), tensor(KV_HEADS), tensor(KV_HEADS));
+        let new = NewTokens { q: &q, k: &k, v: &v, raw_q: Some(&q), positions: &positions };
+        let out = pair.cache.extend(sequence, layer, &new)?.to_f32_vec();
+        assert!(out.iter().all(|x| x.is_finite()), "{}", pair.cache.planner().recipe().name);
+    }
+    pair.check_in_use();
+    Ok(())
+}
+
+/// Evicts, and runs the probes that the recipe asks for.
+fn evict(pair: &mut Pair, sequence: SequenceId, seen: usize, scale: f32) -> Result<usize, Error> {
+    let needs = pair.cache.planner().needs();
+    let probes = needs.probe_first + needs.probe_last;
+    if probes > 0 && pair.cache.evict_is_due(sequence)? {
+        let probe = pair.cache.fork(sequence)?;
+        pair.sequences.push(probe);
+        extend(pair, probe, seen, probes, scale)?;
+        pair.cache.probed(sequence, probe)?;
+    }
+    let evicted = pair.cache.evict(sequence)?.evicted;
+    pair.check_in_use();
+    Ok(evicted)
+}
+
+impl Pair {
+    /// Blocks in use are those that a sequence refers to.
+    fn check_in_use(&self) {
+        let (bytes, own) = (self.cache.bytes(), |s: &SequenceId| self.cache.bytes_of(*s).unwrap_or(0));
+        let (most, all) =
+            (self.sequences.iter().map(own).max().unwrap_or(0), self.sequences.iter().map(own).sum::<u64>());
+        assert!((most..=all).contains(&bytes.in_use) && bytes.in_use <= bytes.resident, "{bytes:?}");
+    }
+}
+
+#[test]
+fn budgets_hold_and_ends_stay_while_a_text_grows() {
+    let rows = recipes();
+    let mut carried_out = 0;
+    for (seed, recipe) in rows.iter().enumerate() {
+        let name = recipe.name.as_str();
+        let mut pair = session(recipe.clone(), 0xE0 + seed as u64);
+        let sequence = pair.start();
+        let mut seen = 0;
+        for tokens in [31, 29] {
+            extend(&mut pair, sequence, seen, tokens, 1.0).unwrap();
+            seen += tokens;
+        }
+        let before = pair.cache.bytes();
+        match evict(&mut pair, sequence, seen, 1.0) {
+            Ok(_) => carried_out += 1,
+            // Text has no pictures.
+            Err(Error::Score(ScoreError::Missing { .. })) if name == "st-lite" => {
+                assert_eq!(pair.cache.bytes(), before, "{name} leaves the cache as it was");
+                extend(&mut pair, sequence, seen, 1, 1.0).unwrap();
+                continue;
+            }
+            Err(e) => panic!("{name}: {e}"),
+        }
+        let lengths = |pair: &Pair| -> Vec<Vec<i32>> {
+            let heads = (0..LAYERS).flat_map(|l| (0..KV_HEADS).map(move |h| (l, h)));
+            heads.map(|(l, h)| pair.cache.positions(sequence, l, h).unwrap().to_vec()).collect()
+        };
+        let once = lengths(&pair);
+        assert_eq!(evict(&mut pair, sequence, seen, 1.0).unwrap(), 0, "{name}: nothing more is to leave");
+        assert_eq!(lengths(&pair), once, "{name}");
+        for step in 0..200 {
+            extend(&mut pair, sequence, seen, 1, 1.0).unwrap();
+            seen += 1;
+            evict(&mut pair, sequence, seen, 1.0).unwrap_or_else(|e| panic!("{name}, step {step}: {e}"));
+            let planner = pair.cache.planner();
+            let turn = LayerTurn { layer: LAYERS - 1, layers: LAYERS, seen, decoding: true };
+            let held: usize = lengths(&pair)[(LAYERS - 1) * KV_HEADS..].iter().map(Vec::len).sum();
+            if recipe.retain || recipe.score.is_none() {
+                assert_eq!(held, KV_HEADS * seen, "{name} retains everything");
+                continue;
+            }
+            let (Some(kept), Some(decode)) = (planner.kept(turn), recipe.decode) else { continue };
+            let heads = if let HeadBudget::Uniform {} | HeadBudget::Adaptive { .. } = recipe.budget.heads {
+                KV_HEADS
+            } else {
+                LAYERS * KV_HEADS
+            };
+            assert!(held <= heads * (kept + decode.every), "{name}: {held} at step {step}");
+            let score = recipe.score.as_ref().unwrap();
+            let protected = score.protects(kept).or(recipe.budget.protects()).within(kept, seen);
+            let moves = recipe.position.kind == TokenPositions::Contiguous;
+            for positions in lengths(&pair) {
+                let sinks = if moves { 0 } else { protected.sink };
+                assert!(positions.iter().take(sinks).map(|&p| p as usize).eq(0..sinks), "{name}: sinks");
+                // Since the last eviction more has come, and nothing gone.
+                let recent = protected.recent.min(positions.len());
+                let last = (seen - recent..seen).map(|p| p as i32);
+                assert!(
+                    positions[positions.len() - recent..].iter().copied().eq(last),
+                    "{name}: last tokens"
+                );
+            }
+        }
+        if recipe.retain {
+            let bytes = pair.cache.bytes();
+            assert!(bytes.read < bytes.full, "{name} reads a part: {bytes:?}");
+        }
+        pair.cache.remove(sequence).unwrap();
+        assert_eq!(pair.cache.bytes().in_use, 0, "{name} leaves nothing behind");
+    }
+    assert_eq!(carried_out + 1, rows.len());
+}
+
+#[test]
+fn extreme_numbers_are_ranked_or_refused() {
+    for (seed, recipe) in recipes().into_iter().enumerate() {
+        for exponent in [-38, -20, 12, 18] {
+            let name = recipe.name.clone();
+            let mut pair = session(recipe.clone(), 0xF00 + seed as u64);
+            let (sequence, scale) = (pair.start(), 10f32.powi(exponent));
+            extend(&mut pair, sequence, 0, 50, scale).unwrap();
+            let refused = |result: Result<(), Error>| match result {
+                Ok(()) => false,
+                Err(Error::Score(ScoreError::NonFiniteToken { .. } | ScoreError::Missing { .. })) => true,
+                Err(other) => panic!("{name} at 1e{exponent}: {other}"),
+            };
+            let before = pair.cache.bytes().in_use;
+            if refused(evict(&mut pair, sequence, 50, scale).map(|_| ())) {
+                assert!(pair.cache.bytes().in_use == before || name == "dapq", "{name} at 1e{exponent}");
+                continue;
+            }
+            for step in 50..56 {
+                if refused(extend(&mut pair, sequence, step, 1, scale)) {
+                    break;
+                }
+            }
+        }
+    }
+}
