@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::rotation::{sum_of_row, transform};
+use super::rotation::{exchanged, sum_of_row, transform};
 use super::{CHANNELS, THREADS, level_offset};
 
 /// Number of midpoints times `unit` that are less than `magnitude`, of levels of one sign: node 1 halves them, nodes 2 and 3 the halves, and so on. The
@@ -125,7 +125,8 @@ pub(crate) fn encode_spherical<F: Float, S: Float, N: Size, M: Size, W: Size>(
             }
         }
     }
-    transform(&mut y, lane, dim, lanes, planes);
+    let mut shared = SharedMemory::<f32>::new(comptime!(exchanged(lanes, planes)));
+    transform(&mut y, &mut shared, lane, dim, lanes, planes);
     let mut squares = 0.0f32;
     #[unroll]
     for i in 0..CHANNELS as usize {
@@ -147,7 +148,7 @@ pub(crate) fn encode_spherical<F: Float, S: Float, N: Size, M: Size, W: Size>(
     if comptime!(uniform) {
         scale = channels[comptime!(dim as usize / width)][0usize];
     }
-    let squared = sum_of_row(squares, lanes, planes) * scale * scale;
+    let squared = sum_of_row(squares, &mut shared, lanes, planes) * scale * scale;
     let empty = squared == 0.0f32;
     let root = comptime!((dim as f32).sqrt());
     let to_unit = select(empty, 0.0f32, root / squared.sqrt());
@@ -190,10 +191,10 @@ pub(crate) fn encode_spherical<F: Float, S: Float, N: Size, M: Size, W: Size>(
             words[comptime!(word + 1)] |= code >> comptime!(32 - bit % 32);
         }
     }
-    along = sum_of_row(along, lanes, planes) * factor;
+    along = sum_of_row(along, &mut shared, lanes, planes) * factor;
     let mut radius = squared * to_unit / along;
     if comptime!(!unbiased) {
-        energy = sum_of_row(energy, lanes, planes);
+        energy = sum_of_row(energy, &mut shared, lanes, planes);
         radius = along / (to_unit * energy);
     }
     // A row of the mean has no direction; one that is no number has no radius either.

@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::rotation::transform;
+use super::rotation::{exchanged, transform};
 use super::{CHANNELS, THREADS, level_offset};
 
 /// The numbers that rows of codes stand for; arguments as those of [`super::encode_spherical`].
@@ -58,7 +58,8 @@ pub(crate) fn restore_spherical<F: Float, S: Float, N: Size, M: Size>(
             y[i] = select(first + comptime!(i as u32) < dim, y[i], 0.0f32);
         }
     }
-    transform(&mut y, lane, dim, lanes, planes);
+    let mut shared = SharedMemory::<f32>::new(comptime!(exchanged(lanes, planes)));
+    transform(&mut y, &mut shared, lane, dim, lanes, planes);
     if there {
         let radius = f32::cast_from(radii[row as usize]);
         let width = M::value();

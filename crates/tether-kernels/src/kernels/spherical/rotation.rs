@@ -4,12 +4,18 @@ use cubecl::prelude::*;
 
 use super::{CHANNELS, THREADS};
 
+/// Numbers that threads without planes exchange through shared memory: all of a cube's, of which a device surely has room for one set.
+pub(super) fn exchanged(lanes: u32, planes: bool) -> usize {
+    if planes || lanes == 1 { 1 } else { (THREADS * CHANNELS) as usize }
+}
+
 /// The transform, without signs and scale, of a row of `dim` channels that `lanes` threads hold, [`CHANNELS`] each. Thread `lane` of a row has those from
 /// `lane * CHANNELS` on; what lies past the row stays what it is. Threads exchange by shuffles, or through shared memory where there are no
-/// `planes`. All threads of the cube take part.
+/// `planes`, of [`exchanged`] numbers. All threads of the cube take part.
 #[cube]
 pub(super) fn transform(
     x: &mut Array<f32>,
+    shared: &mut SharedMemory<f32>,
     lane: u32,
     #[comptime] dim: u32,
     #[comptime] lanes: u32,
@@ -54,21 +60,18 @@ pub(super) fn transform(
                 x[i] = if comptime!(whole) { sum } else { select(inside, sum, mine) };
             }
         } else {
-            let mut shared = SharedMemory::<f32>::new(comptime!((THREADS * CHANNELS) as usize));
+            // Loops that stay loops: without planes a compiler is at work for whom much code takes long.
             sync_cube();
-            #[unroll]
-            for i in 0..CHANNELS as usize {
-                shared[(comptime!(i as u32) * THREADS + UNIT_POS_X) as usize] = x[i];
+            for i in 0..CHANNELS {
+                shared[(i * THREADS + UNIT_POS_X) as usize] = x[i as usize];
             }
             sync_cube();
             // The threads of a row are neighbours, and a row begins at a multiple of their number.
             let partner = UNIT_POS_X ^ distance;
-            #[unroll]
-            for i in 0..CHANNELS as usize {
-                let mine = x[i];
-                let other = shared[(comptime!(i as u32) * THREADS + partner) as usize];
-                let sum = sign * mine + other;
-                x[i] = if comptime!(whole) { sum } else { select(inside, sum, mine) };
+            for i in 0..CHANNELS {
+                let mine = x[i as usize];
+                let sum = sign * mine + shared[(i * THREADS + partner) as usize];
+                x[i as usize] = if comptime!(whole) { sum } else { select(inside, sum, mine) };
             }
         }
     }
@@ -76,15 +79,19 @@ pub(super) fn transform(
 
 /// The sum of a value over the `lanes` threads of a row, in each of them.
 #[cube]
-pub(super) fn sum_of_row(value: f32, #[comptime] lanes: u32, #[comptime] planes: bool) -> f32 {
+pub(super) fn sum_of_row(
+    value: f32,
+    shared: &mut SharedMemory<f32>,
+    #[comptime] lanes: u32,
+    #[comptime] planes: bool,
+) -> f32 {
     let mut sum = value;
-    if comptime!(planes) {
+    if comptime!(planes || lanes == 1) {
         #[unroll]
         for stage in 0..comptime!(lanes.ilog2()) {
             sum += plane_shuffle_xor(sum, comptime!(1u32 << stage));
         }
     } else {
-        let mut shared = SharedMemory::<f32>::new(comptime!(THREADS as usize));
         sync_cube();
         shared[UNIT_POS_X as usize] = value;
         sync_cube();
