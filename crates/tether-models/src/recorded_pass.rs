@@ -77,7 +77,10 @@ impl RecordedPass {
     ///
     /// # Errors
     /// Those of [`CachedAttention::take`].
-    pub fn replay<E: TokenEngine>(&self, attention: &mut CachedAttention<E>) -> Result<(), tethercache::Error> {
+    pub fn replay<E: TokenEngine>(
+        &self,
+        attention: &mut CachedAttention<E>,
+    ) -> Result<(), tethercache::Error> {
         for block in &self.blocks {
             attention.take(&TokenBlock {
                 layer: block.layer,

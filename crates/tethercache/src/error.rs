@@ -53,7 +53,9 @@ pub enum Error {
         sequence: u32,
     },
     /// What is to be a probe of a sequence is not a fork of it that has read probe tokens, and only those.
-    #[error("sequence {probe} is not a fork of sequence {sequence} that has read the probe tokens that its recipe asks for")]
+    #[error(
+        "sequence {probe} is not a fork of sequence {sequence} that has read the probe tokens that its recipe asks for"
+    )]
     NotAProbe {
         /// The sequence that was to be probed.
         sequence: u32,

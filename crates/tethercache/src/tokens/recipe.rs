@@ -184,8 +184,12 @@ impl TokenRecipe {
             _ if self.retain && self.prefill.is_some() => {
                 refuse("a [prefill] part evicts while the prompt is read, and with retain nothing leaves")
             }
-            (_, Some(select)) if !select.is_joint() && matches!(self.budget.heads, HeadBudget::Adaptive { .. }) => {
-                refuse("heads compete token by token, so budget.heads = \"adaptive\" needs select.kind = \"top-k\"")
+            (_, Some(select))
+                if !select.is_joint() && matches!(self.budget.heads, HeadBudget::Adaptive { .. }) =>
+            {
+                refuse(
+                    "heads compete token by token, so budget.heads = \"adaptive\" needs select.kind = \"top-k\"",
+                )
             }
             _ if self.prefill.is_some_and(|p| p.every == 0) => refuse("prefill.every must be at least 1"),
             _ if self.prefill.is_some() && self.budget.heads != HeadBudget::default() => refuse(

@@ -44,7 +44,13 @@ fn recipes() -> Vec<TokenRecipe> {
     catalogue().iter().filter(|c| c.unit == "token").map(|c| of_row(c.name)).collect()
 }
 
-fn extend(pair: &mut Pair, sequence: SequenceId, from: usize, tokens: usize, scale: f32) -> Result<(), Error> {
+fn extend(
+    pair: &mut Pair,
+    sequence: SequenceId,
+    from: usize,
+    tokens: usize,
+    scale: f32,
+) -> Result<(), Error> {
     let positions: Vec<i32> = (from..from + tokens).map(|p| p as i32).collect();
     for layer in 0..LAYERS {
         let mut tensor = |heads: usize| {
@@ -144,7 +150,10 @@ fn budgets_hold_and_ends_stay_while_a_text_grows() {
                 // Since the last eviction more has come, and nothing gone.
                 let recent = protected.recent.min(positions.len());
                 let last = (seen - recent..seen).map(|p| p as i32);
-                assert!(positions[positions.len() - recent..].iter().copied().eq(last), "{name}: last tokens");
+                assert!(
+                    positions[positions.len() - recent..].iter().copied().eq(last),
+                    "{name}: last tokens"
+                );
             }
         }
         if recipe.retain {

@@ -59,7 +59,10 @@ fn extend_by_choice(pair: &mut Pair, sequence: SequenceId, plain: &mut Plain, to
             let observed = plain.recorded(layer, 4).with_frequencies(frequencies());
             let planner = pair.cache.planner();
             let keep = planner.plan(turn, &observed, &mut SequenceState::default()).unwrap().keep;
-            assert!(keep.sets().iter().all(|set| set.last() == Some(&(seen as u32 - 1))), "a token reads itself");
+            assert!(
+                keep.sets().iter().all(|set| set.last() == Some(&(seen as u32 - 1))),
+                "a token reads itself"
+            );
             let mut expected = Vec::new();
             for head in 0..QUERY_HEADS {
                 let of_key_head = head / (QUERY_HEADS / KV_HEADS);
@@ -124,8 +127,7 @@ fn each_query_reads_the_pages_that_it_chooses() {
 
 #[test]
 fn a_token_that_cannot_choose_leaves_the_cache_as_it_was() {
-    let recipe =
-        recipe("quest", &["budget.ratio=0.4", "budget.dense=0", "score.page=4", "select.size=4"]);
+    let recipe = recipe("quest", &["budget.ratio=0.4", "budget.dense=0", "score.page=4", "select.size=4"]);
     let mut pair = Pair::new(recipe, 0x77);
     let (sequence, mut plain) = (pair.start(), Plain::new());
     pair.extend(sequence, &mut plain, 42);

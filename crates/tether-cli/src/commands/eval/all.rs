@@ -63,14 +63,18 @@ pub(crate) fn run(args: &AllArgs) -> Result<()> {
             if rows.has_all(&title, quizzed.iter().copied()) {
                 continue;
             }
-            let contexts = task.contexts(&language, &c.text, &texts, (length, args.seeds, args.depths))?;
-            rows.measure(&title, quizzed.iter().copied(), |contender| {
-                let test =
-                    Test { language: &language, profile: profile.as_ref(), question, device: c.device };
-                let answers = test.ask(&contexts, contender, || ())?;
+            let quizzes = task.quizzes(&language, &c.text, &texts, (length, args.seeds, args.depths))?;
+            let missing: Vec<&Contender> = quizzed.iter().copied().filter(|c| !rows.has(&title, c)).collect();
+            let template = "{msg} {bar:30} {pos}/{len} contexts under a recipe, {eta} left";
+            let bar = progress::bar((missing.len() * quizzes.len()) as u64, template, &title)?;
+            let test = Test { language: &language, profile: profile.as_ref(), question, device: c.device };
+            let all = test.ask(&quizzes, missing.iter().copied(), || bar.inc(1))?;
+            bar.finish_and_clear();
+            for (contender, answers) in missing.into_iter().zip(all) {
                 let ranks = [super::paired::mean(&answers.ranks), super::paired::mean(&answers.first)];
-                Ok((answers.probabilities, ranks.to_vec(), [answers.resident, answers.resident, answers.full]))
-            })?;
+                let bytes = [answers.resident, answers.resident, answers.full];
+                rows.add(&title, contender, (answers.probabilities, ranks.to_vec(), bytes))?;
+            }
         }
     }
     let measured = Measured::of(&rows.entries, &contenders);
@@ -88,6 +92,9 @@ fn capital(word: &str) -> String {
     let mut letters = word.chars();
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
+
+/// Samples, ranks of answers, and bytes: resident, read and of a cache that keeps everything.
+type Samples = (Vec<f64>, Vec<f64>, [u64; 3]);
 
 /// What was measured, in a file where one was named.
 struct Rows {
@@ -120,23 +127,31 @@ impl Rows {
         &mut self,
         title: &str,
         contenders: impl Iterator<Item = &'a Contender>,
-        mut of: impl FnMut(&Contender) -> Result<(Vec<f64>, Vec<f64>, [u64; 3])>,
+        mut of: impl FnMut(&Contender) -> Result<Samples>,
     ) -> Result<()> {
         let missing: Vec<&Contender> = contenders.filter(|c| !self.has(title, c)).collect();
         let template = "{msg} {bar:30} {pos}/{len} recipes and budgets, {eta} left";
         let bar = progress::bar(missing.len() as u64, template, title)?;
         for contender in missing {
-            let (samples, ranks, [resident, read, full]) = of(contender)?;
-            let (recipe, budget) = (contender.recipe.name.clone(), contender.budget);
-            let title = title.to_owned();
-            let entry = Entry { title, recipe, budget, samples, ranks, resident, read, full };
-            if let Some(file) = &mut self.file {
-                writeln!(file, "{}", serde_json::to_string(&entry)?)?;
-            }
-            self.entries.push(entry);
+            self.add(title, contender, of(contender)?)?;
             bar.inc(1);
         }
         bar.finish_and_clear();
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        title: &str,
+        contender: &Contender,
+        (samples, ranks, [resident, read, full]): Samples,
+    ) -> Result<()> {
+        let (title, recipe, budget) = (title.to_owned(), contender.recipe.name.clone(), contender.budget);
+        let entry = Entry { title, recipe, budget, samples, ranks, resident, read, full };
+        if let Some(file) = &mut self.file {
+            writeln!(file, "{}", serde_json::to_string(&entry)?)?;
+        }
+        self.entries.push(entry);
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ pub(super) struct Entry {
     pub(super) title: String,
     pub(super) recipe: String,
     pub(super) budget: f64,
-    /// Losses of runs of tokens, or probabilities of answers.
+    /// Losses of runs of tokens, or probabilities of answers, context by context.
     pub(super) samples: Vec<f64>,
     /// Mean rank and share of first ranks, of answers.
     pub(super) ranks: Vec<f64>,
@@ -120,7 +120,7 @@ impl<'a> Measured<'a> {
         let _ = match full.ranks.as_slice() {
             [rank, first] => writeln!(
                 out,
-                "## {title}\n\nMean probability of the answers' tokens, and their mean rank, over {count} questions. The full cache: **{:.3}**, rank {rank:.1}, {:.0}% of the tokens first.\n",
+                "## {title}\n\nMean probability of the answers' tokens, and their mean rank, over {count} contexts. The full cache: **{:.3}**, rank {rank:.1}, {:.0}% of the tokens first.\n",
                 full.value(),
                 100.0 * first
             ),

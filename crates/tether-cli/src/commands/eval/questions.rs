@@ -9,7 +9,7 @@ const UNIQUE: usize = 6;
 /// What comes between the text and a question.
 const BREAK: &str = "\n\n";
 
-/// Things that have passwords, and the passwords: two words each, which nobody could guess.
+/// Things that have passwords, and the passwords: a word each, which nobody could guess.
 const PLACES: [&str; 16] = [
     "harbour",
     "library",
@@ -28,11 +28,9 @@ const PLACES: [&str; 16] = [
     "factory",
     "island",
 ];
-const WORDS: [&str; 32] = [
-    "marble", "lantern", "copper", "river", "velvet", "thunder", "silver", "pencil", "winter", "basket",
-    "golden", "mirror", "purple", "anchor", "wooden", "candle", "bitter", "feather", "hollow", "mountain",
-    "yellow", "hammer", "gentle", "button", "frozen", "window", "broken", "whistle", "empty", "kettle",
-    "hidden", "ribbon",
+const WORDS: [&str; 16] = [
+    "marble", "copper", "river", "silver", "winter", "golden", "mirror", "purple", "wooden", "mountain",
+    "yellow", "button", "window", "hammer", "velvet", "anchor",
 ];
 
 /// A question and its answer, as tokens.
@@ -67,16 +65,17 @@ impl Task {
         }
     }
 
-    /// A quiz over `length` tokens of a text, `ids`, whose first token begins a sequence: the stretch number `seed` of `seeds`, and `count`
-    /// questions at equal distances. `None` where the text is shorter.
-    pub(super) fn quiz(
+    /// Quizzes over `length` tokens of a text, `ids`, whose first token begins a sequence: the stretch number `seed` of `seeds`, and `count`
+    /// questions at equal distances. Passages are all asked for in one quiz; of needles each has a context of its own. `None` where the
+    /// text is shorter.
+    pub(super) fn of_place(
         self,
         tokenizer: &TextTokenizer,
         ids: &[u32],
         length: usize,
         (seed, seeds): (usize, usize),
         count: usize,
-    ) -> Result<Option<Quiz>, ModelError> {
+    ) -> Result<Option<Vec<Quiz>>, ModelError> {
         if ids.len() < length || length < 16 * PASSAGE.0 {
             return Ok(None);
         }
@@ -86,8 +85,10 @@ impl Task {
         context.extend_from_slice(&ids[offset + 1..offset + length]);
         let lead = tokenizer.encode(BREAK)?;
         Ok(Some(match self {
-            Self::Recall => passages(context, &lead, count),
-            Self::Needle => needles(tokenizer, context, &lead, seed, count)?,
+            Self::Recall => vec![passages(context, &lead, count)],
+            Self::Needle => (0..count)
+                .map(|depth| needle(tokenizer, &context, &lead, seed, (depth, count)))
+                .collect::<Result<_, _>>()?,
         }))
     }
 }
@@ -113,33 +114,25 @@ fn passages(context: Vec<u32>, lead: &[u32], count: usize) -> Quiz {
     Quiz { context, questions }
 }
 
-fn needles(
+/// A password in the text at depth number `depth` of `count`.
+fn needle(
     tokenizer: &TextTokenizer,
-    mut context: Vec<u32>,
+    context: &[u32],
     lead: &[u32],
     seed: usize,
-    count: usize,
+    (depth, count): (usize, usize),
 ) -> Result<Quiz, ModelError> {
-    let length = context.len();
-    let count = count.min(PLACES.len());
-    let (mut sentences, mut questions) = (Vec::new(), Vec::new());
-    for i in 0..count {
-        let place = PLACES[(5 * seed + i) % PLACES.len()];
-        let pair = (7 * seed + i) % (WORDS.len() / 2);
-        let words =
-            format!(" {} {}", WORDS[2 * pair], WORDS[2 * ((pair + 3 * seed + 1) % (WORDS.len() / 2)) + 1]);
-        let asked = format!("The password of the {place} is");
-        sentences.push(tokenizer.encode(&format!("{BREAK}{asked}{words}.{BREAK}"))?);
-        let cue = lead.iter().copied().chain(tokenizer.encode(&asked)?).collect();
-        questions.push(Question { cue, answer: tokenizer.encode(&words)? });
-    }
+    let number = seed * count + depth;
+    let place = PLACES[5 * number % PLACES.len()];
+    let word = format!(" {}", WORDS[(7 * number + 3 * (number / WORDS.len())) % WORDS.len()]);
+    let asked = format!("Remember this: the password of the {place} is");
+    let sentence = tokenizer.encode(&format!("{BREAK}{asked}{word}.{BREAK}"))?;
+    let cue = lead.iter().copied().chain(tokenizer.encode(&asked)?).collect();
     // The text gives way, so that the length is what was asked for.
-    context.truncate(length - sentences.iter().map(Vec::len).sum::<usize>());
-    let places: Vec<usize> = depths(context.len(), count).collect();
-    for (place, sentence) in places.into_iter().zip(sentences).rev() {
-        context.splice(place..place, sentence);
-    }
-    Ok(Quiz { context, questions })
+    let mut text = context[..context.len().saturating_sub(sentence.len())].to_vec();
+    let at = depths(text.len(), count).nth(depth).unwrap_or_default();
+    text.splice(at..at, sentence);
+    Ok(Quiz { context: text, questions: vec![Question { cue, answer: tokenizer.encode(&word)? }] })
 }
 
 #[cfg(test)]
@@ -160,6 +153,13 @@ mod tests {
             assert_eq!(places, 1, "{whole:?}");
         }
         assert!(quiz.questions[4].cue[2] > 700, "the last part");
+    }
+
+    #[test]
+    fn needles_of_a_place_differ() {
+        let of = |number: usize| (PLACES[5 * number % 16], WORDS[(7 * number + 3 * (number / 16)) % 16]);
+        let all: std::collections::BTreeSet<_> = (0..64).map(of).collect();
+        assert_eq!(all.len(), 64, "no place has one password twice");
     }
 
     #[test]

@@ -25,12 +25,14 @@ use crate::progress;
 /// How one recipe at one budget answered.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Answers {
-    /// Mean probability of the answer's tokens, a number for each question.
+    /// Mean probability of the answers' tokens, a number for each context: questions about one are not independent.
     pub(super) probabilities: Vec<f64>,
-    /// Mean place of the answer's tokens among all.
+    /// Mean place of the answers' tokens among all.
     pub(super) ranks: Vec<f64>,
-    /// Share of the answer's tokens that were the likeliest.
+    /// Share of the answers' tokens that were the likeliest.
     pub(super) first: Vec<f64>,
+    /// Questions, of all contexts.
+    pub(super) questions: usize,
     /// Bytes that the cache holds after the eviction, and what a cache of every token would, of all contexts.
     pub(super) resident: u64,
     pub(super) full: u64,
@@ -41,15 +43,24 @@ impl Answers {
         self.probabilities.extend(more.probabilities);
         self.ranks.extend(more.ranks);
         self.first.extend(more.first);
+        self.questions += more.questions;
         self.resident += more.resident;
         self.full += more.full;
     }
 
-    fn add(&mut self, predictions: &[Prediction]) {
-        let each = |of: fn(&Prediction) -> f64| mean(&predictions.iter().map(of).collect::<Vec<_>>());
-        self.probabilities.push(each(|p| (-p.loss).exp()));
-        self.ranks.push(each(|p| p.rank as f64));
-        self.first.push(each(|p| if p.rank == 1 { 1.0 } else { 0.0 }));
+    /// Of one context: what was predicted of the answer to each question.
+    fn of_context(questions: &[Vec<Prediction>]) -> Self {
+        let each = |of: fn(&Prediction) -> f64| -> Vec<f64> {
+            let of_question = |answer: &Vec<Prediction>| mean(&answer.iter().map(of).collect::<Vec<_>>());
+            vec![mean(&questions.iter().map(of_question).collect::<Vec<_>>())]
+        };
+        Self {
+            probabilities: each(|p| (-p.loss).exp()),
+            ranks: each(|p| p.rank as f64),
+            first: each(|p| if p.rank == 1 { 1.0 } else { 0.0 }),
+            questions: questions.len(),
+            ..Self::default()
+        }
     }
 
     fn count(&mut self, bytes: TokenBytes) {
@@ -66,6 +77,7 @@ struct Row<'a> {
     question: &'static str,
     recipe: &'a str,
     budget: f64,
+    contexts: usize,
     questions: usize,
     probability: f64,
     standard_error: f64,
@@ -99,31 +111,28 @@ pub(crate) fn run(args: &QuizArgs, task: Task) -> Result<()> {
     }
     let mut panels = Vec::new();
     for &length in &args.length {
-        let contexts = task.contexts(&language, &c.text, &texts, (length, args.seeds, args.depths))?;
+        let quizzes = task.quizzes(&language, &c.text, &texts, (length, args.seeds, args.depths))?;
         for &question in &args.question {
             let title = format!("{} from {length} tokens, question {}", task.name(), when(question));
             let mut panel = Panel::new(&title, "probability of the answer");
             let mut there: Vec<(String, f64, Answers)> = Vec::new();
-            let asked = (contenders.len() * contexts.len()) as u64;
+            let asked = (contenders.len() * quizzes.len()) as u64;
             let progress = progress::bar(asked, "{msg} {bar:40} {pos}/{len} contexts, {eta} left", &title)?;
-            for contender in &contenders {
-                let test =
-                    Test { language: &language, profile: profile.as_ref(), question, device: c.device };
-                let answers = test.ask(&contexts, contender, || progress.inc(1))?;
+            let test = Test { language: &language, profile: profile.as_ref(), question, device: c.device };
+            let all = test.ask(&quizzes, contenders.iter(), || progress.inc(1))?;
+            progress.finish_and_clear();
+            for (contender, answers) in contenders.iter().zip(all) {
                 let recipe = &contender.recipe.name;
                 panel.add(recipe, contender.budget, mean(&answers.probabilities));
                 there.push((recipe.clone(), contender.budget, answers));
                 let row = row(task, length, question, &there);
-                progress.suspend(|| -> Result<()> {
-                    if args.json {
-                        writeln!(out, "{}", serde_json::to_string(&row)?)?;
-                    } else {
-                        writeln!(out, "{}", line(&row))?;
-                    }
-                    Ok(out.flush()?)
-                })?;
+                if args.json {
+                    writeln!(out, "{}", serde_json::to_string(&row)?)?;
+                } else {
+                    writeln!(out, "{}", line(&row))?;
+                }
             }
-            progress.finish_and_clear();
+            out.flush()?;
             panels.push(panel);
         }
     }
@@ -162,7 +171,8 @@ fn row<'a>(task: Task, length: usize, question: Asking, there: &'a [(String, f64
         question: when(question),
         recipe,
         budget: *budget,
-        questions: own.len(),
+        contexts: own.len(),
+        questions: answers.questions,
         probability: all.mean,
         standard_error: all.error,
         rank: mean(&answers.ranks),
@@ -200,13 +210,13 @@ fn line(row: &Row<'_>) -> String {
 
 /// A quiz whose context was read once for all recipes.
 #[derive(Debug)]
-pub(super) struct Prepared {
-    quiz: Quiz,
+struct Prepared<'a> {
+    quiz: &'a Quiz,
     recorded: RecordedPass,
 }
 
-impl Prepared {
-    fn read(language: &Language, quiz: Quiz) -> Result<Self> {
+impl<'a> Prepared<'a> {
+    fn read(language: &Language, quiz: &'a Quiz) -> Result<Self> {
         let bar = bar("a context", quiz.context.len())?;
         let recorded = RecordedPass::record(&language.model, &quiz.context, |n| bar.inc(n as u64));
         bar.finish_and_clear();
@@ -215,24 +225,23 @@ impl Prepared {
 }
 
 impl Task {
-    /// Contexts of `length` tokens, `seeds` of each text, with questions at `depths` depths.
-    pub(super) fn contexts(
+    /// Contexts of `length` tokens from `seeds` places of each text, with questions at `depths` depths.
+    pub(super) fn quizzes(
         self,
         language: &Language,
         paths: &[PathBuf],
         texts: &[String],
         (length, seeds, depths): (usize, usize, usize),
-    ) -> Result<Vec<Prepared>> {
-        let mut contexts = Vec::new();
+    ) -> Result<Vec<Quiz>> {
+        let mut quizzes = Vec::new();
         for (path, text) in paths.iter().zip(texts) {
             let ids = ids(language, path, text, usize::MAX)?;
             for seed in 0..seeds {
-                let quiz = self.quiz(&language.tokenizer, &ids, length, (seed, seeds), depths)?;
-                let quiz = quiz.ok_or_else(|| too_short(&name(path), ids.len(), length))?;
-                contexts.push(Prepared::read(language, quiz)?);
+                let of_place = self.of_place(&language.tokenizer, &ids, length, (seed, seeds), depths)?;
+                quizzes.extend(of_place.ok_or_else(|| too_short(&name(path), ids.len(), length))?);
             }
         }
-        Ok(contexts)
+        Ok(quizzes)
     }
 }
 
@@ -246,28 +255,32 @@ pub(super) struct Test<'a> {
 }
 
 impl Test<'_> {
-    /// Answers all contexts' questions under a recipe; `each` is called for each context.
-    pub(super) fn ask(
+    /// Answers all questions under each recipe. `each` is called for each context and recipe. One context is held at a time: what a pass records
+    /// of a long one is large.
+    pub(super) fn ask<'c>(
         self,
-        contexts: &[Prepared],
-        contender: &Contender,
+        quizzes: &[Quiz],
+        contenders: impl Iterator<Item = &'c Contender> + Clone,
         mut each: impl FnMut(),
-    ) -> Result<Answers> {
-        let mut answers = Answers::default();
-        for context in contexts {
-            let asking = TestUnder { test: self, context, recipe: &contender.recipe };
-            let more = device::run(self.device, asking)
-                .with_context(|| format!("recipe {} at {}", contender.recipe.name, contender.budget))?;
-            answers.extend(more);
-            each();
+    ) -> Result<Vec<Answers>> {
+        let mut all = vec![Answers::default(); contenders.clone().count()];
+        for quiz in quizzes {
+            let context = Prepared::read(self.language, quiz)?;
+            for (contender, answers) in contenders.clone().zip(&mut all) {
+                let asking = TestUnder { test: self, context: &context, recipe: &contender.recipe };
+                let more = device::run(self.device, asking)
+                    .with_context(|| format!("recipe {} at {}", contender.recipe.name, contender.budget))?;
+                answers.extend(more);
+                each();
+            }
         }
-        Ok(answers)
+        Ok(all)
     }
 }
 
 struct TestUnder<'a> {
     test: Test<'a>,
-    context: &'a Prepared,
+    context: &'a Prepared<'a>,
     recipe: &'a TokenRecipe,
 }
 
@@ -284,10 +297,12 @@ impl OnEngine for TestUnder<'_> {
             CachedAttention::with_profile(engine, model, recipe.clone(), DType::F32, profile.cloned())?;
         context.recorded.replay(&mut attention).context("cannot read the context")?;
         let mut session = LlamaSession::new(model, attention);
-        let (mut answers, position) = (Answers::default(), context.recorded.tokens() as i32);
+        let (mut answered, mut counted) = (Vec::new(), Answers::default());
+        let position = context.recorded.tokens() as i32;
+        session.set_next_position(position);
         if question == Asking::Unseen {
             session.evict(&context.quiz.context)?;
-            answers.count(session.attention().bytes());
+            counted.count(session.attention().bytes());
         }
         for asked in &context.quiz.questions {
             let original = session.attention_mut().branch()?;
@@ -314,18 +329,20 @@ impl OnEngine for TestUnder<'_> {
                 .collect();
             let targets = [&tokens[1..=skipped], &asked.answer].concat();
             let predictions = session.predict(&tokens, &targets).context("cannot answer")?;
-            answers.add(&predictions[skipped..]);
+            answered.push(predictions[skipped..].to_vec());
             session.attention_mut().back_to(original)?;
         }
         if question == Asking::Seen {
             // Every question has a cache of its own; the share of one stands for all.
             let original = session.attention_mut().branch()?;
+            session.set_next_position(position);
             session.evict(&context.quiz.context)?;
             let copy = session.attention().sequence();
-            answers.count(share(session.attention(), copy)?);
+            counted.count(share(session.attention(), copy)?);
             session.attention_mut().back_to(original)?;
         }
-        Ok(answers)
+        counted.extend(Answers::of_context(&answered));
+        Ok(counted)
     }
 }
 
@@ -368,9 +385,13 @@ mod tests {
 
     #[test]
     fn answers_are_means_over_their_tokens() {
-        let mut answers = Answers::default();
-        answers.add(&[Prediction { loss: 0.0, rank: 1 }, Prediction { loss: 2f64.ln(), rank: 4 }]);
+        let sure = Prediction { loss: 0.0, rank: 1 };
+        let half = Prediction { loss: 2f64.ln(), rank: 4 };
+        let mut answers = Answers::of_context(&[vec![sure, half]]);
         assert_eq!((answers.ranks[0], answers.first[0]), (2.5, 0.5));
         assert!((answers.probabilities[0] - 0.75).abs() < 1e-12);
+        // A context is one sample, however many questions are asked about it.
+        answers.extend(Answers::of_context(&[vec![sure], vec![half, half]]));
+        assert_eq!((answers.ranks.as_slice(), answers.questions), (&[2.5, 2.5][..], 3));
     }
 }

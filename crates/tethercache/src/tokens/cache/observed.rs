@@ -188,7 +188,8 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
             RopeError::Core(e) => ScoreError::Core(e),
             _ => ScoreError::Missing { what: "rotary frequencies of this model" },
         };
-        let rope = TokenRope::from_frequencies(Pairing::Half, self.frequencies()?.to_vec()).map_err(of_rope)?;
+        let rope =
+            TokenRope::from_frequencies(Pairing::Half, self.frequencies()?.to_vec()).map_err(of_rope)?;
         let positions: Vec<i32> = (0..self.kv_heads()).flat_map(|h| self.positions(h)).copied().collect();
         let keys = unrotated(&rope, self.keys()?.into_owned(), &positions, 1, self.head_dim_k());
         Ok(keys.map_err(of_rope)?.into())
@@ -227,7 +228,9 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
         let (head, tokens, dim) = (self.heads.start + kv_head, self.tokens(), self.head_dim_k());
         match self.summaries.and_then(|s| s.bounds(self.cache.wanted(), head, page)) {
             Some(bounds) => Ok(bounds.into()),
-            None => Ok(page_bounds(&self.keys()?[kv_head * tokens * dim..][..tokens * dim], dim, page).into()),
+            None => {
+                Ok(page_bounds(&self.keys()?[kv_head * tokens * dim..][..tokens * dim], dim, page).into())
+            }
         }
     }
 

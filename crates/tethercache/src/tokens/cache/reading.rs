@@ -154,12 +154,7 @@ impl<E: TokenEngine> TokenCache<E> {
         let before = heads.first().map_or(0, HeadList::len) - tokens;
         let mut choices = Vec::new();
         for token in 0..tokens {
-            summaries.push(
-                wanted,
-                &keys[row(&keys, token)],
-                &raw_keys[row(&raw_keys, token)],
-                g.head_dim_k,
-            );
+            summaries.push(wanted, &keys[row(&keys, token)], &raw_keys[row(&raw_keys, token)], g.head_dim_k);
             if !choose {
                 continue;
             }
@@ -194,7 +189,9 @@ impl<E: TokenEngine> TokenCache<E> {
         // Lists of a head stand together, one for each token.
         let lists = || {
             let tokens = |head| choices.iter().enumerate().map(move |(i, c)| (head, c, before + i + 1));
-            (0..heads.len()).flat_map(tokens).map(|(head, choice, upto)| (&heads[head], choice.head(head), upto))
+            (0..heads.len())
+                .flat_map(tokens)
+                .map(|(head, choice, upto)| (&heads[head], choice.head(head), upto))
         };
         let (mut indptr, mut pages, mut lengths) = (vec![0u32], Vec::new(), Vec::new());
         let whole: Option<Vec<Vec<u32>>> =
