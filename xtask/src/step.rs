@@ -159,6 +159,7 @@ fn on_device(shell: &Shell, runtime: Runtime) -> Result<Outcome> {
         ("tether-kernels", "engine"),
         ("tether-kernels", "tokens"),
         ("tether-kernels", "select"),
+        ("tether-kernels", "reuse"),
         ("tethercache", "golden_sims"),
     ] {
         cmd!(

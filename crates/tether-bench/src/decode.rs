@@ -10,9 +10,9 @@ use crate::Bench;
 use crate::bench::{CLOSE, Work};
 use crate::reference::{attention, relative};
 
-const HEADS: usize = 32;
-const KV_HEADS: usize = 8;
-const DIM: usize = 128;
+pub(crate) const HEADS: usize = 32;
+pub(crate) const KV_HEADS: usize = 8;
+pub(crate) const DIM: usize = 128;
 const PAGE: usize = 16;
 
 /// Pages of each sequence in an order that no two sequences share.

@@ -1,7 +1,7 @@
 //! Device benchmarks: every operation at fixed shapes, beside what the device can do at most, checked as it is timed.
 //!
 //! Shapes are those of the Wan2.1-1.3B video model (12 heads of 128, frames of 1560 tokens) and of 8-billion-parameter language models (32 query
-//! heads, 8 key heads of 128). A record is one operation at one shape.
+//! heads, 8 key heads of 128); those of step reuse are the tokens of Wan2.1-14B (32760 of 5120 channels). A record is one operation at one shape.
 #![cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 
 mod bench;
@@ -12,8 +12,10 @@ mod compact;
 mod decode;
 mod frames;
 mod reference;
+mod reuse;
 mod rope;
 mod select;
+mod spherical;
 mod video;
 
 pub use bench::{Bench, Ceilings, Record, Timing};
@@ -23,8 +25,10 @@ use tether_kernels::Cube;
 use tether_kernels::cubecl::Runtime;
 
 /// Names of the groups of operations, in the order in which they run.
-pub const GROUPS: [&str; 9] =
-    ["rope", "gather", "quant", "snap", "frame", "commit", "decode", "qdecode", "ar"];
+pub const GROUPS: [&str; 12] = [
+    "rope", "gather", "quant", "squant", "snap", "frame", "commit", "decode", "qdecode", "sdecode", "ar",
+    "reuse",
+];
 
 /// A group of operations.
 type Group<R> = fn(&mut Bench<'_, R>) -> Result<(), CoreError>;
@@ -35,12 +39,15 @@ fn groups<R: Runtime>() -> [Group<R>; GROUPS.len()] {
         rope::run,
         compact::run,
         codes::run,
+        spherical::run_codes,
         select::run,
         frames::run,
         commit::run,
         decode::run,
         decode::run_codes,
+        spherical::run_decode,
         video::run,
+        reuse::run,
     ]
 }
 

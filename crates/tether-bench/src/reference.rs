@@ -1,5 +1,7 @@
 //! References in double precision, on samples where the whole would take too long.
 
+use rayon::prelude::*;
+
 /// Relative error of `got` in the Euclidean norm. NaN is an infinite error.
 pub(crate) fn relative(got: impl IntoIterator<Item = f64>, expected: impl IntoIterator<Item = f64>) -> f64 {
     let (mut error, mut norm) = (0.0, 0.0);
@@ -9,6 +11,22 @@ pub(crate) fn relative(got: impl IntoIterator<Item = f64>, expected: impl IntoIt
     }
     let relative = (error / norm).sqrt();
     if relative.is_nan() { f64::INFINITY } else { relative }
+}
+
+/// Softmax attention of one query token a sequence, `[batch, heads, dim]`, over keys and values `[batch * context, kv_heads, dim]`.
+pub(crate) fn attention_of_heads(
+    q: &[f32],
+    (k, v): (&[f32], &[f32]),
+    (batch, context): (usize, usize),
+    (heads, kv_heads, dim): (usize, usize, usize),
+) -> Vec<f64> {
+    let row = |query: usize| {
+        let (sequence, head) = (query / heads, query % heads / (heads / kv_heads));
+        let at = move |token: usize| ((sequence * context + token) * kv_heads + head) * dim;
+        let scale = 1.0 / (dim as f64).sqrt();
+        attention(&q[query * dim..][..dim], context, scale, |t| &k[at(t)..][..dim], |t| &v[at(t)..][..dim])
+    };
+    (0..batch * heads).into_par_iter().flat_map_iter(row).collect()
 }
 
 /// Softmax attention of one query over rows `row(token)` of keys and values.

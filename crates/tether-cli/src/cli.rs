@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use eval::{AllArgs, Asking, CodecArgs, EvalArgs, Measure, PerplexityArgs, QuizArgs, SpeedArgs};
+pub(crate) use eval::{
+    AllArgs, Asking, CodecArgs, EvalArgs, Measure, PerplexityArgs, QuizArgs, SpeedArgs, Stored,
+};
 pub(crate) use profile::{HeadsArgs, ProfileArgs, Profiled};
 pub(crate) use reuse::{EvalReuseArgs, ReuseAction, ReuseArgs, ReuseProfileArgs};
 
@@ -172,7 +174,7 @@ pub(crate) struct BenchArgs {
     /// Which GPU runtime [default: the first that this build has].
     #[arg(long, value_enum)]
     pub(crate) device: Option<Device>,
-    /// Groups of operations: rope, gather, quant, snap, frame, commit, decode, qdecode, ar [default: all].
+    /// Groups of operations: rope, gather, quant, squant, snap, frame, commit, decode, qdecode, sdecode, ar, reuse [default: all].
     #[arg(long, value_delimiter = ',', value_name = "GROUP")]
     pub(crate) ops: Vec<String>,
     /// Print a JSON object a line, and ceilings and notes on standard error.

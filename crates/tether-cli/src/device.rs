@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::ValueEnum;
+use tethercache::codec::CodedHost;
 use tethercache::core::{Host, TokenEngine};
 
 use crate::artefacts::Run;
@@ -75,6 +76,9 @@ pub(crate) fn run<T: OnEngine>(device: Device, task: T) -> Result<T::Out> {
 
 /// Makes one video with its cache on `device`.
 pub(crate) fn roll_out(device: Device, video: &Rollout<'_>) -> Result<Run> {
+    if let (Device::Host, Some(codec)) = (device, video.recipe.codec) {
+        return rollout::roll_out(video, CodedHost::new(Host::new(), codec));
+    }
     on_engine!(device, Host::new(), engine => rollout::roll_out(video, engine))
 }
 

@@ -40,6 +40,9 @@ fn requests_that_make_no_sense_are_refused() {
         (vec!["generate", "--model", &not, "x"], 3, "not.gguf"),
         (vec!["generate", "--file", &none], 3, "none.txt"),
         (vec!["generate"], 2, "PROMPT"),
+        (vec!["eval", "codec"], 2, "--text"),
+        (vec!["eval", "codec", "--text", &text, "--end-to-end", "--block", "0"], 2, "--block"),
+        (vec!["eval", "codec", "--text", &text, "--video", "1"], 2, "--video"),
         (vec!["eval", "perplexity"], 2, "--text"),
         (vec!["eval", "needle"], 2, "--text"),
         (vec!["eval", "recall", "--text", &text, "--recipe", "snapkv", "--budget", "2"], 2, "--budget"),
@@ -86,6 +89,20 @@ fn a_model_that_is_there_answers_and_reads() {
     assert_eq!(names, ["full", "window", "sink-recent", "random", "adakv"]);
     assert_eq!(rows[0]["worse_by"], 0.0);
     assert!(rows[4]["resident_bytes"].as_u64().unwrap() < rows[0]["resident_bytes"].as_u64().unwrap());
+
+    // As codes, tokens take less memory, and the model hardly notices.
+    for (recipe, set) in [("spherical", "name=spherical"), ("spherical-rdr", "codec.retention.window=8")] {
+        let coded = ["--recipe", recipe, "--prompt", "50", "--block", "4", "--stored", "f16", "--set", set];
+        let small = ["--set", "codec.recent=8", "--set", "codec.page=8"];
+        let coded = [&args[..], &[text.to_str().unwrap()], &coded, &small].concat();
+        let output = tether(folder.path(), &coded);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let rows = String::from_utf8(output.stdout).unwrap();
+        let rows: Vec<Value> = rows.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let row = rows.iter().find(|r| r["recipe"] == recipe).unwrap();
+        assert!(row["worse_by"].as_f64().unwrap().abs() < 0.5, "{row}");
+        assert!(row["resident_bytes"].as_u64() < rows[0]["resident_bytes"].as_u64(), "{row}");
+    }
 
     // It can be installed from where it is.
     let output = tether(folder.path(), &["fetch", "smollm2", "--from", model]);

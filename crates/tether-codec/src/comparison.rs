@@ -7,5 +7,6 @@ mod published;
 
 pub use affine::{AffineCodes, AffineGroups};
 pub use kivi::Kivi;
+pub(crate) use kivi::kivi_groups;
 pub use polar::PairPolar;
-pub use published::{PublishedTier, SphericalCodebooks};
+pub use published::{PublishedCodes, PublishedTier, SphericalCodebooks};

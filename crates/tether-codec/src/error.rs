@@ -38,6 +38,16 @@ pub enum CodecError {
         /// The radius.
         radius: f32,
     },
+    /// A scale or a zero of a group, or a number, is not finite, or a scale is negative.
+    #[error("number {number} of the record's {part} is {value}")]
+    Number {
+        /// The part.
+        part: &'static str,
+        /// Its place there.
+        number: usize,
+        /// What it is.
+        value: f32,
+    },
     /// Bits after a row's last code are set.
     #[error("bits after the last code of row {row} are set")]
     Padding {

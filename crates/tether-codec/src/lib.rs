@@ -6,13 +6,17 @@ mod engine;
 mod error;
 mod format;
 mod host;
+mod rows;
 pub mod spherical;
+mod units;
 
 pub use codes::HostCodes;
 pub use engine::CodecEngine;
 pub use error::CodecError;
 pub use format::{Bits, CodeProblem, Format, Grouping, MIN_SCALE_RANGE};
+pub use rows::{CodedRows, MeanOf, RowCodec, RowFrame};
 pub use spherical::{
     HadamardRotation, HostSpherical, RadiusFit, SphericalBits, SphericalEngine, SphericalFormat,
     SphericalFrame, SphericalProblem,
 };
+pub use units::{CodedHost, CodedStore, UnitCodec};

@@ -30,7 +30,7 @@ mod frame;
 mod host;
 mod levels;
 mod problem;
-mod record;
+pub(crate) mod record;
 mod rotation;
 mod row;
 

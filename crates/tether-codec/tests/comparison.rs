@@ -88,7 +88,7 @@ fn directions_of_a_small_sample_are_learnt() {
         })
         .collect();
     let books = SphericalCodebooks::train(PublishedTier::Low, &x, 32).unwrap();
-    for (x, back) in x.iter().zip(books.restored(&x)) {
+    for (x, back) in x.iter().zip(books.restored(&x).unwrap()) {
         // A radius of 8 bits.
         assert!((x - back).abs() < 0.05, "{x} {back}");
     }

@@ -88,6 +88,11 @@ pub trait Engine: Debug + Sized {
     /// Name for messages and reports.
     fn name(&self) -> &'static str;
 
+    /// Whether stores hold codes: what is read is near what was written, and not equal to it.
+    fn stores_codes(&self) -> bool {
+        false
+    }
+
     /// Bytes moved so far.
     fn traffic(&self) -> Traffic;
 

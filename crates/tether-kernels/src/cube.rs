@@ -7,6 +7,8 @@ pub(crate) mod launch;
 mod mass;
 mod measure;
 mod readback;
+mod reuse;
+pub(crate) mod spherical;
 mod store;
 mod tensor;
 mod tokens;
@@ -21,6 +23,8 @@ use tether_core::{
 
 pub use codec::CubeCodes;
 pub use readback::CubeReadback;
+pub use reuse::{CubeReuseError, QueuedSignals};
+pub use spherical::{CubeFrame, CubeSpherical};
 pub use store::CubeStore;
 pub use tensor::CubeTensor;
 pub use tokens::{CubeIndices, CubeRotation, CubeTables};

@@ -2,8 +2,11 @@
 
 pub(crate) mod attend;
 pub(crate) mod decode;
+pub(crate) mod decode_spherical;
 pub(crate) mod gather;
 pub(crate) mod quantise;
+pub(crate) mod reuse;
 pub(crate) mod rotate;
+pub(crate) mod spherical;
 pub(crate) mod top_k;
 pub(crate) mod window;

@@ -105,4 +105,36 @@ on_each_runtime! {
     fn refuses_codes_it_cannot_attend_to(engine) {
         codec_cases::refuses_codes_it_cannot_attend_to(&engine).unwrap();
     }
+
+    fn codes_spherically(engine) {
+        every_dtype(&engine, codec_cases::codes_spherically);
+    }
+
+    fn restores_spherical_codes(engine) {
+        every_dtype(&engine, codec_cases::restores_spherical_codes);
+    }
+
+    fn carries_spherical_codes_unchanged(engine) {
+        codec_cases::carries_spherical_codes_unchanged(&engine).unwrap();
+    }
+
+    fn writes_spherical_rows(engine) {
+        every_dtype(&engine, codec_cases::writes_spherical_rows);
+    }
+
+    fn refuses_spherical_codes_that_do_not_fit(engine) {
+        codec_cases::refuses_spherical_codes_that_do_not_fit(&engine).unwrap();
+    }
+
+    fn attends_over_spherical_codes(engine) {
+        every_dtype(&engine, codec_cases::attends_over_spherical_codes);
+    }
+
+    fn merges_spherical_codes_with_numbers(engine) {
+        codec_cases::merges_spherical_codes_with_numbers(&engine).unwrap();
+    }
+
+    fn refuses_spherical_codes_it_cannot_attend_to(engine) {
+        codec_cases::refuses_spherical_codes_it_cannot_attend_to(&engine).unwrap();
+    }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 use tether_core::Readback;
 use tether_core::{DType, Engine, Geometry, Host, HostTensor, RopeKind};
+use tethercache::codec::CodedHost;
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 use tethercache::kernels::{Cube, cubecl::Runtime};
 use tethercache::{CacheBytes, KvCache, Pass, PassKind, Recipe};
@@ -93,6 +94,22 @@ impl<E: Engine> CachedPass<'_, E> {
 
 /// On the host the model's tensors are the cache's: nothing is copied.
 impl ChunkAttention for CachedPass<'_, Host> {
+    type Error = tethercache::Error;
+
+    fn attend(
+        &mut self,
+        layer: usize,
+        q: &HostTensor,
+        k: &HostTensor,
+        v: &HostTensor,
+        out: &mut HostTensor,
+    ) -> Result<(), Self::Error> {
+        self.run(layer, (q, k, v), out)
+    }
+}
+
+/// The same, with frames as codes.
+impl ChunkAttention for CachedPass<'_, CodedHost> {
     type Error = tethercache::Error;
 
     fn attend(

@@ -42,8 +42,11 @@ pub enum Base<'a, T: ?Sized> {
     InPlace,
 }
 
-/// Operations on tensors that reuse needs. Elements are `f32` to the caller, or are widened; sums are accumulated in more than `f32`, or
-/// pairwise, in an order that does not depend on the number of threads.
+/// Operations on tensors that reuse needs. Elements are `f32`, or are widened before anything is computed and rounded once when it is stored.
+///
+/// The same tensors on the same device give the same bits. Sums are accumulated in more than `f32`, pairwise, or in `f32` runs that are short
+/// beside the tensor, in an order that does not depend on the number of threads. What is not a number in a tensor is not a number in the
+/// signals.
 pub trait ReuseEngine {
     /// A tensor as the model hands it over.
     type Tensor: ?Sized;

@@ -3,6 +3,7 @@
 use smallvec::SmallVec;
 
 use crate::ReuseError;
+use crate::checks::{self, part, ratio};
 use crate::engine::{Base, Grid, Reduction, ReuseEngine, Shape};
 
 /// Sums are kept in this many lanes, always: one accumulator would forbid vector code.
@@ -58,29 +59,8 @@ fn norm(a: &[f32]) -> f64 {
     sum2(a, a, |x, y| x * y).sqrt()
 }
 
-/// `a / b`, with nothing over nothing nothing.
-fn ratio(a: f64, b: f64) -> f64 {
-    if a == 0.0 && b == 0.0 {
-        0.0
-    } else if b < 1e-12 {
-        a / 1e-12
-    } else {
-        a / b
-    }
-}
-
 fn same(what: &'static str, got: usize, expected: usize) -> Result<(), ReuseError> {
-    if got == expected {
-        return Ok(());
-    }
-    Err(ReuseError::Shape { what, expected: [expected].as_slice().into(), got: [got].as_slice().into() })
-}
-
-fn part(what: &'static str, elements: usize, parts: usize) -> Result<usize, ReuseError> {
-    if parts == 0 || elements == 0 || !elements.is_multiple_of(parts) {
-        return Err(ReuseError::Parts { what, elements, parts });
-    }
-    Ok(elements / parts)
+    checks::same_shape(what, &[got], &[expected])
 }
 
 fn reduce(reduction: &Reduction<'_, [f32]>, grid: Grid) -> Result<f64, ReuseError> {
@@ -184,8 +164,7 @@ impl ReuseEngine for HostReuse {
             same("the output", out.len(), term.len())?;
         }
         if let Some((a, b)) = affine {
-            part("an affine correction", out.len(), a.len())?;
-            same("an affine correction's offsets", b.len(), a.len())?;
+            checks::affine(out.len(), a.len(), b.len())?;
         }
         let mut terms = terms.iter();
         match base {

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod checks;
 mod combine;
 mod engine;
 mod error;

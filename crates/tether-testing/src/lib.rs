@@ -6,6 +6,7 @@ mod golden;
 mod host_runs;
 mod naive;
 pub mod oracle;
+pub mod reuse_cases;
 mod runtime;
 mod tensors;
 pub mod token_cases;

@@ -3,6 +3,7 @@
 mod codes;
 mod decode;
 mod gather;
+mod reuse;
 mod rotation;
 mod spherical;
 mod top_k;
@@ -11,6 +12,7 @@ mod window;
 pub use codes::{LiteralCodes, literal_codes, literal_dequantised, scale_of, unpacked_codes};
 pub use decode::literal_decode;
 pub use gather::gather_token_rows;
+pub use reuse::{literal_combination, literal_ladder, literal_signal};
 pub use rotation::{rotate_tokens, rotated_elements};
 pub use spherical::{
     LiteralSpherical, literal_radius, literal_restored, literal_spherical, rotation_matrix,

@@ -23,6 +23,10 @@ pub enum Op {
     Dequantise,
     /// Scales of codes.
     CodeScale,
+    /// Signals of step reuse: sums over whole tensors, relative.
+    Signal,
+    /// Differences, ladders and corrected sums of step reuse.
+    Correct,
 }
 
 /// Largest error allowed: `abs + rel * |expected|`.
@@ -40,10 +44,10 @@ pub fn tolerance(op: Op, dtype: DType) -> Tolerance {
         (Op::Attend, DType::F32) => (1e-4, 0.0),
         (Op::Attend, DType::F16) => (2e-3, 0.0),
         (Op::Attend, DType::BF16) => (2e-2, 0.0),
-        (Op::Align | Op::Moments | Op::Rotate, DType::F32) => (1e-5, 1e-5),
-        (Op::Align | Op::Moments | Op::Rotate, DType::F16) => (1e-3, 1e-3),
+        (Op::Align | Op::Moments | Op::Rotate | Op::Correct, DType::F32) => (1e-5, 1e-5),
+        (Op::Align | Op::Moments | Op::Rotate | Op::Correct, DType::F16) => (1e-3, 1e-3),
         // One step of the last place of a bfloat16 is 2^-8 of the value.
-        (Op::Align | Op::Moments | Op::Rotate, DType::BF16) => (1e-3, 8e-3),
+        (Op::Align | Op::Moments | Op::Rotate | Op::Correct, DType::BF16) => (1e-3, 8e-3),
         (Op::Score, _) => (1e-5, 0.0),
         (Op::LogSumExp, _) => (1e-4, 1e-6),
         (Op::WindowScore, _) => (1e-7, 1e-4),
@@ -52,6 +56,7 @@ pub fn tolerance(op: Op, dtype: DType) -> Tolerance {
         (Op::Dequantise, DType::F16) => (1e-7, 1e-3),
         (Op::Dequantise, DType::BF16) => (1e-14, 8e-3),
         (Op::CodeScale, _) => (0.0, 1e-6),
+        (Op::Signal, _) => (0.0, 1e-5),
     };
     Tolerance { abs, rel }
 }

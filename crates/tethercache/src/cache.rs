@@ -13,7 +13,7 @@ pub use tether_core::Traffic;
 pub use view::View;
 
 use crate::planner::{LayerTables, Planner};
-use crate::{Compat, Error, Recipe};
+use crate::{Compat, Error, Recipe, RecipeError};
 
 /// Keys and values of every layer of a model, under one recipe.
 ///
@@ -49,9 +49,14 @@ impl<E: Engine> KvCache<E> {
     /// An empty cache. A bounded recipe's memory is allocated here and never again.
     ///
     /// # Errors
-    /// [`Error::Core`] for a geometry out of range, an unsuitable RoPE ([`Error::Rope`]), and whatever [`Recipe::regions`] refuses.
+    /// [`Error::Core`] for a geometry out of range, an unsuitable RoPE ([`Error::Rope`]), whatever [`Recipe::regions`] refuses, and [`RecipeError::Combination`] for
+    /// a recipe with a codec on an engine whose stores hold numbers.
     pub fn new(engine: E, geometry: Geometry, recipe: Recipe) -> Result<Self, Error> {
         geometry.validate()?;
+        if recipe.codec.is_some() && !engine.stores_codes() {
+            let problem = "its [codec] part needs an engine whose stores hold codes, such as CodedHost";
+            return Err(RecipeError::Combination { recipe: recipe.name, problem }.into());
+        }
         let planner = Planner::new(recipe, geometry.units_per_chunk)?;
         let layers = (0..geometry.layers)
             .map(|_| {

@@ -14,8 +14,8 @@ pub use recipe::{
     UnitKind, catalogue, unknown_recipe,
 };
 pub use {
-    tether_core as core, tether_edit as edit, tether_layout as layout, tether_reuse as reuse,
-    tether_rope as rope, tether_score as score,
+    tether_codec as codec, tether_core as core, tether_edit as edit, tether_layout as layout,
+    tether_reuse as reuse, tether_rope as rope, tether_score as score,
 };
 
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]

@@ -4,6 +4,7 @@ mod catalogue;
 pub(crate) mod parse;
 
 use serde::{Deserialize, Serialize};
+use tether_codec::UnitCodec;
 use tether_edit::AlignMoments;
 use tether_layout::{RegionSpec, Regions, Rounding};
 use tether_score::{BatchStatistics, GatedRecall, Selector};
@@ -75,7 +76,7 @@ pub struct PositionPart {
     pub keys: Keys,
 }
 
-/// A method, as a composition of layout, scorer, selector, editor and positions.
+/// A method, as a composition of layout, scorer, selector, editor, positions and codec.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
@@ -99,6 +100,9 @@ pub struct Recipe {
     pub edit: Option<EditPart>,
     /// Positions.
     pub position: PositionPart,
+    /// How frames are stored; without it, as they came. An engine whose stores hold codes carries it out (`tether_codec::CodedHost`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codec: Option<UnitCodec>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -1,13 +1,15 @@
 //! Caches of single tokens, per layer and head: recipes and plans for language models.
 
 mod cache;
+mod codec;
 mod compact;
 mod geometry;
 mod plan;
 mod planner;
 mod recipe;
 
-pub use cache::{EvictReport, ModelFacts, NewTokens, SequenceId, TokenBytes, TokenCache};
+pub use cache::{EvictReport, HeadContents, ModelFacts, NewTokens, SequenceId, TokenBytes, TokenCache};
+pub use codec::{BudgetScope, CodecPart, RetentionPart};
 pub use compact::{KeptHead, kept_heads};
 pub use geometry::TokenGeometry;
 pub use plan::TokenPlan;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use tethercache::core::DType;
 
 use super::{Device, EvalReuseArgs};
 
@@ -63,6 +64,9 @@ pub(crate) struct PerplexityArgs {
     /// Where the cache lives and attention runs; the model stays on the host.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) device: Device,
+    /// How keys and values are stored that are not coded.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) stored: Stored,
     /// Print a JSON object a line instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
@@ -71,13 +75,33 @@ pub(crate) struct PerplexityArgs {
     pub(crate) svg: Option<PathBuf>,
 }
 
+/// Numbers of a cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Stored {
+    /// As the model makes them.
+    #[default]
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<Stored> for DType {
+    fn from(stored: Stored) -> Self {
+        match stored {
+            Stored::F32 => Self::F32,
+            Stored::F16 => Self::F16,
+            Stored::Bf16 => Self::BF16,
+        }
+    }
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct CodecArgs {
     /// A published model that was fetched (smollm2), or a GGUF file of the Llama architecture.
     #[arg(long, default_value = "smollm2", value_name = "MODEL")]
     pub(crate) model: String,
     /// The text; several give tables each.
-    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    #[arg(long, required_unless_present = "video", num_args = 1.., value_name = "FILE")]
     pub(crate) text: Vec<PathBuf>,
     /// Tokens of the text that are read.
     #[arg(long, default_value_t = 1024, value_name = "N")]
@@ -88,6 +112,24 @@ pub(crate) struct CodecArgs {
     /// Layers whose keys and values are looked at.
     #[arg(long, value_delimiter = ',', default_values_t = [0, 10, 20, 29], value_name = "LAYER")]
     pub(crate) layers: Vec<usize>,
+    /// Rotations of spherical codes whose mean is shown, with the standard deviation.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) rotations: usize,
+    /// Run the model itself with older tokens as codes, and say how well it predicts what follows the first --tokens tokens.
+    #[arg(long)]
+    pub(crate) end_to_end: bool,
+    /// Tokens that are predicted, with --end-to-end.
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    pub(crate) scored: usize,
+    /// Tokens that are read at a time then: so many at most are attended to as they came before they may be coded.
+    #[arg(long, default_value_t = 32, value_name = "N")]
+    pub(crate) block: usize,
+    /// Instead of a text, real frames of so many scenes: keys of the small video model, coded before the rotary embedding and after it.
+    #[arg(long, default_value_t = 0, value_name = "SCENES", conflicts_with = "text")]
+    pub(crate) video: usize,
+    /// Seed of the scenes.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) seed: u64,
 }
 
 /// What is compared on what.

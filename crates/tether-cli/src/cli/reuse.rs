@@ -76,6 +76,9 @@ pub(crate) struct EvalReuseArgs {
     /// Videos made at a time [default: one per processor].
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<usize>,
+    /// Leave measured times out of the table and the numbers, so that the same seed gives the same bytes in every file.
+    #[arg(long)]
+    pub(crate) no_timings: bool,
     /// Folder for the plot, the table and the numbers.
     #[arg(long, default_value = "out/reuse", value_name = "DIR")]
     pub(crate) out: PathBuf,

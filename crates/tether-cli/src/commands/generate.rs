@@ -56,7 +56,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
         "prompt {}; after it {}; cache {:.1} MiB of {:.1}, of which a token reads {:.1}",
         rate(speed.prompt),
         rate(speed.steps),
-        mib(bytes.resident),
+        mib(bytes.held()),
         mib(bytes.full),
         mib(bytes.read)
     );

@@ -21,6 +21,13 @@ use crate::token_trace::{RecordedLayer, TokenTrace};
 pub(crate) fn run(args: &ReplayArgs, mut trace: TokenTrace) -> Result<()> {
     let recipe = args.recipe.as_deref().unwrap_or("snapkv");
     let recipe = TokenRecipe::named(recipe)?.with_overrides(&args.overrides)?;
+    if recipe.codec.is_some() {
+        let problem = format!(
+            "recipe {} stores codes, which a replay does not show: see `tether eval codec`",
+            recipe.name
+        );
+        return Err(Usage(problem).into());
+    }
     if let Some(layer) = args.layer {
         match trace.layers.as_mut_slice() {
             [only] if only.prefix.is_empty() => only.layer = layer,

@@ -114,7 +114,7 @@ fn check_sizes(args: &VideoArgs) -> Result<()> {
 }
 
 fn summarise(recipe: &Recipe) -> RecipeSummary {
-    let row = catalogue().iter().find(|c| c.name == recipe.name);
+    let row = catalogue().iter().find(|c| c.unit == "frame" && c.name == recipe.name);
     RecipeSummary {
         name: recipe.name.clone(),
         toml: recipe.to_toml(),

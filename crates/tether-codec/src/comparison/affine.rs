@@ -14,17 +14,27 @@ pub enum AffineGroups {
     Tokens(usize),
 }
 
+impl AffineGroups {
+    /// Groups of a matrix.
+    pub(crate) fn count(self, rows: usize, dim: usize) -> usize {
+        match self {
+            Self::Channels(size) => rows * dim.div_ceil(size),
+            Self::Tokens(size) => rows.div_ceil(size) * dim,
+        }
+    }
+}
+
 /// A matrix as codes. Scale and zero of a group are its range over `2^bits - 1` and its smallest number, both stored as `f16`; codes are rounded to the
 /// nearest and packed without gaps, lowest bits first, row by row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AffineCodes {
-    dim: usize,
-    rows: usize,
-    bits: usize,
-    groups: AffineGroups,
-    codes: Vec<u8>,
-    scales: Vec<f16>,
-    zeros: Vec<f16>,
+    pub(crate) dim: usize,
+    pub(crate) rows: usize,
+    pub(crate) bits: usize,
+    pub(crate) groups: AffineGroups,
+    pub(crate) codes: Vec<u8>,
+    pub(crate) scales: Vec<f16>,
+    pub(crate) zeros: Vec<f16>,
 }
 
 impl AffineCodes {
@@ -48,16 +58,13 @@ impl AffineCodes {
         checks::count("elements of whole rows", rows * dim, x.len())?;
         let mut made =
             Self { dim, rows, bits, groups, codes: Vec::new(), scales: Vec::new(), zeros: Vec::new() };
-        let count = match groups {
-            AffineGroups::Channels(size) => rows * dim.div_ceil(size),
-            AffineGroups::Tokens(size) => rows.div_ceil(size) * dim,
-        };
+        let count = groups.count(rows, dim);
         let (mut low, mut high) = (vec![f32::INFINITY; count], vec![f32::NEG_INFINITY; count]);
         for (i, &x) in x.iter().enumerate() {
             if !x.is_finite() {
                 return Err(CoreError::NonFinite { what: "x", index: i });
             }
-            let group = made.group(i);
+            let group = made.group(i / dim, i % dim);
             low[group] = low[group].min(x);
             high[group] = high[group].max(x);
         }
@@ -71,7 +78,7 @@ impl AffineCodes {
         }
         made.codes = vec![0; (x.len() * bits).div_ceil(8)];
         for (i, &x) in x.iter().enumerate() {
-            let group = made.group(i);
+            let group = made.group(i / dim, i % dim);
             let (scale, zero) = (made.scales[group].to_f32(), made.zeros[group].to_f32());
             let code = if scale > 0.0 { ((x - zero) / scale).round().clamp(0.0, most) as u32 } else { 0 };
             let at = i * bits;
@@ -84,8 +91,7 @@ impl AffineCodes {
         Ok(made)
     }
 
-    fn group(&self, element: usize) -> usize {
-        let (row, channel) = (element / self.dim, element % self.dim);
+    fn group(&self, row: usize, channel: usize) -> usize {
         match self.groups {
             AffineGroups::Channels(size) => row * self.dim.div_ceil(size) + channel / size,
             AffineGroups::Tokens(size) => row / size * self.dim + channel,
@@ -97,29 +103,37 @@ impl AffineCodes {
         self.rows
     }
 
+    /// Channels of a row.
+    pub fn head_dim(&self) -> usize {
+        self.dim
+    }
+
     /// Bytes of codes, scales and zeros.
     pub fn bytes(&self) -> usize {
         self.codes.len() + 2 * (self.scales.len() + self.zeros.len())
     }
 
-    /// The numbers that the codes stand for, appended to `out`.
-    pub fn restore_into(&self, out: &mut Vec<f32>) {
+    /// The numbers that the codes of rows from `first` on stand for, as many as fit `into`. Rows that are not there are left as they are.
+    pub fn read_rows(&self, first: usize, into: &mut [f32]) {
         let mask = (1u32 << self.bits) - 1;
-        out.reserve(self.rows * self.dim);
-        for i in 0..self.rows * self.dim {
-            let at = i * self.bits;
-            let next = self.codes.get(at / 8 + 1).copied().unwrap_or(0);
-            let word = u32::from(self.codes[at / 8]) | u32::from(next) << 8;
-            let group = self.group(i);
-            let code = (word >> (at % 8) & mask) as f32;
-            out.push(code * self.scales[group].to_f32() + self.zeros[group].to_f32());
+        let rows = (first..self.rows).zip(into.chunks_exact_mut(self.dim));
+        for (row, into) in rows {
+            for (channel, x) in into.iter_mut().enumerate() {
+                let element = row * self.dim + channel;
+                let at = element * self.bits;
+                let next = self.codes.get(at / 8 + 1).copied().unwrap_or(0);
+                let word = u32::from(self.codes[at / 8]) | u32::from(next) << 8;
+                let group = self.group(row, channel);
+                let code = (word >> (at % 8) & mask) as f32;
+                *x = code * self.scales[group].to_f32() + self.zeros[group].to_f32();
+            }
         }
     }
 
     /// The numbers that the codes stand for, `[rows, dim]`.
     pub fn restored(&self) -> Vec<f32> {
-        let mut out = Vec::new();
-        self.restore_into(&mut out);
+        let mut out = vec![0f32; self.rows * self.dim];
+        self.read_rows(0, &mut out);
         out
     }
 }

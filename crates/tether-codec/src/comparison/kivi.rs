@@ -20,6 +20,14 @@ pub struct Kivi {
 /// Channels of a value that share a scale.
 const VALUE_GROUP: usize = 32;
 
+/// What shares a scale when a page of `page` tokens is coded.
+pub(crate) fn kivi_groups(side: Side, page: usize) -> AffineGroups {
+    match side {
+        Side::Keys => AffineGroups::Tokens(page),
+        Side::Values => AffineGroups::Channels(VALUE_GROUP),
+    }
+}
+
 impl Kivi {
     /// Nothing yet. Keys are coded `page` tokens at a time, a scale for each channel; values too, with a scale for each token and 32 channels. `residual` tokens
     /// at least stay in `f16` where there are as many.
@@ -42,10 +50,7 @@ impl Kivi {
     pub fn extend(&mut self, rows: &[f32]) -> Result<(), CoreError> {
         checks::count("elements of whole rows", rows.len() / self.dim * self.dim, rows.len())?;
         self.newest.extend(rows.iter().map(|&x| f16::from_f32(x)));
-        let groups = match self.side {
-            Side::Keys => AffineGroups::Tokens(self.page),
-            Side::Values => AffineGroups::Channels(VALUE_GROUP),
-        };
+        let groups = kivi_groups(self.side, self.page);
         let page = self.page * self.dim;
         while self.newest.len() >= page + self.residual * self.dim {
             let numbers: Vec<f32> = self.newest[..page].iter().map(|x| x.to_f32()).collect();
@@ -68,7 +73,7 @@ impl Kivi {
     /// What is stored, `[tokens, dim]`.
     pub fn restored(&self) -> Vec<f32> {
         let mut out = Vec::with_capacity(self.tokens() * self.dim);
-        self.coded.iter().for_each(|page| page.restore_into(&mut out));
+        self.coded.iter().for_each(|page| out.extend(page.restored()));
         out.extend(self.newest.iter().map(|x| x.to_f32()));
         out
     }

@@ -1,9 +1,11 @@
 //! The tiers of Spherical KV as published (arXiv:2605.18856): groups of channels as a radius and an entry of a trained codebook of directions.
 
-use tether_core::CoreError;
+use serde::{Deserialize, Serialize};
+use tether_core::{CoreError, checks};
 
 /// A tier of the published scheme.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum PublishedTier {
     /// Groups of 16 channels, 64 directions.
     High,
@@ -31,7 +33,7 @@ impl PublishedTier {
 }
 
 /// Directions of each group of channels of one head, by spherical k-means.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SphericalCodebooks {
     tier: PublishedTier,
     dim: usize,
@@ -42,6 +44,8 @@ pub struct SphericalCodebooks {
 /// Tokens of a page: radii of a group share a scale in it.
 const PAGE: usize = 128;
 const ITERATIONS: usize = 25;
+/// Largest code of a radius.
+const LEVELS: f32 = 127.0;
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
@@ -111,31 +115,115 @@ impl SphericalCodebooks {
         Ok(Self { tier, dim, directions })
     }
 
-    /// Bytes of the directions, as `f16`.
-    pub fn bytes(&self) -> usize {
-        2 * self.directions.len()
+    /// Channels of a row.
+    pub fn head_dim(&self) -> usize {
+        self.dim
     }
 
-    /// What tokens `x` `[tokens, dim]` come back as: directions from the book, radii in steps of a 127th of the page's largest in the group.
-    pub fn restored(&self, x: &[f32]) -> Vec<f32> {
+    /// Bytes of the directions.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.directions.as_slice())
+    }
+
+    /// Codes rows `x` `[rows, dim]`, which are one page: radii of a group share a scale.
+    ///
+    /// # Errors
+    /// [`CoreError::Count`] for part of a row, [`CoreError::NonFinite`].
+    pub fn encode(&self, x: &[f32]) -> Result<PublishedCodes, CoreError> {
         let (channels, bits) = self.tier.shape();
-        let book = channels << bits;
-        let mut out = vec![0f32; x.len() / self.dim * self.dim];
-        for (page, into) in x.chunks(PAGE * self.dim).zip(out.chunks_mut(PAGE * self.dim)) {
-            for (group, directions) in self.directions.chunks_exact(book).enumerate() {
-                let part =
-                    |row: usize| row * self.dim + group * channels..row * self.dim + (group + 1) * channels;
-                let rows = page.len() / self.dim;
-                let radius = |row: usize| dot(&page[part(row)], &page[part(row)]).sqrt();
-                let step = (0..rows).map(radius).fold(0f32, f32::max) / 127.0;
-                for row in 0..rows {
-                    let code = nearest(directions, &page[part(row)]);
-                    let radius = if step > 0.0 { (radius(row) / step).round() * step } else { 0.0 };
-                    let direction = &directions[code * channels..][..channels];
-                    into[part(row)].iter_mut().zip(direction).for_each(|(to, d)| *to = radius * d);
+        let (book, bits) = (channels << bits, bits as usize);
+        let (rows, groups) = (x.len() / self.dim, self.dim / channels);
+        checks::count("elements of whole rows", rows * self.dim, x.len())?;
+        if let Some(index) = x.iter().position(|x| !x.is_finite()) {
+            return Err(CoreError::NonFinite { what: "x", index });
+        }
+        let part = |row: usize, group: usize| &x[row * self.dim + group * channels..][..channels];
+        let radius = |row: usize, group: usize| dot(part(row, group), part(row, group)).sqrt();
+        let scales: Vec<f32> = (0..groups)
+            .map(|group| (0..rows).map(|row| radius(row, group)).fold(0f32, f32::max) / LEVELS)
+            .collect();
+        if let Some(index) = scales.iter().position(|s| !s.is_finite()) {
+            return Err(CoreError::NonFinite { what: "scale of a group", index });
+        }
+        let mut directions = vec![0u8; (rows * groups * bits).div_ceil(8)];
+        let mut radii = Vec::with_capacity(rows * groups);
+        for row in 0..rows {
+            for (group, entries) in self.directions.chunks_exact(book).enumerate() {
+                let at = radii.len() * bits;
+                let code = (nearest(entries, part(row, group)) as u16) << (at % 8);
+                directions[at / 8] |= code as u8;
+                if code > 255 {
+                    directions[at / 8 + 1] |= (code >> 8) as u8;
                 }
+                let scale = scales[group];
+                radii.push(if scale > 0.0 { (radius(row, group) / scale).round() as u8 } else { 0 });
             }
         }
-        out
+        Ok(PublishedCodes { tier: self.tier, rows, scales, directions, radii })
+    }
+
+    /// What rows of a page from `first` on stand for, as many as fit `into`. Rows that are not there are left as they are.
+    ///
+    /// # Errors
+    /// [`CoreError::Unsupported`] for codes of another tier, [`CoreError::Count`] for those of other heads.
+    pub fn read_rows(&self, codes: &PublishedCodes, first: usize, into: &mut [f32]) -> Result<(), CoreError> {
+        let (channels, bits) = self.tier.shape();
+        if codes.tier != self.tier {
+            let feature = "codes of another tier";
+            return Err(CoreError::Unsupported { engine: "the host", feature });
+        }
+        checks::count("groups of a row", self.dim / channels, codes.scales.len())?;
+        let (book, bits, groups) = (channels << bits, bits as usize, self.dim / channels);
+        for (row, into) in (first..codes.rows).zip(into.chunks_exact_mut(self.dim)) {
+            for (group, into) in into.chunks_exact_mut(channels).enumerate() {
+                let place = row * groups + group;
+                let at = place * bits;
+                let next = codes.directions.get(at / 8 + 1).copied().unwrap_or(0);
+                let word = u16::from(codes.directions[at / 8]) | u16::from(next) << 8;
+                let code = usize::from(word >> (at % 8)) & ((1 << bits) - 1);
+                let radius = f32::from(codes.radii[place]) * codes.scales[group];
+                let direction = &self.directions[group * book + code * channels..][..channels];
+                into.iter_mut().zip(direction).for_each(|(to, d)| *to = radius * d);
+            }
+        }
+        Ok(())
+    }
+
+    /// What tokens `x` `[tokens, dim]` come back as, in pages of 128.
+    ///
+    /// # Errors
+    /// Those of [`SphericalCodebooks::encode`].
+    pub fn restored(&self, x: &[f32]) -> Result<Vec<f32>, CoreError> {
+        let mut out = vec![0f32; x.len()];
+        for (page, into) in x.chunks(PAGE * self.dim).zip(out.chunks_mut(PAGE * self.dim)) {
+            self.read_rows(&self.encode(page)?, 0, into)?;
+        }
+        Ok(out)
+    }
+}
+
+/// Codes of a page.
+///
+/// Beside them go the page's header (8 bytes, whoever pages has it) and the codebooks. Groups of a row lie together, rows in their order: directions are packed without
+/// gaps, lowest bits first; a radius is a byte, `radius / scale` rounded, with the scale of the page and group a 127th of the largest radius.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PublishedCodes {
+    pub(crate) tier: PublishedTier,
+    pub(crate) rows: usize,
+    /// One for each group.
+    pub(crate) scales: Vec<f32>,
+    pub(crate) directions: Vec<u8>,
+    pub(crate) radii: Vec<u8>,
+}
+
+impl PublishedCodes {
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Bytes of directions, radii and scales.
+    pub fn bytes(&self) -> usize {
+        self.directions.len() + self.radii.len() + size_of_val(self.scales.as_slice())
     }
 }

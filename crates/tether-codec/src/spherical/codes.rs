@@ -40,13 +40,41 @@ impl HostSpherical {
         Ok(problem)
     }
 
+    /// Copies of rows of codes of this format, `[rows, 1, head_dim]`, each of where it comes from.
+    ///
+    /// # Errors
+    /// Those of [`HostSpherical::check`]; [`CoreError::ShapeMismatch`] for codes of other heads, [`CoreError::Count`] for a row that is not there or codes of other bits.
+    pub fn gathered(
+        format: SphericalFormat,
+        head_dim: usize,
+        rows: &[(&Self, usize)],
+    ) -> Result<Self, CoreError> {
+        let mut made = Self::zeros(&[0, 1, head_dim], format)?;
+        for &(from, row) in rows {
+            let problem = from.check()?;
+            if problem.head_dim != head_dim {
+                let (expected, got) = ([head_dim].into(), [problem.head_dim].into());
+                return Err(CoreError::ShapeMismatch { what: "rows of codes", expected, got });
+            }
+            checks::count("bits of codes", format.bits.bits(), from.format.bits.bits())?;
+            if row >= problem.rows() {
+                return Err(CoreError::Count { what: "rows", expected: row + 1, got: problem.rows() });
+            }
+            let bytes = problem.row_bytes();
+            made.codes.extend_from_slice(&from.codes[row * bytes..][..bytes]);
+            made.radii.push(from.radii[row]);
+        }
+        made.shape[0] = rows.len();
+        Ok(made)
+    }
+
     /// Bytes of codes and radii.
     pub fn bytes(&self) -> usize {
         self.codes.len() + size_of_val(self.radii.as_slice())
     }
 
     /// `radius z` of row `row`, which is still rotated and centred. `problem` is [`HostSpherical::check`]'s.
-    pub(super) fn rotated_row(&self, problem: &SphericalProblem, row: usize, into: &mut [f32]) {
+    pub(crate) fn rotated_row(&self, problem: &SphericalProblem, row: usize, into: &mut [f32]) {
         let bytes = problem.row_bytes();
         row::decode(&self.codes[row * bytes..][..bytes], self.radii[row], self.format, into);
     }

@@ -1,5 +1,7 @@
 //! What codes of a layer's heads are relative to.
 
+use std::sync::Arc;
+
 use half::f16;
 use tether_core::{CoreError, HostTensor, checks};
 
@@ -10,8 +12,7 @@ use super::HadamardRotation;
 pub struct SphericalFrame {
     heads: usize,
     means: Vec<f16>,
-    seed: u64,
-    rotation: HadamardRotation,
+    rotation: Arc<HadamardRotation>,
 }
 
 impl SphericalFrame {
@@ -20,12 +21,24 @@ impl SphericalFrame {
     /// # Errors
     /// [`CoreError::Count`], [`CoreError::NonFinite`] for a mean that no `f16` holds.
     pub fn new(heads: usize, head_dim: usize, means: &[f32], seed: u64) -> Result<Self, CoreError> {
-        checks::count("means", heads.saturating_mul(head_dim), means.len())?;
+        Self::in_rotation(heads, means, Arc::new(HadamardRotation::new(head_dim, seed)))
+    }
+
+    /// From means and a rotation that other frames have too: it is the same for all of them, and need not be stored more than once.
+    ///
+    /// # Errors
+    /// As [`SphericalFrame::new`].
+    pub fn in_rotation(
+        heads: usize,
+        means: &[f32],
+        rotation: Arc<HadamardRotation>,
+    ) -> Result<Self, CoreError> {
+        checks::count("means", heads.saturating_mul(rotation.head_dim()), means.len())?;
         let means: Vec<f16> = means.iter().map(|&m| f16::from_f32(m)).collect();
         if let Some(index) = means.iter().position(|m| !m.is_finite()) {
             return Err(CoreError::NonFinite { what: "means", index });
         }
-        Ok(Self { heads, means, seed, rotation: HadamardRotation::new(head_dim, seed) })
+        Ok(Self { heads, means, rotation })
     }
 
     /// Means of 0: codes of vectors as they are.
@@ -44,6 +57,15 @@ impl SphericalFrame {
     /// # Errors
     /// [`CoreError::ShapeMismatch`] for fewer than two extents, [`CoreError::NonFinite`].
     pub fn centred(x: &HostTensor, seed: u64) -> Result<Self, CoreError> {
+        let head_dim = x.shape().last().copied().unwrap_or(0);
+        Self::centred_in(x, Arc::new(HadamardRotation::new(head_dim, seed)))
+    }
+
+    /// [`SphericalFrame::centred`], in a rotation that other frames have too.
+    ///
+    /// # Errors
+    /// As [`SphericalFrame::centred`]; [`CoreError::Count`] for a rotation of other channels.
+    pub fn centred_in(x: &HostTensor, rotation: Arc<HadamardRotation>) -> Result<Self, CoreError> {
         let &[.., heads, head_dim] = x.shape() else {
             return Err(CoreError::ShapeMismatch {
                 what: "x",
@@ -59,7 +81,7 @@ impl SphericalFrame {
             sums.iter_mut().zip(row.iter()).for_each(|(s, &x)| *s += f64::from(x));
         }
         let means: Vec<f32> = sums.iter().map(|s| (s / tokens.max(1) as f64) as f32).collect();
-        Self::new(heads, head_dim, &means, seed)
+        Self::in_rotation(heads, &means, rotation)
     }
 
     /// Heads.
@@ -84,7 +106,7 @@ impl SphericalFrame {
 
     /// Where the rotation's signs come from.
     pub fn seed(&self) -> u64 {
-        self.seed
+        self.rotation.seed()
     }
 
     /// The rotation.
@@ -92,7 +114,7 @@ impl SphericalFrame {
         &self.rotation
     }
 
-    /// Bytes of the means, which are all that a frame stores.
+    /// Bytes of the means, which are all that a frame stores for itself: rotations are shared.
     pub fn bytes(&self) -> usize {
         2 * self.means.len()
     }

@@ -16,10 +16,11 @@ use tether_core::Shape;
 use super::{HostSpherical, RadiusFit, SphericalBits, SphericalFormat, SphericalProblem};
 use crate::CodecError;
 
-const MAGIC: [u8; 4] = *b"SKV1";
+pub(crate) const MAGIC: [u8; 4] = *b"SKV1";
 const MOST_EXTENTS: usize = 8;
 
-fn checksum(record: &[u8]) -> u64 {
+/// FNV-1a of a record, without the place of the checksum itself: bytes 8 to 15.
+pub(crate) fn checksum(record: &[u8]) -> u64 {
     let bytes = record[..8].iter().chain(&record[16..]);
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

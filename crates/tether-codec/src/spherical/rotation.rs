@@ -9,6 +9,7 @@
 /// alone (wrapping arithmetic).
 #[derive(Clone, Debug, PartialEq)]
 pub struct HadamardRotation {
+    seed: u64,
     signs: Vec<f32>,
     /// `1 / sqrt(size of its block)` of each channel.
     scales: Vec<f32>,
@@ -34,12 +35,17 @@ impl HadamardRotation {
             let block = 1usize << (head_dim - scales.len()).ilog2();
             scales.extend(std::iter::repeat_n(1.0 / (block as f32).sqrt(), block));
         }
-        Self { signs: (0..head_dim).map(sign).collect(), scales }
+        Self { seed, signs: (0..head_dim).map(sign).collect(), scales }
     }
 
     /// Channels.
     pub fn head_dim(&self) -> usize {
         self.signs.len()
+    }
+
+    /// Where the signs come from.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// The sign of each channel, 1 or -1.

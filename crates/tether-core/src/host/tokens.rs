@@ -10,6 +10,7 @@ mod top_k;
 mod window;
 
 pub use decode::{PagedQueries, paged_attention};
+pub use paged::attend_to_rows;
 pub use rotate::HostRotation;
 pub use tables::HostTables;
 

@@ -4,13 +4,18 @@
 //! A case is an operation as a user calls it. Which kernel that is, and in which variant, is the engine's choice for the target. Sizes
 //! are as small as they may be without changing that choice.
 
-use tether_codec::{Bits, CodecEngine, Format, Grouping};
+use tether_codec::{
+    Bits, CodecEngine, Format, Grouping, HostSpherical, SphericalBits, SphericalEngine, SphericalFormat,
+    SphericalFrame,
+};
 use tether_core::{
     AlignJob, AttendTable, BlockTables, CoreError, DType, Engine, Pairing, PhaseTable, Pool, Rotation, Side,
     SlotId, StoreSpec, Summaries, TokenEngine, TokenLayout, WindowSpec,
 };
+use tether_reuse::{Base, Grid, Reduction, ReuseEngine};
 
 use super::case::{Cases, zeros};
+use crate::CubeReuseError;
 
 /// Channels of a head, where a case is not about them.
 const DIM: usize = 128;
@@ -23,7 +28,9 @@ pub(super) fn run_all(cases: &Cases) {
     compaction(cases);
     selection(cases);
     codes(cases);
+    spherical(cases);
     decode(cases);
+    step_reuse(cases);
     ceilings(cases);
 }
 
@@ -259,6 +266,59 @@ fn decode(cases: &Cases) {
     }
 }
 
+fn core(error: CubeReuseError) -> CoreError {
+    match error {
+        CubeReuseError::Engine(error) => error,
+        other => CoreError::Device { engine: "step reuse", message: other.to_string() },
+    }
+}
+
+/// Lengths that vectors divide and that none does.
+const LENGTHS: [usize; 2] = [3 * 1024, 3 * 1025];
+
+fn step_reuse(cases: &Cases) {
+    for len in LENGTHS {
+        let grid = Grid { frames: 3, tokens: len / 3 };
+        let wide = Grid { frames: 1, tokens: 1 };
+        cases.each(format!("mean magnitude of {len}"), |e, dtype| {
+            let x = zeros(e, &[len], dtype)?;
+            e.queue_signals(&[Reduction::MeanAbs(&x)], wide).map(drop).map_err(core)
+        });
+        cases.each(format!("distance of {len}"), |e, dtype| {
+            let (x, y) = (zeros(e, &[len], dtype)?, zeros(e, &[len], dtype)?);
+            e.queue_signals(&[Reduction::RelL1(&x, &y)], wide).map(drop).map_err(core)
+        });
+        for (grid, name) in [(grid, "short"), (wide, "long")] {
+            cases.each(format!("ratio of {name} tokens, {len}"), |e, dtype| {
+                let (x, y) = (zeros(e, &[len], dtype)?, zeros(e, &[len], dtype)?);
+                e.queue_signals(&[Reduction::TokenRatio(&x, &y)], grid).map(drop).map_err(core)
+            });
+        }
+        cases.each(format!("copy of {len}"), |e, dtype| {
+            e.copy(&zeros(e, &[len], dtype)?).map(drop).map_err(core)
+        });
+        for terms in 1..=5 {
+            cases.each(format!("ladder of {terms}, {len}"), |e, dtype| {
+                let x = zeros(e, &[len], dtype)?;
+                let mut rungs = (0..terms).map(|_| zeros(e, &[len], dtype)).collect::<Result<Vec<_>, _>>()?;
+                e.climb(&x, &mut rungs, terms, 1.0).map_err(core)
+            });
+            cases.each(format!("sum of {terms}, {len}"), |e, dtype| {
+                let (x, mut out) = (zeros(e, &[len], dtype)?, zeros(e, &[len], dtype)?);
+                e.combine(Base::Tensor(&x), &vec![(0.5, &x); terms], None, &mut out).map_err(core)
+            });
+        }
+        for (channels, name) in [(1, "one line"), (len / 3, "a line a channel")] {
+            cases.each(format!("corrected sum in place, {name}, {len}"), |e, dtype| {
+                let (x, mut out) = (zeros(e, &[len], dtype)?, zeros(e, &[len], dtype)?);
+                let numbers = vec![0.5; channels];
+                let affine = Some((&numbers[..], &numbers[..]));
+                e.combine(Base::InPlace, &[(1.0, &x)], affine, &mut out).map_err(core)
+            });
+        }
+    }
+}
+
 /// What benchmarks compare with.
 fn ceilings(cases: &Cases) {
     cases.each("ceilings", |e, dtype| {
@@ -270,4 +330,47 @@ fn ceilings(cases: &Cases) {
         e.launch_nothing(&to);
         Ok(())
     });
+}
+
+/// Spherical codes, and attention over them.
+fn spherical(cases: &Cases) {
+    use SphericalBits::{Four, Three, Two};
+    for bits in SphericalBits::ALL {
+        for (side, dim) in [(Side::Keys, DIM), (Side::Values, 80)] {
+            let format = SphericalFormat::of(side, bits);
+            let of = format!("{} bits, {side:?} of {dim}", bits.bits());
+            cases.each(format!("code spherically, {of}"), |e, dtype| {
+                let frame = e.upload_frame(&SphericalFrame::uncentred(2, dim, 1)?)?;
+                let codes = e.quantise_spherical(&zeros(e, &[4, 2, dim], dtype)?, &frame, format)?;
+                e.dequantise_spherical(&codes, &frame, dtype).map(drop)
+            });
+        }
+    }
+    cases.each("code spherically, in a pool", |e, dtype| {
+        let format = SphericalFormat::of(Side::Keys, Four);
+        let frame = e.upload_frame(&SphericalFrame::uncentred(2, DIM, 1)?)?;
+        let mut pool = e.upload_spherical(&HostSpherical::zeros(&[2, 4, 2, DIM], format)?)?;
+        let rows = e.upload_indices(&[1, 2], &[3, 1])?;
+        e.write_spherical(&mut pool, &rows, &zeros(e, &[1, 2, DIM], dtype)?, &frame)
+    });
+    for (bits_k, bits_v) in [(Four, Four), (Two, Four), (Three, Three)] {
+        for group in [4, 12] {
+            let of = format!("{} and {} bits, {group} queries a key", bits_k.bits(), bits_v.bits());
+            cases.each(format!("decode spherical, {of}"), |e, dtype| {
+                let tables =
+                    BlockTables { page_size: 16, groups: 1, indptr: &[0, 2], pages: &[1, 0], lengths: &[20] };
+                let pool = |side, bits| {
+                    e.upload_spherical(&HostSpherical::zeros(
+                        &[2, 16, 1, DIM],
+                        SphericalFormat::of(side, bits),
+                    )?)
+                };
+                let (k, v) = (pool(Side::Keys, bits_k)?, pool(Side::Values, bits_v)?);
+                let frame = e.upload_frame(&SphericalFrame::uncentred(1, DIM, 1)?)?;
+                let q = zeros(e, &[1, group, DIM], dtype)?;
+                let tables = e.upload_tables(&tables)?;
+                e.decode_spherical(&q, (&k, &frame), (&v, &frame), &tables, 1.0).map(drop)
+            });
+        }
+    }
 }

@@ -110,6 +110,22 @@ pub(crate) fn planes<R: Runtime>(client: &ComputeClient<R>) -> Option<u32> {
     (exchanges && properties.hardware.plane_size_min >= 1).then_some(properties.hardware.plane_size_min)
 }
 
+/// Threads of a plane where planes exchange values and each is a run of threads of a cube of `threads`, a power of two; else 0. Where a
+/// plane's size is not fixed, what it consists of is nowhere said.
+pub(crate) fn whole_planes<R: Runtime>(client: &ComputeClient<R>, threads: u32) -> u32 {
+    let properties = client.properties();
+    match properties.hardware.plane_size_max {
+        size if size == properties.hardware.plane_size_min
+            && size.is_power_of_two()
+            && (8..=threads).contains(&size)
+            && properties.features.plane.contains(cubecl::ir::features::Plane::Ops) =>
+        {
+            size
+        }
+        _ => 0,
+    }
+}
+
 /// True where matrix units take 16 x 8 x 16 products of `dtype` into `f32`, and operands come straight from shared memory: CUDA's, whose
 /// register layout the kernels are made for.
 pub(crate) fn has_matrix_units<R: Runtime>(client: &ComputeClient<R>, dtype: DType) -> bool {

@@ -74,7 +74,7 @@ impl<R: Runtime> Cube<R> {
     }
 
     /// The first `len` elements.
-    fn copy_prefix(&self, dtype: DType, from: &Handle, to: &Handle, len: usize) {
+    pub(super) fn copy_prefix(&self, dtype: DType, from: &Handle, to: &Handle, len: usize) {
         let size = vector_size(&self.client, dtype.bytes(), &[len]);
         let (x, y) = spread(blocks(len / size));
         let (count, dim) = (CubeCount::Static(x, y, 1), CubeDim::new_1d(super::launch::THREADS));

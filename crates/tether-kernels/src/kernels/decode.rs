@@ -3,13 +3,21 @@
 
 mod combine;
 mod fragments;
+mod lookup;
 mod matrix;
+mod merge;
 mod plain;
 mod rows;
+mod spherical_combine;
+mod spherical_matrix;
+mod spherical_plain;
 
 pub(crate) use combine::{COMBINE_THREADS, MOST_PARTS, combine_parts};
 pub(crate) use matrix::decode_matrix;
 pub(crate) use plain::{THREADS, decode_plain, decode_plain_codes};
+pub(crate) use spherical_combine::{THREADS as SPHERICAL_COMBINE_THREADS, combine_spherical};
+pub(crate) use spherical_matrix::{ROWS as SPHERICAL_ROWS, decode_spherical_matrix};
+pub(crate) use spherical_plain::decode_spherical_plain;
 
 /// Rows of queries that a cube takes: what a matrix unit takes.
 pub(crate) const ROWS: usize = 16;

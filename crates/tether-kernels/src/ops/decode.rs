@@ -49,14 +49,8 @@ impl Blueprint {
         let merge_bytes = |warps: u32| warps as usize * rows * (dv + 2) * size_of::<f32>();
         let warps = [4u32, 2, 1].into_iter().find(|&w| merge_bytes(w) <= 40 << 10).unwrap_or(1);
         if !matrix {
-            // 32 KiB is what every device has.
-            let shared = hardware.max_shared_memory_size.min(32 << 10);
-            let needed =
-                |rows: usize, tile: usize| (rows * (dk + tile + 3) + tile * (dk + dv)) * size_of::<f32>();
-            let cuts = [(16, 16), (16, 8), (8, 8), (4, 4), (1, 2), (1, 1)];
-            let mut fitting =
-                cuts.into_iter().map(|(r, t)| (rows.min(r), t)).filter(|&(r, t)| needed(r, t) <= shared);
-            (rows, tile) = fitting.next().ok_or_else(|| unsupported("heads of this size"))?;
+            (rows, tile) = plain_cut(hardware.max_shared_memory_size, problem)
+                .ok_or_else(|| unsupported("heads of this size"))?;
         }
         let row_blocks = problem.group.div_ceil(rows) as u32;
         if problem.sequences > 65_535 || problem.kv_heads * row_blocks as usize > 65_535 {
@@ -71,15 +65,26 @@ impl Blueprint {
     }
 }
 
+/// Query rows and tokens of a tile that shared memory has room for, without matrix units.
+pub(super) fn plain_cut(shared: usize, problem: &DecodeProblem) -> Option<(usize, usize)> {
+    let (dk, dv) = (problem.head_dim_k, problem.head_dim_v);
+    let most = problem.group.min(decode::ROWS);
+    // 32 KiB is what every device has.
+    let shared = shared.min(32 << 10);
+    let needed = |rows: usize, tile: usize| (rows * (dk + tile + 3) + tile * (dk + dv)) * size_of::<f32>();
+    let cuts = [(16, 16), (16, 8), (8, 8), (4, 4), (1, 2), (1, 1)];
+    cuts.into_iter().map(|(r, t)| (most.min(r), t)).find(|&(r, t)| needed(r, t) <= shared)
+}
+
 /// Parts that a list is cut into, so that the last wave of cubes is full and none is too short.
-fn parts(lists: usize, longest: usize, at_once: usize) -> u32 {
+pub(super) fn parts(lists: usize, longest: usize, at_once: usize) -> u32 {
     let most = longest.div_ceil(128).clamp(1, decode::MOST_PARTS);
     let cost = |parts: usize| (lists * parts).div_ceil(at_once) * (longest.div_ceil(parts) + PART_COST);
     (1..=most).min_by_key(|&parts| cost(parts)).unwrap_or(1) as u32
 }
 
 /// Words of a load: the most that divide a row's words over the threads that share it.
-fn load_words(row_words: usize, threads: usize) -> usize {
+pub(super) fn load_words(row_words: usize, threads: usize) -> usize {
     [4, 2, 1].into_iter().find(|n| (row_words / threads).is_multiple_of(*n)).unwrap_or(1)
 }
 

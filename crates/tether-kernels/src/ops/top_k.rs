@@ -1,10 +1,9 @@
 //! Exact selection of the best of many.
 
-use cubecl::ir::features::Plane;
 use cubecl::prelude::*;
 use tether_core::{CoreError, TopKProblem};
 
-use crate::cube::launch::{array, vector_size};
+use crate::cube::launch::{array, vector_size, whole_planes};
 use crate::kernels::top_k::{self, BINS, COARSE, CUT, Spread};
 use crate::{CubeIndices, CubeTensor};
 
@@ -40,17 +39,7 @@ fn blueprint<R: Runtime>(
     if threads < COARSE {
         return Err(CoreError::Unsupported { engine, feature: "top-k with cubes of fewer than 256 threads" });
     }
-    // A plane must be a run of threads of the cube: where its size is not fixed that is nowhere said.
-    let plane = match hardware.plane_size_max {
-        size if size == hardware.plane_size_min
-            && size.is_power_of_two()
-            && (8..=threads).contains(&size)
-            && client.properties().features.plane.contains(Plane::Ops) =>
-        {
-            size
-        }
-        _ => 0,
-    };
+    let plane = whole_planes(client, threads);
     let columns = problem.columns as u32;
     let items = columns.div_ceil(threads).next_power_of_two().max(FEWEST_ITEMS);
     if items <= ROW_ITEMS {

@@ -8,7 +8,8 @@ use tether_core::{CommitPlan, Member};
 /// Bytes of a cache, over all layers and sequences.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CacheBytes {
-    /// Allocated: every slot of every store, used or not, and the moments.
+    /// Allocated: every slot of every store, used or not, and the moments; of stores that hold codes, the codes. What follows is counted as numbers of
+    /// the geometry's type.
     pub resident: u64,
     /// K and V of the slots in use: the window, units that wait for a clean pass, and an archive.
     pub in_use: u64,

@@ -1,24 +1,28 @@
 //! A cache of tokens: paged keys and values of every layer and head, under one recipe.
 
 mod blocks;
+mod coded;
 mod evict;
 mod extend;
 mod moves;
 mod observed;
 mod probes;
 mod reading;
+mod retention;
 mod summaries;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
-use tether_core::{LayerId, TokenEngine};
+use tether_core::{LayerId, Side, TokenEngine};
 use tether_layout::Csr;
 use tether_score::tokens::{HeadProfile, QueryHeads, TokenScorer};
 
 use super::{SequenceState, TokenGeometry, TokenPlanner, TokenRecipe};
 use crate::{Error, RecipeError};
 use blocks::{HeadList, LayerBlocks, block_rows};
+use coded::Rotations;
 use moves::bytes_of;
 use observed::Recorded;
 use probes::Probes;
@@ -43,9 +47,18 @@ pub struct TokenBytes {
     /// Held on the host beside that: keys, as they came, of tokens that move again and again, and summaries of pages. Sequences that share
     /// one count it each.
     pub host: u64,
+    /// Held on the host beside that: codes, with what they are relative to, scales, radii, headers and positions. A page that several sequences refer to counts once.
+    pub coded: u64,
     /// What the newest token of every sequence attended to, and the summaries that its choice was made by. Less than what is held where a
     /// recipe retains what it does not read.
     pub read: u64,
+}
+
+impl TokenBytes {
+    /// All that is held.
+    pub fn held(&self) -> u64 {
+        self.resident + self.host + self.coded
+    }
 }
 
 /// Keys and values of the tokens of any number of sequences.
@@ -62,6 +75,7 @@ pub struct TokenCache<E: TokenEngine> {
     geometry: TokenGeometry,
     planner: TokenPlanner,
     facts: ModelFacts,
+    rotations: Rotations,
     layers: Vec<LayerBlocks<E>>,
     sequences: BTreeMap<SequenceId, Sequence>,
     next: u32,
@@ -76,6 +90,17 @@ pub struct ModelFacts {
     pub output_projections: Vec<Vec<f32>>,
     /// Which heads are of which kind.
     pub head_profile: Option<HeadProfile>,
+}
+
+/// What a head holds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HeadContents {
+    /// Positions, ascending.
+    pub positions: Vec<i32>,
+    /// Keys, `[tokens, head_dim_k]`.
+    pub keys: Vec<f32>,
+    /// Values, `[tokens, head_dim_v]`.
+    pub values: Vec<f32>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -137,12 +162,16 @@ impl<E: TokenEngine> TokenCache<E> {
             );
         }
         let planner = TokenPlanner::new(recipe)?;
+        if let Some(part) = &planner.recipe().codec {
+            part.suits(geometry.head_dim_k, geometry.head_dim_v)?;
+        }
+        let rotations = Rotations::new(&geometry);
         reading::check(planner.recipe(), planner.needs().accumulated_attention)?;
         let layers = (0..geometry.layers)
             .map(|_| LayerBlocks::new(&engine, &geometry))
             .collect::<Result<Vec<_>, Error>>()?;
         let (facts, sequences) = (ModelFacts::default(), BTreeMap::new());
-        Ok(Self { engine, geometry, planner, facts, layers, sequences, next: 0 })
+        Ok(Self { engine, geometry, planner, facts, rotations, layers, sequences, next: 0 })
     }
 
     /// With what the recipe asks of the model ([`TokenPlanner::needs`] says what).
@@ -228,13 +257,13 @@ impl<E: TokenEngine> TokenCache<E> {
         Err(Error::NoSuchLayer { layer, layers: self.layers.len() })
     }
 
-    /// Tokens that each head of a layer holds, what stands for evicted ones not counted.
+    /// Tokens that each head of a layer holds, in blocks or as codes; what stands for evicted ones is not counted.
     ///
     /// # Errors
     /// [`Error::UnknownSequence`], [`Error::NoSuchLayer`].
     pub fn head_lengths(&self, sequence: SequenceId, layer: impl Into<LayerId>) -> Result<Vec<usize>, Error> {
         let layer = self.layer_index(layer)?;
-        Ok(self.sequence(sequence)?.layers[layer].heads.iter().map(HeadList::len).collect())
+        Ok(self.sequence(sequence)?.layers[layer].heads.iter().map(HeadList::held).collect())
     }
 
     /// Positions of the tokens that a head of a layer holds, ascending.
@@ -249,9 +278,49 @@ impl<E: TokenEngine> TokenCache<E> {
         sequence: SequenceId,
         layer: impl Into<LayerId>,
         kv_head: usize,
-    ) -> Result<&[i32], Error> {
+    ) -> Result<Cow<'_, [i32]>, Error> {
         let layer = self.layer_index(layer)?;
-        Ok(&self.sequence(sequence)?.layers[layer].heads[kv_head].positions)
+        let head = &self.sequence(sequence)?.layers[layer].heads[kv_head];
+        if head.coded.is_empty() {
+            return Ok((&head.positions).into());
+        }
+        let mut positions = [head.coded.page_positions(), head.positions.clone()].concat();
+        positions.sort_unstable();
+        Ok(positions.into())
+    }
+
+    /// What a head of a layer attends to, position by position: keys and values as they are stored, codes as the numbers that they stand for.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSequence`], [`Error::NoSuchLayer`], [`Error::Core`] when the device fails.
+    ///
+    /// # Panics
+    /// When there is no such head.
+    pub fn contents(
+        &self,
+        sequence: SequenceId,
+        layer: impl Into<LayerId>,
+        kv_head: usize,
+    ) -> Result<HeadContents, Error> {
+        let layer = self.layer_index(layer)?;
+        let head = &self.sequence(sequence)?.layers[layer].heads[kv_head];
+        let part = std::slice::from_ref(head);
+        let side = |side, dim: usize| -> Result<Vec<Vec<f32>>, Error> {
+            let rows = [head.coded.restored(side)?, self.rows_of(layer, side, part)?].concat();
+            Ok(rows.chunks_exact(dim).map(<[f32]>::to_vec).collect())
+        };
+        let keys = side(Side::Keys, self.geometry.head_dim_k)?;
+        let values = side(Side::Values, self.geometry.head_dim_v)?;
+        let positions = [head.coded.page_positions(), head.positions.clone()].concat();
+        let mut rows: Vec<_> = positions.into_iter().zip(keys.into_iter().zip(values)).collect();
+        rows.sort_by_key(|row| row.0);
+        let mut contents = HeadContents::default();
+        for (position, (key, value)) in rows {
+            contents.positions.push(position);
+            contents.keys.extend(key);
+            contents.values.extend(value);
+        }
+        Ok(contents)
     }
 
     /// Tokens that a layer of a sequence was given, evicted ones included.
@@ -264,7 +333,7 @@ impl<E: TokenEngine> TokenCache<E> {
     }
 
     /// Block tables of a layer in the form that paged attention kernels take: a row for each head, over pools `[blocks, block_size, 1,
-    /// head_dim]` ([`TokenCache::pools`]).
+    /// head_dim]` ([`TokenCache::pools`]). Tokens that are coded are in no block.
     ///
     /// # Errors
     /// [`Error::UnknownSequence`], [`Error::NoSuchLayer`].
@@ -276,7 +345,7 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok(Csr { indptr, indices, last_page_len: heads.iter().map(last).collect() })
     }
 
-    /// Where the tokens of a head lie, in order: rows of a layer's pools, counted from the pool's first, as slot mappings have it.
+    /// Where the tokens of a head lie that are in blocks, in order: rows of a layer's pools, counted from the pool's first, as slot mappings have it.
     ///
     /// # Errors
     /// [`Error::UnknownSequence`], [`Error::NoSuchLayer`].
@@ -312,14 +381,28 @@ impl<E: TokenEngine> TokenCache<E> {
         let by_choice = reading::chooses_for_each(self.planner.recipe());
         let summaries = |l: &SequenceLayer| l.summaries.bytes();
         let attended = layers().map(|l| l.attended as u64).sum::<u64>();
+        let mut counted = HashSet::new();
+        let coded = layers().flat_map(|l| &l.heads).map(|h| h.coded.bytes(&mut counted)).sum();
         TokenBytes {
             resident: self.layers.iter().map(|l| l.pool.capacity() as u64 * block).sum(),
             in_use: self.layers.iter().map(|l| l.pool.in_use() as u64 * block).sum(),
             full: seen * token,
             host: layers().map(|l| summaries(l) + l.lists().map(|h| bytes_of(&h.homes)).sum::<u64>()).sum(),
+            coded,
             read: attended * (block / self.geometry.block_size as u64)
-                + layers().filter(|_| by_choice).map(summaries).sum::<u64>(),
+                + layers().filter(|_| by_choice).map(summaries).sum::<u64>()
+                + coded,
         }
+    }
+
+    /// Bytes of the codes that a sequence refers to, whoever shares them.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSequence`].
+    pub fn coded_bytes(&self, sequence: SequenceId) -> Result<u64, Error> {
+        let mut counted = HashSet::new();
+        let heads = self.sequence(sequence)?.layers.iter().flat_map(|l| &l.heads);
+        Ok(heads.map(|h| h.coded.bytes(&mut counted)).sum())
     }
 
     /// Bytes of the blocks that a sequence refers to, whoever else does.

@@ -30,6 +30,20 @@ pub struct TokenPlan {
 }
 
 impl TokenPlan {
+    /// A plan that keeps everything of heads that hold so many tokens.
+    pub fn nothing(layer: usize, lengths: &[usize]) -> Self {
+        Self {
+            layer,
+            tokens: lengths.iter().copied().max().unwrap_or(0),
+            total: lengths.iter().sum(),
+            keep: KeepSets::new(lengths.iter().map(|&len| (0..len as u32).collect()).collect()),
+            retain: false,
+            edits: Vec::new(),
+            positions: None,
+            scores: None,
+        }
+    }
+
     /// True when nothing leaves, moves or changes.
     pub fn is_nothing(&self) -> bool {
         self.positions.is_none() && self.edits.is_empty() && self.keep.total() == self.total

@@ -66,7 +66,12 @@ impl TokenPlanner {
 
     /// What a session must record.
     pub fn needs(&self) -> Needs {
-        let own = Needs { head_profile: self.recipe.budget.heads.needs_profile(), ..Needs::default() };
+        let retention = self.recipe.codec.and_then(|c| c.retention);
+        let own = Needs {
+            head_profile: self.recipe.budget.heads.needs_profile(),
+            last_queries: retention.map_or(0, |r| r.window),
+            ..Needs::default()
+        };
         self.recipe.score.as_ref().map(ScoreTokens::needs).unwrap_or_default().and(own)
     }
 
@@ -155,16 +160,7 @@ impl TokenPlanner {
 
     /// A plan that keeps everything.
     fn nothing(&self, turn: LayerTurn, lengths: &[usize]) -> TokenPlan {
-        TokenPlan {
-            layer: turn.layer,
-            tokens: lengths.iter().copied().max().unwrap_or(0),
-            total: lengths.iter().sum(),
-            keep: KeepSets::new(lengths.iter().map(|&len| (0..len as u32).collect()).collect()),
-            retain: self.recipe.retain,
-            edits: Vec::new(),
-            positions: None,
-            scores: None,
-        }
+        TokenPlan { retain: self.recipe.retain, ..TokenPlan::nothing(turn.layer, lengths) }
     }
 
     /// New positions, where the recipe moves tokens.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tether_edit::tokens::{MergeNearest, MergeSimilar};
 use tether_score::tokens::{Budget, HeadBudget, QueryHeads, ScoreTokens, TokenScorer, TokenSelector};
 
+use super::CodecPart;
 use crate::recipe::parse::{known, overridden, read, written};
 use crate::{Error, RecipeError};
 
@@ -120,6 +121,9 @@ pub struct TokenRecipe {
     /// Eviction while a text grows; without it only what was there after the prompt is ever evicted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decode: Option<DecodePart>,
+    /// How tokens are stored that are no longer new; without it all are stored as they came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codec: Option<CodecPart>,
 }
 
 impl TokenRecipe {
@@ -163,6 +167,7 @@ impl TokenRecipe {
         if let Some(TokenEditPart::MergeSimilar(editor)) = &self.edit {
             editor.validate()?;
         }
+        self.codec.iter().try_for_each(CodecPart::validate)?;
         let refuse = |problem| Err(RecipeError::Combination { recipe: self.name.clone(), problem }.into());
         match (&self.score, &self.select) {
             (Some(_), None) => refuse("a [score] part needs a [select] part"),
@@ -198,6 +203,21 @@ impl TokenRecipe {
             _ if self.prefill.is_some() && (self.edit.is_some() || separate(self.score.as_ref())) => refuse(
                 "a [prefill] part goes neither with an [edit] part nor with score.heads = \"separate\"",
             ),
+            _ if self.codec.is_some() && self.decode.is_some() => {
+                refuse("a [codec] part does not go with a [decode] part: what is coded is not scored again")
+            }
+            _ if self.codec.is_some() && (self.edit.is_some() || self.retain) => {
+                refuse("a [codec] part goes neither with an [edit] part nor with retain")
+            }
+            _ if self.codec.is_some_and(|c| c.retention.is_some() && c.widths().is_none()) => refuse(
+                "codec.retention needs spherical keys and values, of equal bits and with the mean of a head",
+            ),
+            _ if self.codec.is_some_and(|c| c.retention.is_some()) && self.score.is_some() => {
+                refuse("codec.retention decides what leaves, so there is no [score] part beside it")
+            }
+            _ if self.codec.is_some() && self.position.kind == TokenPositions::Contiguous => {
+                refuse("a [codec] part needs position.kind = \"keep\": keys that are coded do not turn")
+            }
             _ if self.decode.is_some_and(|d| d.every == 0) => refuse("decode.every must be at least 1"),
             _ => Ok(()),
         }

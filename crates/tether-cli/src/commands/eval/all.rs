@@ -12,7 +12,7 @@ use super::perplexity::{Reading, ids, name};
 use super::questions::Task;
 use super::quiz::{Test, when};
 use super::runs::{Asked, Contender, every, evicts_once};
-use crate::cli::{AllArgs, Asking};
+use crate::cli::{AllArgs, Asking, Stored};
 use crate::device;
 use crate::exit::Usage;
 use crate::head_profile;
@@ -45,6 +45,7 @@ pub(crate) fn run(args: &AllArgs) -> Result<()> {
             ids: ids(&language, path, text, args.tokens.min(language.model.config().context))?,
             block: args.block,
             device: c.device,
+            stored: Stored::F32,
         };
         let title = format!("Perplexity, {}", name(path));
         if rows.has_all(&title, contenders.iter()) {

@@ -1,18 +1,21 @@
 //! `tether eval codec`.
 
+mod end_to_end;
 mod record;
 mod retention;
 mod scheme;
 mod score;
+mod video;
 
 use std::io::Write;
-use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use self::record::{HeadTrace, record};
 use self::scheme::Scheme;
 use self::score::{Score, scores};
+use super::paired::mean;
+use super::perplexity::name;
 use crate::cli::CodecArgs;
 use crate::exit::Usage;
 use crate::language::{Language, read_text};
@@ -26,38 +29,43 @@ pub(crate) fn run(args: &CodecArgs) -> Result<()> {
         let problem = format!("--tokens: {} leaves less than 64 before the queries", args.tokens);
         return Err(Usage(problem).into());
     }
+    if args.end_to_end && (args.block == 0 || args.scored == 0) {
+        return Err(Usage("--block, --scored: must be at least 1".to_owned()).into());
+    }
+    let mut out = std::io::stdout().lock();
+    if args.video > 0 {
+        return video::table(&mut out, args.video, args.seed);
+    }
     let texts = args.text.iter().map(|path| read_text(path)).collect::<Result<Vec<_>>>()?;
     let language = Language::open(&args.model)?;
-    let mut out = std::io::stdout().lock();
     for (path, text) in args.text.iter().zip(&texts) {
+        if args.end_to_end {
+            end_to_end::table(&mut out, (path, text), &language, args)?;
+            continue;
+        }
         let heads = record(&language, text, args.tokens, &args.layers)
             .with_context(|| format!("cannot read {}", path.display()))?;
-        tables(&mut out, &name(path), &heads, args.queries)?;
+        tables(&mut out, &name(path), &heads, args)?;
     }
     Ok(())
 }
 
-fn name(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
-}
-
 /// Prints both tables of one text.
-fn tables(out: &mut impl Write, text: &str, heads: &[HeadTrace], queries: usize) -> Result<()> {
+fn tables(out: &mut impl Write, text: &str, heads: &[HeadTrace], args: &CodecArgs) -> Result<()> {
+    let (queries, rotations) = (args.queries, args.rotations.max(1));
     writeln!(out, "### {text}: keys coded, values as they are\n")?;
     writeln!(
         out,
         "| codec | bits per channel | attention KL | relative output error |\n|---|---:|---:|---:|"
     )?;
     for scheme in Scheme::all() {
-        let row = keys_only(heads, &scheme, queries)?;
-        writeln!(
-            out,
-            "| {} | {:.3} | {:.4} | {:.4} |",
-            scheme.name(),
-            row.bits,
-            row.score.divergence,
-            row.score.error
-        )?;
+        let rotations = if scheme.rotates() { rotations } else { 1 };
+        let rows = (0..rotations).map(|i| keys_only(heads, &scheme, queries, seed(i)));
+        let rows = rows.collect::<Result<Vec<_>>>()?;
+        let bits = rows.iter().map(|row| row.bits).fold(0.0, f64::max);
+        let divergence = spread(rows.iter().map(|row| row.score.divergence).collect());
+        let error = spread(rows.iter().map(|row| row.score.error).collect());
+        writeln!(out, "| {} | {bits:.3} | {divergence} | {error} |", scheme.name())?;
     }
     writeln!(out, "\n### {text}: keys and values coded under one budget\n")?;
     writeln!(
@@ -68,11 +76,17 @@ fn tables(out: &mut impl Write, text: &str, heads: &[HeadTrace], queries: usize)
     let mut rows = Vec::new();
     for budget in retention::BUDGETS {
         let bits = budget.bits() as f64 + 16.0 / heads.first().map_or(1.0, |h| h.dim as f64);
-        let row = retention::compare(heads, queries, WINDOW, budget)?;
-        let cell = |o: &retention::Outcome| format!("{:.4} ({:.0}%)", o.score.error, 100.0 * o.dropped);
-        let (own, shared) = (cell(&row.own), cell(&row.shared));
-        writeln!(out, "| {bits:.2} | {:.4} | {:.4} | {own} | {shared} |", row.uniform, row.keep)?;
-        rows.push((bits, row));
+        let of_seed = |i| retention::compare(heads, queries, WINDOW, budget, seed(i));
+        let mut of_seeds = (0..rotations).map(of_seed).collect::<Result<Vec<_>>>()?;
+        let each = |of: &dyn Fn(&retention::Retention) -> f64| spread(of_seeds.iter().map(of).collect());
+        let (uniform, keep) = (each(&|r| r.uniform), each(&|r| r.keep));
+        let cell = |of: &dyn Fn(&retention::Retention) -> &retention::Outcome| {
+            let dropped = of_seeds.iter().map(|r| of(r).dropped).sum::<f64>() / of_seeds.len() as f64;
+            format!("{} ({:.0}%)", each(&|r| of(r).score.error), 100.0 * dropped)
+        };
+        let (own, shared) = (cell(&|r| &r.own), cell(&|r| &r.shared));
+        writeln!(out, "| {bits:.2} | {uniform} | {keep} | {own} | {shared} |")?;
+        rows.push((bits, of_seeds.swap_remove(0)));
     }
     writeln!(out, "\n### {text}: mean squared change of an output, as foreseen and as measured\n")?;
     writeln!(out, "| average bits per channel | budget | foreseen | measured |\n|---:|---|---:|---:|")?;
@@ -92,11 +106,28 @@ struct KeysOnly {
     score: Score,
 }
 
-fn keys_only(heads: &[HeadTrace], scheme: &Scheme, queries: usize) -> Result<KeysOnly> {
+/// Seeds of rotations: each takes two, for keys and for values.
+fn seed(rotation: usize) -> u64 {
+    2 * rotation as u64
+}
+
+/// A number, or the mean of several with their standard deviation.
+fn spread(x: Vec<f64>) -> String {
+    let mean = mean(&x);
+    match x.len() {
+        0 | 1 => format!("{mean:.4}"),
+        n => {
+            let squares = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>();
+            format!("{mean:.4} ± {:.4}", (squares / (n - 1) as f64).sqrt())
+        }
+    }
+}
+
+fn keys_only(heads: &[HeadTrace], scheme: &Scheme, queries: usize, seed: u64) -> Result<KeysOnly> {
     let mut all = Vec::new();
     let mut bits = 0.0;
     for head in heads {
-        let (keys, cost) = scheme.keys(head)?;
+        let (keys, cost) = scheme.keys(head, seed)?;
         bits += cost / heads.len() as f64;
         all.push(score::Changed { head, keys, values: head.v.clone(), dropped: Vec::new() });
     }
@@ -107,7 +138,7 @@ fn keys_only(heads: &[HeadTrace], scheme: &Scheme, queries: usize) -> Result<Key
 mod tests {
     use super::retention;
     use super::scheme::Mean;
-    use super::{HeadTrace, Language, Scheme, WINDOW, keys_only, record};
+    use super::{HeadTrace, Language, Scheme, WINDOW, keys_only, record, seed};
     use tether_codec::SphericalBits;
 
     fn heads() -> Option<Vec<HeadTrace>> {
@@ -128,7 +159,7 @@ mod tests {
     fn what_the_documentation_says_of_smollm2_holds() {
         let Some(heads) = heads() else { return };
         let divergence = |scheme: Scheme, bits: f64, range: std::ops::RangeInclusive<f64>| {
-            let row = keys_only(&heads, &scheme, 256).expect("finite keys");
+            let row = keys_only(&heads, &scheme, 256, seed(0)).expect("finite keys");
             assert!((row.bits - bits).abs() < 1e-9, "{scheme:?}: {} bits", row.bits);
             assert!(range.contains(&row.score.divergence), "{scheme:?}: {}", row.score.divergence);
         };
@@ -139,7 +170,8 @@ mod tests {
         divergence(Scheme::Int { bits: 4, group: 64 }, 4.5, 0.05..=0.08);
         divergence(Scheme::Kivi { bits: 2 }, 2.25, 0.33..=0.45);
         let at = |budget, uniform: std::ops::RangeInclusive<f64>, most: f64| {
-            let row = retention::compare(&heads, 256, WINDOW, budget).expect("a budget that can be met");
+            let row =
+                retention::compare(&heads, 256, WINDOW, budget, seed(0)).expect("a budget that can be met");
             assert!(uniform.contains(&row.uniform), "{budget:?}: uniform {}", row.uniform);
             let error = row.own.score.error;
             assert!(error <= most && error < row.keep, "{budget:?}: {error}, SnapKV {}", row.keep);

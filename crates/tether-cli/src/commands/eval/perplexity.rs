@@ -8,14 +8,14 @@ use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use tether_models::{CachedAttention, LlamaSession, RecordedPass};
-use tethercache::core::{DType, TokenEngine};
+use tethercache::core::TokenEngine;
 use tethercache::score::tokens::HeadProfile;
 use tethercache::tokens::TokenRecipe;
 
 use super::curves::{Panel, write_curves};
 use super::paired::{Estimate, mean, runs_of};
 use super::runs::{Asked, Contender};
-use crate::cli::{Device, PerplexityArgs};
+use crate::cli::{Device, PerplexityArgs, Stored};
 use crate::device::{self, OnEngine};
 use crate::exit::Usage;
 use crate::head_profile;
@@ -84,6 +84,7 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<()> {
             ids: ids(&language, path, text, most)?,
             block: args.block,
             device: args.device,
+            stored: args.stored,
         };
         let reading = reading.with_prompt(prompt)?;
         let mut full: Vec<f64> = Vec::new();
@@ -144,6 +145,8 @@ pub(super) struct Reading<'a> {
     /// Tokens of a block.
     pub(super) block: usize,
     pub(super) device: Device,
+    /// What is stored as it came.
+    pub(super) stored: Stored,
 }
 
 impl<'a> Reading<'a> {
@@ -195,6 +198,11 @@ pub(super) struct Scored {
     attention: f64,
     pub(super) resident: u64,
     pub(super) full: u64,
+    /// Bytes of codes.
+    pub(super) coded: u64,
+    /// Tokens that are not stored as they came, summed over layers and key heads, and those among them that have left.
+    pub(super) out: u64,
+    pub(super) left: u64,
     pub(super) read: u64,
 }
 
@@ -209,7 +217,7 @@ impl OnEngine for Scoring<'_> {
         let model = &reading.language.model;
         let profile = reading.profile.cloned();
         let mut attention =
-            CachedAttention::with_profile(engine, model, recipe.clone(), DType::F32, profile)?;
+            CachedAttention::with_profile(engine, model, recipe.clone(), reading.stored.into(), profile)?;
         recorded.replay(&mut attention).context("cannot read the prompt")?;
         let mut session = LlamaSession::new(model, attention);
         session.set_next_position(*prompt as i32);
@@ -220,30 +228,50 @@ impl OnEngine for Scoring<'_> {
             session.evict(&reading.ids[..*prompt])?;
         }
         let mut losses = Vec::with_capacity(rest.len());
-        // A cache that evicts nothing on the way reads as much at a time as the model likes.
-        let block = if recipe.decode.is_some() { reading.block } else { rest.len() };
+        // A cache that evicts and codes nothing on the way reads as much at a time as the model likes.
+        let steps = recipe.decode.is_some() || recipe.codec.is_some();
+        let block = if steps { reading.block } else { rest.len() };
         for (number, tokens) in rest.chunks(block).enumerate() {
             let targets = rest.get(number * block + 1..).unwrap_or_default();
             let scored = session.score(tokens, targets, |read| bar.inc(read as u64));
             losses.extend(scored.context("cannot score the text")?);
-            if recipe.decode.is_some() {
+            if steps {
                 session.evict(&reading.ids[..*prompt + number * block + tokens.len()])?;
             }
         }
         bar.finish_and_clear();
         let bytes = session.attention().bytes();
+        let (cache, sequence) = (session.attention().cache(), session.attention().sequence());
+        let (mut out, mut left) = (0, 0);
+        for layer in 0..cache.geometry().layers {
+            let seen = cache.seen(sequence, layer)?;
+            for (head, held) in cache.head_lengths(sequence, layer)?.into_iter().enumerate() {
+                out += (seen - cache.slot_mapping(sequence, layer, head)?.len()) as u64;
+                left += (seen - held) as u64;
+            }
+        }
         Ok(Scored {
             losses,
             seconds: started.elapsed().as_secs_f64(),
             attention: session.timing().attention.as_secs_f64(),
-            resident: bytes.resident,
+            resident: bytes.held(),
             full: bytes.full,
+            coded: bytes.coded,
+            out,
+            left,
             read: bytes.read,
         })
     }
 }
 
 impl Scored {
+    /// Perplexity, and the mean loss above another's with its standard error.
+    pub(super) fn beside(&self, other: &Self) -> (f64, Estimate) {
+        let above = Estimate::of_differences(&self.samples(), &other.samples());
+        let differences: Vec<f64> = self.losses.iter().zip(&other.losses).map(|(a, b)| a - b).collect();
+        (mean(&self.losses).exp(), Estimate { mean: mean(&differences), ..above })
+    }
+
     /// Mean losses of runs of tokens.
     pub(super) fn samples(&self) -> Vec<f64> {
         runs_of(&self.losses, SAMPLE)

@@ -64,7 +64,7 @@ impl Answers {
     }
 
     fn count(&mut self, bytes: TokenBytes) {
-        self.resident += bytes.resident;
+        self.resident += bytes.held();
         self.full += bytes.full;
     }
 }
@@ -356,6 +356,7 @@ fn share<E: TokenEngine>(
     Ok(TokenBytes {
         resident: cache.bytes_of(of)?,
         full: full * geometry.block_bytes() / geometry.block_size as u64,
+        coded: cache.coded_bytes(of)?,
         ..TokenBytes::default()
     })
 }

@@ -74,7 +74,9 @@ fn defaults(steps: usize) -> Vec<&'static str> {
 #[derive(Clone, Debug, Serialize)]
 struct Video {
     multiply_adds: u64,
-    seconds: f64,
+    /// Of all generated chunks, on one thread; none when times are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seconds: Option<f64>,
     quality: f64,
     drift: f64,
     psnr: f64,
@@ -104,6 +106,12 @@ impl Row {
         let mut stats = ReuseStats::default();
         self.videos.iter().for_each(|v| stats.add(&v.stats));
         stats.share()
+    }
+
+    /// Seconds of a video, where every one was timed.
+    fn seconds(&self) -> Option<Estimate> {
+        let all: Option<Vec<f64>> = self.videos.iter().map(|v| v.seconds).collect();
+        all.map(Estimate::of)
     }
 
     fn total(&self, value: impl Fn(&Video) -> f64) -> f64 {
@@ -158,7 +166,7 @@ pub(crate) fn run(args: &EvalReuseArgs) -> Result<()> {
             eprintln!("{}", line(&row, &rows[0]));
             rows.push(row);
         }
-        table.push_str(&format!("## {steps} steps\n\n{}", HEAD));
+        table.push_str(&format!("## {steps} steps\n\n{}", head(!args.no_timings)));
         for row in &rows {
             table.push_str(&line(row, &rows[0]));
             table.push('\n');
@@ -180,20 +188,31 @@ pub(crate) fn run(args: &EvalReuseArgs) -> Result<()> {
     Ok(())
 }
 
-const HEAD: &str = "| policy | steps reused | work done | speed-up by work | speed-up by time | PSNR dB | first chunk dB | SSIM | final quality | drift |\n\
-                    |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n";
+fn head(with_timings: bool) -> String {
+    let (times, rules) =
+        if with_timings { (" seconds a video | speed-up by time |", "---:|---:|") } else { ("", "") };
+    format!(
+        "| policy | steps reused | work done | speed-up by work |{times} PSNR dB | first chunk dB | SSIM | final quality | drift |\n\
+         |---|---:|---:|---:|{rules}---:|---:|---:|---:|---:|\n"
+    )
+}
 
 fn line(row: &Row, full: &Row) -> String {
     let share = row.total(|v| v.multiply_adds as f64) / full.total(|v| v.multiply_adds as f64);
-    let time = full.total(|v| v.seconds) / row.total(|v| v.seconds);
     let with_error = |e: Estimate, digits: usize| match e.se {
         Some(se) => format!("{:.digits$} ± {se:.digits$}", e.mean),
         None => format!("{:.digits$}", e.mean),
     };
     let same = std::ptr::eq(row, full);
     let near = |e: Estimate, digits| if same { "-".to_owned() } else { with_error(e, digits) };
+    let times = match (row.seconds(), full.seconds()) {
+        (Some(of_row), Some(of_full)) => {
+            format!(" {} | {:.2} |", with_error(of_row, 2), of_full.mean / of_row.mean)
+        }
+        _ => String::new(),
+    };
     format!(
-        "| `{}` | {:.0}% | {:.1}% | {:.2} | {time:.2} | {} | {} | {} | {} | {} |",
+        "| `{}` | {:.0}% | {:.1}% | {:.2} |{times} {} | {} | {} | {} | {} |",
         row.policy,
         100.0 * row.reused(),
         100.0 * share,
@@ -281,7 +300,7 @@ fn make(setting: &Setting<'_>, index: usize, full: Option<&[Frame]>) -> Result<M
         frames.extend(session.generate(noise)?);
         Ok(())
     })?;
-    let seconds = started.elapsed().as_secs_f64();
+    let seconds = (!args.no_timings).then(|| started.elapsed().as_secs_f64());
     let segments = segment_scores(&frame_metrics(&scene, &frames)?, GIVEN, SEGMENTS)?;
     let full = full.unwrap_or(&frames);
     let against = |value: fn(&Frame, &Frame) -> f64, end: usize| {

@@ -60,7 +60,14 @@ impl Asked<'_> {
                 None => recipes.push(recipe),
             }
         }
-        for recipe in recipes.iter().filter(|r| r.score.is_some()) {
+        for recipe in &recipes {
+            if recipe.score.is_none() {
+                // Nothing is evicted: no budget makes a difference. The full cache itself is there already.
+                if recipe.codec.is_some() {
+                    contenders.push(Contender { recipe: recipe.clone(), budget: 1.0 });
+                }
+                continue;
+            }
             for &budget in self.budgets {
                 let recipe = recipe.with_overrides(&[format!("budget.ratio={budget:?}")])?;
                 contenders.push(Contender { recipe, budget });
@@ -86,16 +93,16 @@ pub(super) fn evicts_once(name: &str) -> bool {
     name.ends_with(ONCE)
 }
 
-/// Every recipe of the catalogue that a text of `model` under a growing cache has all for.
+/// Every recipe of the catalogue that keeps some of the tokens, and that a text of `model` under a growing cache has all for.
 pub(super) fn every(model: &Llama, profile: Option<&HeadProfile>) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for row in tethercache::catalogue().iter().filter(|row| row.unit == "token") {
         let recipe = TokenRecipe::named(row.name)?;
         let needs = TokenPlanner::new(recipe.clone())?.needs();
-        let missing = needs.grid || needs.head_profile && profile.is_none();
-        let control = CONTROLS.contains(&row.name);
+        let missing = needs.grid || needs.raw_keys || needs.head_profile && profile.is_none();
+        let elsewhere = CONTROLS.contains(&row.name) || recipe.codec.is_some();
         if !missing
-            && !control
+            && !elsewhere
             && tether_models::CachedAttention::new(Host::new(), model, recipe, DType::F32).is_ok()
         {
             names.push(row.name.to_owned());

@@ -158,7 +158,7 @@ impl OnEngine for Timing<'_> {
             attention_ms: per_token * attention,
             decode_evict_ms: per_token * evicting,
             held,
-            resident_bytes: bytes.resident,
+            resident_bytes: bytes.held(),
             read_bytes: bytes.read,
             full_bytes: bytes.full,
         })

@@ -8,6 +8,18 @@ use crate::engine::Side;
 /// Tokens that are brought together at a time; they stay in the second-level cache.
 const BLOCK: usize = 256;
 
+/// Attention of one head's queries `[rows, dims.0]`, already scaled, to `tokens` rows in any form, each query to all of them: outputs `[rows, dims.1]` and log-sum-exps
+/// `[rows]`, as [`crate::merge_partial`] takes them. `load(side, row, into)` writes the rows from row `row` on, as many as fit `into`, widened.
+pub fn attend_to_rows(
+    queries: &[f32],
+    dims: (usize, usize),
+    tokens: usize,
+    load: impl Fn(Side, usize, &mut [f32]),
+) -> (Vec<f32>, Vec<f32>) {
+    let head = PagedHead { pages: &[0], tokens, page_size: tokens.max(1), page_heads: 1, place: 0 };
+    head.attend(queries, dims, |_| tokens, load)
+}
+
 /// The tokens of one head of one sequence.
 pub(super) struct PagedHead<'a> {
     pub pages: &'a [u32],

@@ -4,6 +4,7 @@ use cubecl::cmma::MmaDefinition;
 use cubecl::prelude::*;
 
 use super::fragments::{key_channel, key_pairs, value_channel, value_pairs};
+use super::merge::merge_warps;
 use super::rows::{Pool, load_keys, load_scales, load_values, page_of};
 
 /// Tokens of a step: the contraction length of the second product.
@@ -258,7 +259,6 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
         step = next;
     }
 
-    // Merge the warps.
     let mut all = SharedMemory::<f32>::new(comptime!((warps * rows * dim_v) as usize));
     let mut tops = SharedMemory::<f32>::new(comptime!((warps * rows) as usize));
     let mut totals = SharedMemory::<f32>::new(comptime!((warps * rows) as usize));
@@ -296,38 +296,6 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
             }
         }
     }
-    sync_cube();
-    let mut i = warp * 32 + lane;
-    while i < rows * dim_v {
-        let row = i / dim_v;
-        let channel = i % dim_v;
-        if first_row + row < group {
-            let mut top = f32::new(-1e30);
-            #[unroll]
-            for w in 0..comptime!(warps as usize) {
-                top = top.max(tops[(row + comptime!(w as u32 * rows)) as usize]);
-            }
-            let mut total = 0.0f32;
-            let mut sum = 0.0f32;
-            #[unroll]
-            for w in 0..comptime!(warps as usize) {
-                let place = row + comptime!(w as u32 * rows);
-                let weight = (tops[place as usize] - top).exp();
-                total += weight * totals[place as usize];
-                sum += weight * all[(place * dim_v + channel) as usize];
-            }
-            let mut result = 0.0f32;
-            let mut log_sum = f32::new(-1e30);
-            if total > 0.0f32 {
-                result = sum / total;
-                log_sum = top + total.ln();
-            }
-            let at = (sequence * query_heads + kv_head * group + first_row + row) * CUBE_COUNT_X + CUBE_POS_X;
-            out[(at * dim_v + channel) as usize] = O::cast_from(result);
-            if channel == 0u32 {
-                lse[at as usize] = log_sum;
-            }
-        }
-        i += comptime!(warps * 32);
-    }
+    let first_query = sequence * query_heads + kv_head * group + first_row;
+    merge_warps(&all, &tops, &totals, out, lse, first_query, group - first_row, dim_v, rows, warps);
 }

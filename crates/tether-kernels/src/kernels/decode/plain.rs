@@ -7,18 +7,18 @@ pub(crate) const THREADS: u32 = 128;
 
 /// Where a cube stands: its list, its rows and its part of the tokens.
 #[derive(CubeType, Clone, Copy)]
-struct Part {
+pub(super) struct Part {
     kv_head: u32,
     head: u32,
     first_row: u32,
     query_heads: u32,
     first_page: u32,
-    begin: u32,
-    end: u32,
+    pub(super) begin: u32,
+    pub(super) end: u32,
 }
 
 #[cube]
-fn part(
+pub(super) fn part(
     indptr: &Array<u32>,
     lengths: &Array<u32>,
     page_heads: u32,
@@ -50,14 +50,14 @@ fn part(
 
 /// Row of token `token` in the pool.
 #[cube]
-fn row_of(part: &Part, pages: &Array<u32>, token: u32, page_size: u32, page_heads: u32) -> u32 {
+pub(super) fn row_of(part: &Part, pages: &Array<u32>, token: u32, page_size: u32, page_heads: u32) -> u32 {
     let page = pages[(part.first_page + token / page_size) as usize];
     (page * page_size + token % page_size) * page_heads + part.head
 }
 
 /// Queries of the cube's rows, scaled; zero past the group.
 #[cube]
-fn load_queries<F: Float>(
+pub(super) fn load_queries<F: Float>(
     q: &Array<F>,
     part: &Part,
     shared: &mut SharedMemory<f32>,
@@ -81,7 +81,7 @@ fn load_queries<F: Float>(
 
 /// A cube's running softmax: shared per row, and sums of this thread's elements.
 #[derive(CubeType)]
-struct Running {
+pub(super) struct Running {
     tops: SharedMemory<f32>,
     totals: SharedMemory<f32>,
     keep: SharedMemory<f32>,
@@ -90,7 +90,7 @@ struct Running {
 }
 
 #[cube]
-fn running(#[comptime] rows: u32, #[comptime] dim_v: u32, #[comptime] tile: u32) -> Running {
+pub(super) fn running(#[comptime] rows: u32, #[comptime] dim_v: u32, #[comptime] tile: u32) -> Running {
     let count = comptime!((rows * dim_v).div_ceil(THREADS) as usize);
     let mut tops = SharedMemory::<f32>::new(comptime!(rows as usize));
     let mut totals = SharedMemory::<f32>::new(comptime!(rows as usize));
@@ -109,7 +109,7 @@ fn running(#[comptime] rows: u32, #[comptime] dim_v: u32, #[comptime] tile: u32)
 
 /// Takes a tile of `count` tokens into the running softmax.
 #[cube]
-fn take_tile(
+pub(super) fn take_tile(
     state: &mut Running,
     queries: &SharedMemory<f32>,
     tile_k: &SharedMemory<f32>,
@@ -173,7 +173,7 @@ fn take_tile(
 
 /// Writes the part's result.
 #[cube]
-fn finish<O: Float>(
+pub(super) fn finish<O: Float>(
     state: &Running,
     part: &Part,
     out: &mut Array<O>,

@@ -28,12 +28,14 @@ fn row(
     wanted: u32,
     #[comptime] whole_pages: bool,
 ) -> u32 {
-    let token_wanted = token + wanted;
-    let there = select(token_wanted < pool.length, token_wanted, pool.length - 1u32);
+    let last = pool.length - 1u32 - token;
+    let there = select(wanted < last, wanted, last);
     let in_pool = if comptime!(whole_pages) {
-        page * pool.page_size + there % pool.page_size
+        // A step does not cross pages; the remainder is the same for all of its tokens.
+        page * pool.page_size + token % pool.page_size + there
     } else {
-        pages[(pool.first_page + there / pool.page_size) as usize] * pool.page_size + there % pool.page_size
+        let token = token + there;
+        pages[(pool.first_page + token / pool.page_size) as usize] * pool.page_size + token % pool.page_size
     };
     in_pool * pool.page_heads + pool.head
 }

@@ -1,5 +1,7 @@
 //! What each tier costs the attention output, estimated from the last queries.
 
+use tether_core::host::{MatRef, matmul, softmax_rows};
+
 use crate::ScoreError;
 
 /// What a tier does to keys and values.
@@ -61,27 +63,27 @@ impl RateWindow<'_> {
             crate::error::all_finite(what, x)?;
         }
         let rows = self.group * window;
-        let (mut squares, mut odds) = (vec![0f64; tokens], vec![0f64; tokens]);
-        let mut output = vec![0f64; dv];
-        let mut energy = 0f64;
-        let mut weights = vec![0f32; tokens];
-        for (row, q) in self.q.chunks_exact(dk).enumerate() {
+        let (mut squares, mut odds, mut means) = (vec![0f64; tokens], vec![0f64; tokens], vec![0f64; tokens]);
+        let energy = self.q.iter().map(|q| f64::from(*q).powi(2)).sum::<f64>() / rows as f64;
+        let scaled: Vec<f32> = self.q.iter().map(|q| q * self.scale).collect();
+        let mut weights = vec![0f32; rows * tokens];
+        let keys = MatRef::row_major(self.k, tokens, dk, dk);
+        matmul(&mut weights, tokens, 0.0, MatRef::row_major(&scaled, rows, dk, dk), keys.transposed());
+        for (row, weights) in weights.chunks_exact_mut(tokens).enumerate() {
             let seen = tokens - window + row % window + 1;
-            energy += q.iter().map(|q| f64::from(*q).powi(2)).sum::<f64>() / rows as f64;
-            for (weight, k) in weights.iter_mut().zip(self.k.chunks_exact(dk)).take(seen) {
-                *weight = q.iter().zip(k).map(|(a, b)| a * b).sum::<f32>() * self.scale;
-            }
-            let highest = weights[..seen].iter().fold(f32::NEG_INFINITY, |m, w| m.max(*w));
-            weights[..seen].iter_mut().for_each(|w| *w = (*w - highest).exp());
-            let total: f32 = weights[..seen].iter().sum();
+            softmax_rows(&mut weights[..seen], seen);
             for (token, weight) in weights[..seen].iter().enumerate() {
-                let p = f64::from(weight / total);
+                let p = f64::from(*weight);
+                means[token] += p / rows as f64;
                 squares[token] += p * p / rows as f64;
                 // A token that has everything cannot be done without; its odds would be infinite.
                 odds[token] += (p / (1.0 - p).max(1e-3)).powi(2) / rows as f64;
-                let v = &self.v[token * dv..][..dv];
-                output.iter_mut().zip(v).for_each(|(o, v)| *o += p * f64::from(*v) / rows as f64);
             }
+        }
+        // The mean output is the mean attention's.
+        let mut output = vec![0f64; dv];
+        for (p, v) in means.iter().zip(self.v.chunks_exact(dv)) {
+            output.iter_mut().zip(v).for_each(|(o, v)| *o += p * f64::from(*v));
         }
         let floor = FLOOR * squares.iter().sum::<f64>() / tokens as f64;
         let mut out = Vec::with_capacity(tokens * tiers.len());

@@ -5,6 +5,7 @@ use tether_edit::tokens::Compensation;
 use tether_layout::BlockPool;
 
 use super::TokenGeometry;
+use super::coded::CodedHead;
 use super::moves::Homes;
 use crate::Error;
 
@@ -20,7 +21,7 @@ pub(super) struct LayerBlocks<E: TokenEngine> {
 #[derive(Clone, Debug, Default)]
 pub(super) struct HeadList {
     pub blocks: Vec<u32>,
-    /// Positions of its tokens, ascending.
+    /// Positions of its tokens in blocks, ascending.
     pub positions: Vec<i32>,
     /// Attention that each token got so far from each query head of the group, `[group, tokens]` as a row for each query head.
     pub mass: Vec<Vec<f32>>,
@@ -28,11 +29,19 @@ pub(super) struct HeadList {
     pub homes: Homes,
     /// What stands for the tokens that left.
     pub compensation: Option<Compensation>,
+    /// Tokens that are in no block any more, but codes.
+    pub coded: CodedHead,
 }
 
 impl HeadList {
+    /// Tokens in blocks.
     pub(super) fn len(&self) -> usize {
         self.positions.len()
+    }
+
+    /// Tokens in blocks and in codes.
+    pub(super) fn held(&self) -> usize {
+        self.len() + self.coded.len()
     }
 
     /// The row of a pool, `[blocks * block_size]`, that holds token number `token`.

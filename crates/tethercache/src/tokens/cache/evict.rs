@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 use tether_core::{CoreError, HostTensor, Readback, Side, TensorData, TokenEngine};
 use tether_edit::tokens::{Merge, TokenEdit, apply_merges};
-use tether_score::tokens::TokenObservation;
+use tether_score::tokens::{KeepSets, TokenObservation};
 
 use super::blocks::HeadList;
+use super::coded::CodedHead;
 use super::extend::copy_rows;
 use super::observed::Observed;
 use super::reading::chooses_for_each;
@@ -13,8 +14,25 @@ use super::{Sequence, SequenceId, SequenceLayer, TokenCache, unknown};
 use crate::Error;
 use crate::tokens::{LayerTurn, SequenceState, TokenPlan};
 
+/// Tokens of a head that are to be coded, as they are in its blocks.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    pub positions: Vec<i32>,
+    pub keys: Vec<f32>,
+    pub values: Vec<f32>,
+}
+
+/// The codes that a head is to have.
+#[derive(Debug)]
+pub(super) struct Coding {
+    pub coded: CodedHead,
+    /// Tokens that are codes from now on, and tokens that are not there any more.
+    pub new: usize,
+    pub gone: usize,
+}
+
 /// What an eviction did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EvictReport {
     /// Tokens that left, summed over layers and key heads.
     pub evicted: usize,
@@ -22,50 +40,106 @@ pub struct EvictReport {
     pub kept: usize,
     /// Tokens that others became part of, likewise.
     pub merged: usize,
+    /// Tokens that are codes from now on, likewise.
+    pub coded: usize,
+    /// Under [`super::super::RetentionPart`], what the allocation foresees: the expected squared change of an attention output, to first order, summed over layers and key
+    /// heads. 0 where nothing was allocated.
+    pub distortion: f64,
     /// Bytes of blocks that became free; 0 where a sequence that shared its blocks needed more of its own than it gave up.
     pub freed_bytes: u64,
-    /// Bytes that are held now, by all sequences.
+    /// Bytes that are held now, by all sequences, codes among them.
     pub resident_bytes: u64,
 }
 
 impl<E: TokenEngine> TokenCache<E> {
     /// Carries the recipe out: after the prompt, and from then on whenever enough tokens have come since the last time and the recipe evicts
-    /// while a text grows. Does nothing when nothing is due. Under a recipe with `retain` nothing leaves: what is read is chosen, from now on or,
-    /// where it is chosen for every token, by each of the tokens that follow.
+    /// while a text grows; and codes tokens that are no longer new, where the recipe has a codec. Does nothing when nothing is due. Under a recipe with `retain`
+    /// nothing leaves: what is read is chosen, from now on or, where it is chosen for every token, by each of the tokens that follow.
     ///
     /// # Errors
-    /// [`Error::UnknownSequence`], [`Error::Score`] for observations that are missing or cannot be ranked, [`Error::Edit`]; nothing has changed
-    /// then. [`Error::Core`] when the device fails.
+    /// [`Error::UnknownSequence`], [`Error::Score`] for observations that are missing or cannot be ranked, [`Error::Edit`], [`Error::Core`] for numbers that have no
+    /// codes; nothing has changed then. [`Error::Core`] when the device fails.
     pub fn evict(&mut self, sequence: SequenceId) -> Result<EvictReport, Error> {
         let held = self.sequence(sequence)?;
         let mut state = held.state.clone();
-        let plans = if self.is_due(held) { self.plans(held, &mut state)? } else { Vec::new() };
+        let mut plans = if self.is_due(held) { self.plans(held, &mut state)? } else { Vec::new() };
         if plans.iter().any(|p| p.positions.is_some()) {
             self.rope()?;
         }
-        let (seen, mut report) = (held.layers[0].seen, EvictReport::default());
-        let before = self.bytes().in_use;
         let retain = self.planner.recipe().retain && !plans.is_empty();
+        let left = |plan: &TokenPlan| if retain { 0 } else { plan.total - plan.keep.total() };
+        let mut report = EvictReport { evicted: plans.iter().map(left).sum(), ..EvictReport::default() };
+        let (coded, distortion) = self.code(held, &mut plans)?;
+        report.distortion = distortion;
+        let seen = held.layers[0].seen;
+        let before = self.bytes();
         for plan in plans.into_iter().filter(|p| retain || !p.is_nothing()) {
             if retain {
                 self.read_only(sequence, &plan)?;
             } else {
                 report.merged += plan.edits.iter().filter(|e| matches!(e, TokenEdit::Merge(_))).count();
-                report.evicted += self.apply(sequence, &plan, SequenceLayer::heads_mut)?;
+                self.apply(sequence, &plan, SequenceLayer::heads_mut)?;
             }
             self.give_back(plan.layer)?;
         }
         let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
+        for (layer, heads) in held.layers.iter_mut().zip(coded) {
+            for (head, Coding { coded, new, gone }) in layer.heads.iter_mut().zip(heads) {
+                (report.coded, report.evicted) = (report.coded + new, report.evicted + gone);
+                head.coded = coded;
+            }
+        }
         if !held.decoding || report.evicted > 0 || retain {
             held.evicted_at = seen;
         }
         (held.state, held.decoding) = (state, true);
         held.layers.iter_mut().for_each(|l| l.probes = None);
-        report.kept = held.layers.iter().flat_map(|l| &l.heads).map(HeadList::len).sum();
+        report.kept = held.layers.iter().flat_map(|l| &l.heads).map(HeadList::held).sum();
         let bytes = self.bytes();
-        report.freed_bytes = before.saturating_sub(bytes.in_use);
-        report.resident_bytes = bytes.resident;
+        report.freed_bytes = (before.in_use + before.coded).saturating_sub(bytes.in_use + bytes.coded);
+        report.resident_bytes = bytes.resident + bytes.coded;
         Ok(report)
+    }
+
+    /// Codes of tokens that are no longer new, of each layer's heads, and plans that leave them out of the blocks; and what an allocation foresees. Nothing is changed yet,
+    /// and there is nothing where nothing is to be coded.
+    fn code(&self, held: &Sequence, plans: &mut Vec<TokenPlan>) -> Result<(Vec<Vec<Coding>>, f64), Error> {
+        let Some(part) = &self.planner.recipe().codec else { return Ok((Vec::new(), 0.0)) };
+        let mut all = Vec::with_capacity(held.layers.len());
+        for (layer, of_layer) in held.layers.iter().enumerate() {
+            if plans.len() == layer {
+                let lengths: Vec<usize> = of_layer.heads.iter().map(HeadList::len).collect();
+                plans.push(TokenPlan::nothing(layer, &lengths));
+            }
+            let plan = &mut plans[layer];
+            let mut leaving = Vec::with_capacity(of_layer.heads.len());
+            let mut stays = Vec::with_capacity(of_layer.heads.len());
+            for (head, set) in of_layer.heads.iter().zip(plan.keep.sets()) {
+                let places = part.sink.min(set.len())..(part.sink + part.leaving(set.len())).min(set.len());
+                let tokens = &set[places.clone()];
+                leaving.push(Leaving {
+                    positions: tokens.iter().map(|&t| head.positions[t as usize]).collect(),
+                    keys: self.tokens_of(layer, Side::Keys, head, tokens)?,
+                    values: self.tokens_of(layer, Side::Values, head, tokens)?,
+                });
+                stays.push([&set[..places.start], &set[places.end..]].concat());
+            }
+            plan.keep = KeepSets::new(stays);
+            all.push(leaving);
+        }
+        if let Some(retention) = &part.retention {
+            return self.allocated(held, plans, all, (part, retention));
+        }
+        let of_head = |(head, leaving): (&HeadList, Leaving)| {
+            let Leaving { positions, keys, values } = leaving;
+            let coded = head.coded.with(part, &self.rotations, &positions, (&keys, &values))?;
+            Ok(Coding { coded, new: positions.len(), gone: 0 })
+        };
+        let of_layer = |(layer, leaving): (&SequenceLayer, Vec<Leaving>)| {
+            layer.heads.iter().zip(leaving).map(of_head).collect::<Result<Vec<_>, Error>>()
+        };
+        let coded = held.layers.iter().zip(all).map(of_layer).collect::<Result<Vec<_>, _>>()?;
+        Ok((coded, 0.0))
     }
 
     /// True when [`TokenCache::evict`] would choose now, and so ask for what the recipe needs.
@@ -124,6 +198,18 @@ impl<E: TokenEngine> TokenCache<E> {
         self.rows(layer, side, heads.iter().flat_map(|h| (0..h.len()).map(|t| h.row(t, size))).collect())
     }
 
+    /// Keys or values of some of a head's tokens.
+    pub(super) fn tokens_of(
+        &self,
+        layer: usize,
+        side: Side,
+        head: &HeadList,
+        tokens: &[u32],
+    ) -> Result<Vec<f32>, CoreError> {
+        let size = self.geometry.block_size;
+        self.rows(layer, side, tokens.iter().map(|&t| head.row(t as usize, size)).collect())
+    }
+
     /// Rows of a layer's pool.
     pub(super) fn rows(&self, layer: usize, side: Side, rows: Vec<u32>) -> Result<Vec<f32>, CoreError> {
         let rows = self.engine.upload_indices(&[rows.len()], &rows)?;
@@ -136,13 +222,13 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok(self.engine.read(&[&read])?.wait()?[0].to_f32_vec())
     }
 
-    /// Carries a plan out on the lists that `of` names. Returns how many tokens left them.
+    /// Carries a plan out on the lists that `of` names.
     pub(super) fn apply(
         &mut self,
         sequence: SequenceId,
         plan: &TokenPlan,
         of: impl Fn(&mut SequenceLayer) -> &mut Vec<HeadList>,
-    ) -> Result<usize, Error> {
+    ) -> Result<(), Error> {
         self.merge(sequence, plan)?;
         let (layer, size) = (plan.layer, self.geometry.block_size);
         let heads = self.lists_of(sequence, layer, &of)?;
@@ -163,10 +249,9 @@ impl<E: TokenEngine> TokenCache<E> {
         let old = self.lists_of(sequence, layer, &of)?;
         let blocks = &mut self.layers[layer];
         let mut fresh = blocks.pool.allocate(needed)?.into_iter();
-        let (mut heads, mut given_up, mut evicted) = (old.clone(), Vec::new(), 0);
+        let (mut heads, mut given_up) = (old.clone(), Vec::new());
         let (mut from, mut to) = (Vec::new(), Vec::new());
         for (number, ((head, old), set)) in heads.iter_mut().zip(&old).zip(plan.keep.sets()).enumerate() {
-            evicted += old.len() - set.len();
             head.blocks.truncate(set.len().div_ceil(size));
             let first = head.blocks.len() - touched(old, set, size, first_moved(number)).count();
             for block in &mut head.blocks[first..] {
@@ -219,7 +304,7 @@ impl<E: TokenEngine> TokenCache<E> {
         }
         let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
         *of(&mut held.layers[layer]) = heads;
-        Ok(evicted)
+        Ok(())
     }
 
     fn lists_of(

@@ -255,14 +255,14 @@ impl<E: TokenEngine> TokenCache<E> {
             lengths: &lengths,
         };
         let (out, lse) = engine.extend(new.q, &blocks.k, &blocks.v, &tables, scale)?;
-        if heads.iter().all(|h| h.compensation.is_none()) {
+        if heads.iter().all(|h| h.compensation.is_none() && h.coded.is_empty()) {
             return Ok((Some(out), all));
         }
-        Ok((Some(self.compensated(heads, new, (out, lse), scale)?), all))
+        Ok((Some(self.merged(heads, new, (out, lse), scale)?), all))
     }
 
-    /// Attention with one more token for each head that has one; merged on the host.
-    fn compensated(
+    /// Attention to what is in no block too, merged on the host: coded tokens, and the one that stands for those that left.
+    fn merged(
         &self,
         heads: &[HeadList],
         new: &NewTokens<'_, E>,
@@ -279,6 +279,20 @@ impl<E: TokenEngine> TokenCache<E> {
             let dot: f32 = query.iter().zip(&token.key).map(|(a, b)| a * b).sum();
             let other = dot * scale + token.logit_bias();
             merge_partial((&mut out[row * dv..][..dv], std::slice::from_mut(lse)), (&token.value, &[other]))?;
+        }
+        let q: Vec<f32> = q.iter().map(|x| x * scale).collect();
+        for (number, head) in heads.iter().enumerate().filter(|(_, h)| !h.coded.is_empty()) {
+            // Rows of this head's queries, together.
+            let rows = (0..new.positions.len())
+                .flat_map(|token| (0..group).map(move |i| token * g.query_heads + number * group + i));
+            let of = |x: &[f32], dim: usize| -> Vec<f32> {
+                rows.clone().flat_map(|row| &x[row * dim..][..dim]).copied().collect()
+            };
+            let (queries, mut own, mut own_lse) = (of(&q, dk), of(&out, dv), of(&lse, 1));
+            head.coded.attend(&queries, (dk, dv), (&mut own, &mut own_lse))?;
+            for (row, own) in rows.zip(own.chunks_exact(dv)) {
+                out[row * dv..][..dv].copy_from_slice(own);
+            }
         }
         let data = tether_core::TensorData::narrowed(g.dtype, &out);
         let merged = HostTensor::new(&[new.positions.len(), g.query_heads, dv], data)?;

@@ -89,7 +89,10 @@ impl<E: TokenEngine> TokenCache<E> {
                 moves.places.push(place);
                 homes.push((old, new, home));
             }
-            let read = self.keys_of(plan.layer, head, &unread)?;
+            let read = match unread.as_slice() {
+                [] => Vec::new(),
+                unread => self.tokens_of(plan.layer, Side::Keys, head, unread)?,
+            };
             let mut read = read.chunks_exact(dim);
             for (old, new, home) in homes {
                 let home = home.unwrap_or_else(|| {
@@ -108,15 +111,5 @@ impl<E: TokenEngine> TokenCache<E> {
             all.push(moves);
         }
         Ok(Some(all))
-    }
-
-    /// Stored keys of some of a head's tokens.
-    fn keys_of(&self, layer: usize, head: &HeadList, tokens: &[u32]) -> Result<Vec<f32>, Error> {
-        if tokens.is_empty() {
-            return Ok(Vec::new());
-        }
-        let size = self.geometry.block_size;
-        let rows = tokens.iter().map(|&t| head.row(t as usize, size)).collect();
-        Ok(self.rows(layer, Side::Keys, rows)?)
     }
 }

@@ -9,12 +9,14 @@ use crate::language::Language;
 /// One key head of one layer, and the query heads that share it. Keys and queries are rotated.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HeadTrace {
-    /// `[group, tokens, dim]`.
+    /// `[group, tokens, dim]`, of all tokens or of the last ones.
     pub(crate) q: Vec<Vec<f32>>,
     /// `[tokens, dim]`.
     pub(crate) k: Vec<f32>,
     pub(crate) v: Vec<f32>,
     pub(crate) dim: usize,
+    /// Whether queries see no token after their own.
+    pub(crate) causal: bool,
 }
 
 impl HeadTrace {
@@ -33,7 +35,8 @@ struct Recorder<'a> {
     heads: Vec<HeadTrace>,
 }
 
-fn column(x: &HostTensor, head: usize, into: &mut Vec<f32>) {
+/// Appends one head of `x` `[tokens, heads, dim]`.
+pub(super) fn column(x: &HostTensor, head: usize, into: &mut Vec<f32>) {
     let &[_, heads, dim] = x.shape() else { return };
     let rows = x.to_f32_vec();
     rows.chunks_exact(heads * dim).for_each(|row| into.extend_from_slice(&row[head * dim..(head + 1) * dim]));
@@ -49,7 +52,7 @@ impl TokenAttention for Recorder<'_> {
             self.heads.resize_with(self.layers.len() * kv_heads, HeadTrace::default);
             let group = query_heads / kv_heads.max(1);
             for (head, trace) in self.heads[place * kv_heads..][..kv_heads].iter_mut().enumerate() {
-                trace.dim = dim;
+                (trace.dim, trace.causal) = (dim, true);
                 trace.q.resize_with(group, Vec::new);
                 column(block.k, head, &mut trace.k);
                 column(block.v, head, &mut trace.v);

@@ -6,7 +6,7 @@ use tether_core::{HostTensor, Side};
 use tethercache::score::tokens::{RateGroup, RateWindow, TierError, allocate};
 
 use super::record::HeadTrace;
-use super::scheme::{SEED, spherical};
+use super::scheme::spherical;
 use super::score::{Changed, Score, scores};
 
 /// Bits of the uniform codec whose cost is the budget.
@@ -48,10 +48,10 @@ struct Prefix<'a> {
 }
 
 impl<'a> Prefix<'a> {
-    fn new(head: &'a HeadTrace, tokens: usize) -> Result<Self> {
+    fn new(head: &'a HeadTrace, tokens: usize, seed: u64) -> Result<Self> {
         let part = |x: &[f32]| HostTensor::from_f32(&[tokens, 1, head.dim], x[..tokens * head.dim].to_vec());
         let (k, v) = (part(&head.k)?, part(&head.v)?);
-        let (k_frame, v_frame) = (SphericalFrame::centred(&k, SEED)?, SphericalFrame::centred(&v, SEED + 1)?);
+        let (k_frame, v_frame) = (SphericalFrame::centred(&k, seed)?, SphericalFrame::centred(&v, seed + 1)?);
         let coded = SphericalBits::ALL
             .into_iter()
             .map(|bits| {
@@ -131,15 +131,17 @@ impl<'a> Prefix<'a> {
     }
 }
 
-/// Compresses what comes before the last `queries` queries, from the `window` queries before those, to what it costs in `budget` bits.
+/// Compresses what comes before the last `queries` queries, from the `window` queries before those, to what it costs in `budget` bits. `seed` is that of the keys' rotation; the
+/// values' is the next.
 pub(crate) fn compare(
     heads: &[HeadTrace],
     queries: usize,
     window: usize,
     budget: SphericalBits,
+    seed: u64,
 ) -> Result<Retention> {
-    let prefixes =
-        heads.iter().map(|head| Prefix::new(head, head.tokens() - queries)).collect::<Result<Vec<_>>>()?;
+    let prefix = |head| Prefix::new(head, HeadTrace::tokens(head) - queries, seed);
+    let prefixes = heads.iter().map(prefix).collect::<Result<Vec<_>>>()?;
     let place = |bits| SphericalBits::ALL.iter().position(|b| *b == bits).map_or(0, |i| i + 1);
     let all = |tiers: &dyn Fn(usize, usize) -> usize| -> Vec<Changed<'_>> {
         prefixes.iter().enumerate().map(|(number, p)| p.changed(|token| tiers(number, token))).collect()

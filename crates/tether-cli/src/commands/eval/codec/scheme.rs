@@ -7,8 +7,6 @@ use tether_core::{DType, Host, HostTensor, Side};
 
 use super::record::HeadTrace;
 
-/// Seed of the rotations.
-pub(crate) const SEED: u64 = 0;
 /// Tokens of a page of KIVI.
 const PAGE: usize = 128;
 
@@ -92,8 +90,14 @@ impl Scheme {
         }
     }
 
+    /// Whether codes depend on a rotation.
+    pub(crate) fn rotates(&self) -> bool {
+        matches!(self, Self::Spherical { .. })
+    }
+
     /// A head's keys after the codec, and bits per channel with what is stored beside the codes. Means of a head and codebooks of a model cost nothing per token.
-    pub(crate) fn keys(&self, head: &HeadTrace) -> Result<(Vec<f32>, f64)> {
+    /// `seed` is that of rotations.
+    pub(crate) fn keys(&self, head: &HeadTrace, seed: u64) -> Result<(Vec<f32>, f64)> {
         let (k, dim) = (&head.k, head.dim);
         Ok(match *self {
             Self::Int { bits, group } => affine(k, dim, bits, AffineGroups::Channels(group))?,
@@ -106,8 +110,8 @@ impl Scheme {
                 for part in k.chunks(rows * dim) {
                     let x = HostTensor::from_f32(&[part.len() / dim, 1, dim], part.to_vec())?;
                     let frame = match mean {
-                        Mean::Nothing => SphericalFrame::uncentred(1, dim, SEED)?,
-                        Mean::Head | Mean::Page => SphericalFrame::centred(&x, SEED)?,
+                        Mean::Nothing => SphericalFrame::uncentred(1, dim, seed)?,
+                        Mean::Head | Mean::Page => SphericalFrame::centred(&x, seed)?,
                     };
                     keys.extend(spherical(&x, &frame, format)?);
                 }
@@ -117,7 +121,7 @@ impl Scheme {
             Self::Published(tier) => {
                 let half = head.tokens() / 2 * dim;
                 let books = SphericalCodebooks::train(tier, &k[..half], dim)?;
-                (books.restored(k), tier.bits_per_channel())
+                (books.restored(k)?, tier.bits_per_channel())
             }
         })
     }

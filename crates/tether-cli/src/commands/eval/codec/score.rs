@@ -24,7 +24,7 @@ pub(crate) struct Score {
     pub(crate) squared: f64,
 }
 
-/// The last `queries` queries of each head, each over the tokens before it and its own.
+/// The last `queries` queries of each head, each over the tokens that it sees.
 pub(crate) fn scores(all: &[Changed<'_>], queries: usize) -> Score {
     let mut mean = Score::default();
     for changed in all {
@@ -64,13 +64,13 @@ fn attend(
     queries: usize,
 ) -> (Vec<f32>, Vec<f32>) {
     let (tokens, dim) = (head.tokens(), head.dim);
-    let scaled: Vec<f32> = q[(tokens - queries) * dim..].iter().map(|x| x * head.scale()).collect();
+    let scaled: Vec<f32> = q[q.len() - queries * dim..].iter().map(|x| x * head.scale()).collect();
     let mut weights = vec![0f32; queries * tokens];
     let matrix = |x, rows, columns| MatRef::row_major(x, rows, columns, columns);
     matmul(&mut weights, tokens, 0.0, matrix(&scaled, queries, dim), matrix(keys, tokens, dim).transposed());
     for (i, row) in weights.chunks_exact_mut(tokens).enumerate() {
         dropped.iter().for_each(|&token| row[token] = -1e30);
-        let (seen, hidden) = row.split_at_mut(tokens - queries + i + 1);
+        let (seen, hidden) = row.split_at_mut(if head.causal { tokens - queries + i + 1 } else { tokens });
         let columns = seen.len();
         softmax_rows(seen, columns);
         hidden.fill(0.0);
