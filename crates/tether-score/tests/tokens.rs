@@ -176,6 +176,33 @@ fn equal_scores_keep_the_earlier_token_and_protected_ones_stay() {
 }
 
 #[test]
+fn pages_are_read_whole_and_the_protected_ones_first() {
+    let scores =
+        HeadScores::new(2, 10, [[1.0f32, 1.0, 1.0, 5.0, 5.0, 5.0, 3.0, 3.0, 3.0, 0.0]; 2].concat()).unwrap();
+    let pages = TokenSelector::Pages { size: 3 };
+    let select =
+        |kept, sink, recent| pages.select(&scores, &each(2, kept, sink, recent)).unwrap().head(1).to_vec();
+    // The last page is a token; then the best that fit.
+    assert_eq!(select(4, 0, 1), [3, 4, 5, 9]);
+    assert_eq!(select(6, 0, 1), [3, 4, 5, 9]);
+    assert_eq!(select(7, 0, 1), [3, 4, 5, 6, 7, 8, 9]);
+    assert_eq!(select(7, 1, 1), [0, 1, 2, 3, 4, 5, 9]);
+    assert_eq!(select(10, 0, 0).len(), 10);
+    // A share below a page goes token by token.
+    assert_eq!(select(2, 0, 1), [3, 9]);
+    let rows = [
+        HeadScores::new(1, 2, vec![1.0, 2.0]).unwrap(),
+        HeadScores::new(1, 4, vec![4.0, 3.0, 2.0, 9.0]).unwrap(),
+    ];
+    let ragged = pages.select_ragged(&rows, &each(2, 3, 0, 1)).unwrap();
+    assert_eq!(ragged.sets(), [vec![0, 1], vec![3]]);
+    let together = HeadShares::Together { kept: 3, least: 1, protected: Protected::default() };
+    assert!(matches!(pages.select(&scores, &together), Err(ScoreError::Count { .. })));
+    assert!(matches!(pages.select_ragged(&rows, &together), Err(ScoreError::Count { .. })));
+    assert!(TokenSelector::Pages { size: 0 }.validate().is_err());
+}
+
+#[test]
 fn heads_compete_for_a_layer_s_budget() {
     let scores = HeadScores::new(2, 4, vec![9.0, 8.0, 7.0, 6.0, 1.0, 5.0, 2.0, 3.0]).unwrap();
     let together = |least, protected| HeadShares::Together { kept: 2, least, protected };

@@ -9,7 +9,7 @@ const UNIQUE: usize = 6;
 /// What comes between the text and a question.
 const BREAK: &str = "\n\n";
 
-/// Things that have passwords, and the passwords: two words each, which nobody could guess.
+/// Things that have passwords, and the passwords: a word each, which nobody could guess.
 const PLACES: [&str; 16] = [
     "harbour",
     "library",
@@ -125,7 +125,7 @@ fn needle(
     let number = seed * count + depth;
     let place = PLACES[5 * number % PLACES.len()];
     let word = format!(" {}", WORDS[(7 * number + 3 * (number / WORDS.len())) % WORDS.len()]);
-    let asked = format!("The password of the {place} is");
+    let asked = format!("Remember this: the password of the {place} is");
     let sentence = tokenizer.encode(&format!("{BREAK}{asked}{word}.{BREAK}"))?;
     let cue = lead.iter().copied().chain(tokenizer.encode(&asked)?).collect();
     // The text gives way, so that the length is what was asked for.
@@ -153,6 +153,13 @@ mod tests {
             assert_eq!(places, 1, "{whole:?}");
         }
         assert!(quiz.questions[4].cue[2] > 700, "the last part");
+    }
+
+    #[test]
+    fn needles_of_a_place_differ() {
+        let of = |number: usize| (PLACES[5 * number % 16], WORDS[(7 * number + 3 * (number / 16)) % 16]);
+        let all: std::collections::BTreeSet<_> = (0..64).map(of).collect();
+        assert_eq!(all.len(), 64, "no place has one password twice");
     }
 
     #[test]
