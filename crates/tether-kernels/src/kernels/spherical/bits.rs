@@ -8,6 +8,7 @@ pub(crate) fn level_offset(bits: u32) -> u32 {
 }
 
 /// Code of channel `channel` of a row that begins at word `first`.
+#[allow(clippy::collapsible_if, reason = "the outer condition is the compiler's, the inner one the device's")]
 #[cube]
 pub(crate) fn code_at(codes: &Array<u32>, first: u32, channel: u32, #[comptime] bits: u32) -> u32 {
     let bit = channel * bits;
