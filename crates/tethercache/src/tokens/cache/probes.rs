@@ -19,7 +19,7 @@ pub(super) struct Probes {
 
 impl<E: tether_core::TokenEngine> TokenCache<E> {
     /// Takes from `probe`, a fork of `sequence` that has read probe tokens, their queries and keys, and removes it. They are what the next
-    /// eviction of `sequence` asks (DapQ, arXiv:2603.11564); its own tokens, blocks and positions are as they were.
+    /// eviction of `sequence` asks (`DapQ`, arXiv:2603.11564); its own tokens, blocks and positions are as they were.
     ///
     /// # Errors
     /// [`Error::UnknownSequence`], [`Error::NotAProbe`] when `probe` does not hold the tokens of `sequence` and then at least one more, and no
