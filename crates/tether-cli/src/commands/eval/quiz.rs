@@ -314,12 +314,11 @@ impl OnEngine for TestUnder<'_> {
             if question == Asking::Seen || recipe.retain {
                 // What is evicted cannot depend on the answer, nor can the answer's first token on what is evicted after it.
                 session.score(&cue, &[], |_| ()).context("cannot read a question")?;
-                match question {
-                    Asking::Seen => {
-                        session.evict(&[&context.quiz.context[..], &cue].concat())?;
-                    }
+                if question == Asking::Seen {
+                    session.evict(&[&context.quiz.context[..], &cue].concat())?;
+                } else {
                     // What was retained is there for any question.
-                    Asking::Unseen => session.attention_mut().recall()?,
+                    session.attention_mut().recall()?;
                 }
                 cue.clear();
             }
