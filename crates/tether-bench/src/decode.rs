@@ -1,50 +1,16 @@
 //! Paged decode attention.
 
-use rayon::prelude::*;
 use tether_codec::{Bits, CodecEngine, Format, Grouping};
-use tether_core::{BlockTables, CoreError, TokenEngine};
+use tether_core::{CoreError, TokenEngine};
 use tether_kernels::CubeTensor;
 use tether_kernels::cubecl::Runtime;
 
 use crate::Bench;
 use crate::bench::{CLOSE, Work};
-use crate::reference::{attention, relative};
+use crate::pages::{DIM, HEADS, KV_HEADS, Pages};
+use crate::reference::{attention_of_heads, relative};
 
-pub(crate) const HEADS: usize = 32;
-pub(crate) const KV_HEADS: usize = 8;
-pub(crate) const DIM: usize = 128;
 const PAGE: usize = 16;
-
-/// Pages of each sequence in an order that no two sequences share.
-struct Pages {
-    indptr: Vec<u32>,
-    pages: Vec<u32>,
-    lengths: Vec<u32>,
-}
-
-impl Pages {
-    fn new(batch: usize, context: usize) -> Self {
-        let each = context / PAGE;
-        // An odd step visits every page once, as their number is a power of two.
-        let pages = (0..batch)
-            .flat_map(|b| (0..each).map(move |i| ((i * (2 * b + 77_777) % each) + b * each) as u32));
-        Self {
-            indptr: (0..=batch).map(|b| (b * each) as u32).collect(),
-            pages: pages.collect(),
-            lengths: vec![context as u32; batch],
-        }
-    }
-
-    fn tables(&self) -> BlockTables<'_> {
-        BlockTables {
-            page_size: PAGE,
-            groups: 1,
-            indptr: &self.indptr,
-            pages: &self.pages,
-            lengths: &self.lengths,
-        }
-    }
-}
 
 pub(crate) fn run<R: Runtime>(bench: &mut Bench<'_, R>) -> Result<(), CoreError> {
     for batch in [1usize, 8, 64] {
@@ -60,7 +26,7 @@ pub(crate) fn run<R: Runtime>(bench: &mut Bench<'_, R>) -> Result<(), CoreError>
             let q = (0..sets).map(|i| noise(&[batch, HEADS, DIM], i)).collect::<Result<Vec<_>, _>>()?;
             let k = (0..sets).map(|i| noise(&pool, 100 + i)).collect::<Result<Vec<_>, _>>()?;
             let v = (0..sets).map(|i| noise(&pool, 200 + i)).collect::<Result<Vec<_>, _>>()?;
-            let pages = Pages::new(batch, context);
+            let pages = Pages::new(batch, context, PAGE, KV_HEADS);
             let tables = engine.upload_tables(&pages.tables())?;
             let scale = 1.0 / (DIM as f32).sqrt();
             let (out, _) = engine.decode(&q[0], &k[0], &v[0], &tables, scale)?;
@@ -88,7 +54,7 @@ pub(crate) fn run_codes<R: Runtime>(bench: &mut Bench<'_, R>) -> Result<(), Core
         let q = engine.noise(&[batch, HEADS, DIM], dtype, 1)?;
         let pool = [batch * context / PAGE, PAGE, KV_HEADS, DIM];
         let (k, v) = (engine.noise(&pool, dtype, 2)?, engine.noise(&pool, dtype, 3)?);
-        let pages = Pages::new(batch, context);
+        let pages = Pages::new(batch, context, PAGE, KV_HEADS);
         let tables = engine.upload_tables(&pages.tables())?;
         let scale = 1.0 / (DIM as f32).sqrt();
         for (op, name, bits, width) in
@@ -129,21 +95,14 @@ fn error<R: Runtime>(
     let engine = bench.engine;
     let (q, out) = (bench.read(q)?, bench.read(out)?);
     let mut worst = 0.0f64;
-    let last = pages.lengths.len() - 1;
+    let last = q.len() / (HEADS * DIM) - 1;
     for sequence in if last == 0 { vec![0] } else { vec![0, last] } {
-        let of = &pages.pages[pages.indptr[sequence] as usize..pages.indptr[sequence + 1] as usize];
+        let of = pages.of_list(sequence);
         let indices = engine.upload_indices(&[of.len()], of)?;
         let k = bench.read(&engine.gather_pages(k, &indices)?)?;
         let v = bench.read(&engine.gather_pages(v, &indices)?)?;
-        let expected: Vec<f64> = (0..HEADS)
-            .into_par_iter()
-            .flat_map_iter(|head| {
-                let query = &q[(sequence * HEADS + head) * DIM..][..DIM];
-                let row = |token: usize| (token * KV_HEADS + head / (HEADS / KV_HEADS)) * DIM;
-                let scale = 1.0 / (DIM as f64).sqrt();
-                attention(query, context, scale, |t| &k[row(t)..][..DIM], |t| &v[row(t)..][..DIM])
-            })
-            .collect();
+        let query = &q[sequence * HEADS * DIM..][..HEADS * DIM];
+        let expected = attention_of_heads(query, (&k, &v), (1, context), (HEADS, KV_HEADS, DIM));
         let got = &out[sequence * HEADS * DIM..][..HEADS * DIM];
         worst = worst.max(relative(got.iter().map(|&x| f64::from(x)), expected));
     }

@@ -11,6 +11,7 @@ mod commit;
 mod compact;
 mod decode;
 mod frames;
+mod pages;
 mod reference;
 mod reuse;
 mod rope;

@@ -1,57 +1,16 @@
 //! Spherical codes: coding, and decode attention over pages of codes.
 
 use tether_codec::{HostSpherical, SphericalBits, SphericalEngine, SphericalFormat, SphericalFrame};
-use tether_core::{BlockTables, CoreError, DType, Side, TokenEngine};
+use tether_core::{CoreError, DType, Side, TokenEngine};
 use tether_kernels::cubecl::Runtime;
 
 use crate::Bench;
 use crate::bench::{CLOSE, Work};
-use crate::decode::{DIM, HEADS, KV_HEADS};
+use crate::pages::{DIM, HEADS, KV_HEADS, Pages};
 use crate::reference::{attention_of_heads, relative};
 
 /// Tokens of a page that all heads share, and of one that is a head's own.
 const PAGES: [(&str, usize, usize); 2] = [("page 16 of 8 heads", 16, KV_HEADS), ("page 64 of a head", 64, 1)];
-
-/// Pages of codes, and the row of each token and head.
-struct Pages {
-    size: usize,
-    heads: usize,
-    indptr: Vec<u32>,
-    pages: Vec<u32>,
-    lengths: Vec<u32>,
-    rows: Vec<u32>,
-}
-
-impl Pages {
-    /// Pages of each list (the heads of a page, of a sequence) in an order of its own.
-    fn new(batch: usize, context: usize, size: usize, heads: usize) -> Self {
-        let groups = KV_HEADS / heads;
-        let each = context / size;
-        // An odd step visits every page once, as their number is a power of two.
-        let page = |list: usize, i: usize| (i * (2 * list + 77_777) % each) + list * each;
-        let lists = groups * batch;
-        let pages = (0..lists).flat_map(|list| (0..each).map(move |i| page(list, i) as u32)).collect();
-        let row = |sequence: usize, token: usize, head: usize| {
-            let list = head / heads * batch + sequence;
-            ((page(list, token / size) * size + token % size) * heads + head % heads) as u32
-        };
-        let rows = (0..batch * context)
-            .flat_map(|t| (0..KV_HEADS).map(move |head| row(t / context, t % context, head)))
-            .collect();
-        let indptr = (0..=lists).map(|list| (list * each) as u32).collect();
-        Self { size, heads, indptr, pages, lengths: vec![context as u32; lists], rows }
-    }
-
-    fn tables(&self) -> BlockTables<'_> {
-        BlockTables {
-            page_size: self.size,
-            groups: KV_HEADS / self.heads,
-            indptr: &self.indptr,
-            pages: &self.pages,
-            lengths: &self.lengths,
-        }
-    }
-}
 
 /// Decode attention with keys and values of so many bits.
 pub(crate) fn run_decode<R: Runtime>(bench: &mut Bench<'_, R>) -> Result<(), CoreError> {
@@ -81,7 +40,7 @@ pub(crate) fn run_decode<R: Runtime>(bench: &mut Bench<'_, R>) -> Result<(), Cor
             drop(numbers);
             for (name, size, heads) in PAGES {
                 let pages = Pages::new(batch, context, size, heads);
-                let rows = engine.upload_indices(&[batch * context, KV_HEADS], &pages.rows)?;
+                let rows = engine.upload_indices(&[batch * context, KV_HEADS], &pages.rows())?;
                 let shape = [batch * context / size * (KV_HEADS / heads), size, heads, DIM];
                 let mut pools = Vec::new();
                 for i in 0..2 {

@@ -32,6 +32,19 @@ pub fn count(what: &'static str, expected: usize, got: usize) -> Result<(), Core
     if expected == got { Ok(()) } else { Err(CoreError::Count { what, expected, got }) }
 }
 
+/// A setting is in range.
+///
+/// # Errors
+/// [`CoreError::Geometry`] with what it should be.
+pub fn setting(
+    good: bool,
+    field: &'static str,
+    value: usize,
+    requirement: &'static str,
+) -> Result<(), CoreError> {
+    if good { Ok(()) } else { Err(CoreError::Geometry { field, value, requirement }) }
+}
+
 /// Number of elements of `shape`, at most `limit`.
 ///
 /// # Errors

@@ -13,6 +13,7 @@ pub(crate) mod moments;
 pub(crate) mod quantise;
 pub(crate) mod reuse;
 pub(crate) mod rotate;
+mod runs;
 pub(crate) mod spherical;
 pub(crate) mod tokens;
 pub(crate) mod top_k;

@@ -59,27 +59,23 @@ impl RowCodec {
     /// # Errors
     /// [`CoreError::Geometry`] names what is out of range.
     pub fn validate(&self, head_dim: usize) -> Result<(), CoreError> {
-        let check = |good: bool, field, value, requirement| match good {
-            true => Ok(()),
-            false => Err(CoreError::Geometry { field, value, requirement }),
-        };
-        check(head_dim > 0, "head_dim", head_dim, "must be at least 1")?;
+        checks::setting(head_dim > 0, "head_dim", head_dim, "must be at least 1")?;
         match *self {
             Self::Half {} => Ok(()),
             Self::Int { bits, group } => {
-                check((1..=8).contains(&bits), "bits", bits, "must be 1 to 8")?;
-                check(group > 0, "group", group, "must be at least 1")
+                checks::setting((1..=8).contains(&bits), "bits", bits, "must be 1 to 8")?;
+                checks::setting(group > 0, "group", group, "must be at least 1")
             }
-            Self::Kivi { bits } => check((1..=8).contains(&bits), "bits", bits, "must be 1 to 8"),
+            Self::Kivi { bits } => checks::setting((1..=8).contains(&bits), "bits", bits, "must be 1 to 8"),
             Self::Spherical { bits, .. } => {
                 let known = SphericalBits::from_bits(bits).is_some();
-                check(known, "bits", bits, "must be 1, 2, 3, 4 or 6")?;
+                checks::setting(known, "bits", bits, "must be 1, 2, 3, 4 or 6")?;
                 let whole = head_dim.is_multiple_of(8);
-                check(whole, "head_dim", head_dim, "must be a multiple of 8 for spherical codes")
+                checks::setting(whole, "head_dim", head_dim, "must be a multiple of 8 for spherical codes")
             }
             Self::SphericalPublished { tier } => {
                 let whole = head_dim.is_multiple_of(tier.shape().0);
-                check(whole, "head_dim", head_dim, "must be a multiple of the tier's groups")
+                checks::setting(whole, "head_dim", head_dim, "must be a multiple of the tier's groups")
             }
         }
     }

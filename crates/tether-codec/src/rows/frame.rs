@@ -49,11 +49,7 @@ impl RowFrame {
     pub fn enter(&self, queries: &mut [f32]) -> Vec<f32> {
         let enter = |q: &mut [f32]| match self {
             Self::Plain { .. } | Self::Published(_) => 0.0,
-            Self::Spherical(frame) => {
-                let shared = q.iter().zip(frame.mean(0)).map(|(q, m)| q * m).sum();
-                frame.rotation().rotate(q);
-                shared
-            }
+            Self::Spherical(frame) => frame.enter(0, q),
         };
         queries.chunks_exact_mut(self.head_dim().max(1)).map(enter).collect()
     }
@@ -62,8 +58,7 @@ impl RowFrame {
     pub fn leave(&self, means: &mut [f32]) {
         let Self::Spherical(frame) = self else { return };
         for x in means.chunks_exact_mut(self.head_dim().max(1)) {
-            frame.rotation().rotate_back(x);
-            x.iter_mut().zip(frame.mean(0)).for_each(|(x, m)| *x += m);
+            frame.leave(0, x, 1.0);
         }
     }
 }

@@ -140,9 +140,7 @@ impl HostSpherical {
         }
         let mut sum = vec![0f32; frame.head_dim()];
         self.accumulate(weights.iter().copied(), &mut sum)?;
-        frame.rotation().rotate_back(&mut sum);
-        let total: f32 = weights.iter().map(|(_, w)| w).sum();
-        sum.iter_mut().zip(frame.mean(head)).for_each(|(s, m)| *s += total * m);
+        frame.leave(head, &mut sum, weights.iter().map(|(_, w)| w).sum());
         Ok(sum)
     }
 }

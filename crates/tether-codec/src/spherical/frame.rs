@@ -124,10 +124,30 @@ impl SphericalFrame {
     /// # Errors
     /// [`CoreError::ShapeMismatch`].
     pub fn holds(&self, what: &'static str, heads: usize, head_dim: usize) -> Result<(), CoreError> {
-        let (expected, got) = ([heads, head_dim], [self.heads, self.head_dim()]);
+        Self::extents(what, [heads, head_dim], [self.heads, self.head_dim()])
+    }
+
+    /// A frame of `got` heads and channels, wherever it is, is one of `expected`; `what` names it.
+    ///
+    /// # Errors
+    /// [`CoreError::ShapeMismatch`].
+    pub fn extents(what: &'static str, expected: [usize; 2], got: [usize; 2]) -> Result<(), CoreError> {
         if expected != got {
             return Err(CoreError::ShapeMismatch { what, expected: expected.into(), got: got.into() });
         }
         Ok(())
+    }
+
+    /// Rotates a query of a head, and returns its product with the head's mean: what its logits with all rows of the head have in common.
+    pub fn enter(&self, head: usize, q: &mut [f32]) -> f32 {
+        let shared = q.iter().zip(self.mean(head)).map(|(q, m)| q * m).sum();
+        self.rotation().rotate(q);
+        shared
+    }
+
+    /// Brings a sum of a head's rows, whose weights come to `total`, back to the coordinates of what was coded.
+    pub fn leave(&self, head: usize, sum: &mut [f32], total: f32) {
+        self.rotation().rotate_back(sum);
+        sum.iter_mut().zip(self.mean(head)).for_each(|(s, m)| *s += total * m);
     }
 }

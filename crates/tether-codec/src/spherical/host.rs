@@ -69,8 +69,7 @@ impl SphericalEngine for Host {
         let mut out = vec![0f32; problem.rows() * problem.head_dim];
         let decode = |(row, into): (usize, &mut [f32])| {
             codes.rotated_row(&problem, row, into);
-            frame.rotation().rotate_back(into);
-            into.iter_mut().zip(frame.mean(row % problem.heads)).for_each(|(x, m)| *x += m);
+            frame.leave(row % problem.heads, into, 1.0);
         };
         if self.is_parallel() {
             out.par_chunks_exact_mut(problem.head_dim).enumerate().for_each(decode);
@@ -130,9 +129,7 @@ impl SphericalEngine for Host {
         let mut rotated = q.to_f32_vec();
         let mut shared = Vec::with_capacity(rotated.len() / dk);
         for (row, q) in rotated.chunks_exact_mut(dk).enumerate() {
-            let dot: f32 = q.iter().zip(k_frame.mean(head(row))).map(|(q, m)| q * m).sum();
-            shared.push(dot * scale);
-            k_frame.rotation().rotate(q);
+            shared.push(k_frame.enter(head(row), q) * scale);
         }
         let rotated = HostTensor::from_f32(q.shape(), rotated)?;
         let load = |side: Side, row: usize, into: &mut [f32]| {
@@ -149,8 +146,7 @@ impl SphericalEngine for Host {
         let (mut out, mut lse) = (out.to_f32_vec(), lse.to_f32_vec());
         let rows = out.chunks_exact_mut(dv).zip(lse.iter_mut().zip(shared)).enumerate();
         for (row, (out, (lse, shared))) in rows.filter(|(_, (_, (lse, _)))| **lse > EMPTY_LSE) {
-            v_frame.rotation().rotate_back(out);
-            out.iter_mut().zip(v_frame.mean(head(row))).for_each(|(x, m)| *x += m);
+            v_frame.leave(head(row), out, 1.0);
             *lse += shared;
         }
         let shape = [problem.sequences, problem.query_heads(), dv];

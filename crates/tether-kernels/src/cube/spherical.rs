@@ -76,11 +76,7 @@ pub(crate) const LEVELS: usize = 2 + 4 + 8 + 16 + 64;
 
 impl CubeFrame {
     fn holds(&self, what: &'static str, heads: usize, head_dim: usize) -> Result<(), CoreError> {
-        let (expected, got) = ([heads, head_dim], [self.heads, self.head_dim]);
-        if expected != got {
-            return Err(CoreError::ShapeMismatch { what, expected: expected.into(), got: got.into() });
-        }
-        Ok(())
+        SphericalFrame::extents(what, [heads, head_dim], [self.heads, self.head_dim])
     }
 }
 

@@ -52,10 +52,7 @@ impl Blueprint {
             (rows, tile) = plain_cut(hardware.max_shared_memory_size, problem)
                 .ok_or_else(|| unsupported("heads of this size"))?;
         }
-        let row_blocks = problem.group.div_ceil(rows) as u32;
-        if problem.sequences > 65_535 || problem.kv_heads * row_blocks as usize > 65_535 {
-            return Err(unsupported("more than 65535 sequences or heads"));
-        }
+        let row_blocks = row_blocks(engine, problem, rows)?;
         // What runs at once: registers allow two cubes of the matrix kernel on a multiprocessor.
         let multiprocessors = hardware.num_streaming_multiprocessors.unwrap_or(32) as usize;
         let at_once = multiprocessors * if matrix { 2 } else { 8 };
@@ -63,6 +60,19 @@ impl Blueprint {
         let parts = parts(lists, longest, at_once);
         Ok(Self { matrix, warps, rows: rows as u32, tile: tile as u32, row_blocks, parts })
     }
+}
+
+/// Cubes that share a key head's queries, `rows` each: a launch has an axis for them and one for sequences.
+pub(super) fn row_blocks(
+    engine: &'static str,
+    problem: &DecodeProblem,
+    rows: usize,
+) -> Result<u32, CoreError> {
+    let blocks = problem.group.div_ceil(rows);
+    if problem.sequences > 65_535 || problem.kv_heads * blocks > 65_535 {
+        return Err(CoreError::Unsupported { engine, feature: "more than 65535 sequences or heads" });
+    }
+    Ok(blocks as u32)
 }
 
 /// Query rows and tokens of a tile that shared memory has room for, without matrix units.

@@ -4,9 +4,8 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 use tether_core::{CoreError, DecodeProblem};
 
-use super::decode::{load_words, parts, plain_cut};
-use super::spherical::with_radius;
-use crate::cube::launch::{array, has_matrix_units, spread, with_storage};
+use super::decode::{load_words, parts, plain_cut, row_blocks};
+use crate::cube::launch::{array, has_matrix_units, spread, whole_planes, with_storage};
 use crate::cube::spherical::LEVELS;
 use crate::kernels::decode;
 use crate::{CubeFrame, CubeSpherical, CubeTables, CubeTensor};
@@ -65,10 +64,7 @@ impl Blueprint {
                 .ok_or_else(|| unsupported("heads of this size"))?;
             (None, rows, tile)
         };
-        let row_blocks = problem.group.div_ceil(rows) as u32;
-        if problem.sequences > 65_535 || problem.kv_heads * row_blocks as usize > 65_535 {
-            return Err(unsupported("more than 65535 sequences or heads"));
-        }
+        let row_blocks = row_blocks(engine, problem, rows)?;
         let multiprocessors = hardware.num_streaming_multiprocessors.unwrap_or(32) as usize;
         let at_once = multiprocessors * warps.map_or(8, |warps| RESIDENT_WARPS / warps as usize);
         let lists = problem.sequences * problem.kv_heads * row_blocks as usize;
@@ -93,7 +89,7 @@ pub(crate) fn launch<R: Runtime>(
     let part_lse = client.empty(part_rows * size_of::<f32>());
     let (x, y) = spread(rows);
     with_storage!(args.q.dtype, F => {
-        with_radius!(args.k.radius, S => parts_of::<F, S, R>(client, args, &print, &part_out, &part_lse));
+        with_storage!(args.k.radius, S => parts_of::<F, S, R>(client, args, &print, &part_out, &part_lse));
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
         // SAFETY: the kernel stops at `rows` rows, of which all buffers have as many; heads of rows are heads of the frames.
         unsafe {
@@ -105,7 +101,7 @@ pub(crate) fn launch<R: Runtime>(
                 array(&args.v_frame.channels, 2 * dv),
                 array(&out.handle, out.len()), array(&lse.handle, lse.len()),
                 args.scale, rows as u32, print.parts, problem.query_heads() as u32, problem.group as u32,
-                dk as u32, dv as u32,
+                dk as u32, dv as u32, whole_planes(client, decode::SPHERICAL_COMBINE_THREADS),
             );
         }
     });

@@ -9,23 +9,6 @@ use crate::cube::spherical::LEVELS;
 use crate::kernels::spherical::{self, CHANNELS, THREADS};
 use crate::{CubeFrame, CubeIndices, CubeSpherical, CubeTensor};
 
-/// Runs `$body` with `$S` as the storage type of radii.
-macro_rules! with_radius {
-    ($dtype:expr, $S:ident => $body:expr) => {
-        match $dtype {
-            tether_core::DType::F16 => {
-                type $S = half::f16;
-                $body
-            }
-            _ => {
-                type $S = f32;
-                $body
-            }
-        }
-    };
-}
-pub(super) use with_radius;
-
 /// Numbers of a frame that are read at once: rows are a multiple of 8.
 const FRAME_VECTOR: usize = 4;
 
@@ -33,8 +16,8 @@ const FRAME_VECTOR: usize = 4;
 struct Blueprint {
     /// Threads of a row.
     lanes: u32,
-    /// They exchange by shuffles.
-    planes: bool,
+    /// Threads of a plane, where a row's exchange by shuffles; else 0.
+    plane: u32,
     count: CubeCount,
 }
 
@@ -58,8 +41,8 @@ impl Blueprint {
                 factors: [tokens, heads].into(),
             });
         }
-        let planes = planes(client).is_some_and(|plane| plane >= lanes);
-        Ok(Self { lanes, planes, count: CubeCount::Static(x, y, 1) })
+        let plane = planes(client).filter(|&plane| plane >= lanes).unwrap_or(0);
+        Ok(Self { lanes, plane, count: CubeCount::Static(x, y, 1) })
     }
 }
 
@@ -74,13 +57,13 @@ pub(crate) fn launch<R: Runtime>(
 ) -> Result<(), CoreError> {
     let dim = frame.head_dim;
     let tokens = x.len() / (frame.heads * dim);
-    let Blueprint { lanes, planes, count } = Blueprint::new(client, engine, (tokens, frame.heads, dim))?;
+    let Blueprint { lanes, plane, count } = Blueprint::new(client, engine, (tokens, frame.heads, dim))?;
     let vector = vector_size(client, x.dtype.bytes(), &[8, dim]);
     let (bits, row_words) = (codes.bits(), codes.row_words());
     let words = vector_size(client, 4, &[bits as usize, row_words]);
     let unbiased = codes.problem.format.fit == RadiusFit::Unbiased;
     let table = places.map_or((&frame.levels, LEVELS), |p| (p.handle(), p.len()));
-    with_storage!(x.dtype, F => with_radius!(codes.radius, S => {
+    with_storage!(x.dtype, F => with_storage!(codes.radius, S => {
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
         // SAFETY: the kernel stops at `tokens` tokens, which `x` holds, and at a row's words; places lie in the codes (checked by their bound) and without any the
         // codes have as many rows as `x`.
@@ -90,7 +73,7 @@ pub(crate) fn launch<R: Runtime>(
                 array(&x.handle, x.len() / vector), array(&frame.means, frame.heads * dim / FRAME_VECTOR),
                 array(&frame.channels, 2 * dim / FRAME_VECTOR), array(&frame.levels, LEVELS), array(table.0, table.1),
                 array(&codes.codes, codes.words() / words), array(&codes.radii, codes.problem.rows()),
-                tokens as u32, frame.heads as u32, dim as u32, bits, lanes, unbiased, places.is_some(), planes,
+                tokens as u32, frame.heads as u32, dim as u32, bits, lanes, unbiased, places.is_some(), plane,
             );
         }
     }));
@@ -107,9 +90,9 @@ pub(crate) fn launch_inverse<R: Runtime>(
 ) -> Result<(), CoreError> {
     let dim = frame.head_dim;
     let (tokens, rows) = (codes.problem.tokens, codes.problem.rows());
-    let Blueprint { lanes, planes, count } = Blueprint::new(client, engine, (tokens, frame.heads, dim))?;
+    let Blueprint { lanes, plane, count } = Blueprint::new(client, engine, (tokens, frame.heads, dim))?;
     let vector = vector_size(client, out.dtype.bytes(), &[8, dim]);
-    with_storage!(out.dtype, F => with_radius!(codes.radius, S => {
+    with_storage!(out.dtype, F => with_storage!(codes.radius, S => {
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
         // SAFETY: the kernel stops at `tokens` tokens of as many heads as the frame, which codes, radii and `out` hold.
         unsafe {
@@ -118,7 +101,7 @@ pub(crate) fn launch_inverse<R: Runtime>(
                 array(&codes.codes, codes.words()), array(&codes.radii, rows),
                 array(&frame.means, frame.heads * dim / FRAME_VECTOR), array(&frame.channels, 2 * dim / FRAME_VECTOR),
                 array(&frame.levels, LEVELS), array(&out.handle, out.len() / vector),
-                tokens as u32, frame.heads as u32, dim as u32, codes.bits(), lanes, planes,
+                tokens as u32, frame.heads as u32, dim as u32, codes.bits(), lanes, plane,
             );
         }
     }));

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tether_codec::{MeanOf, RowCodec, SphericalBits};
-use tether_core::CoreError;
+use tether_core::{CoreError, checks};
 
 /// Which heads share a budget.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,14 +64,8 @@ impl CodecPart {
     pub fn validate(&self) -> Result<(), CoreError> {
         // Sizes of heads are checked where they are known; all codecs take heads of 32 channels.
         self.suits(32, 32)?;
-        if self.recent == 0 {
-            let requirement = "must be at least 1";
-            return Err(CoreError::Geometry { field: "codec.recent", value: 0, requirement });
-        }
-        if !(1..=256).contains(&self.page) {
-            let requirement = "must be 1 to 256";
-            return Err(CoreError::Geometry { field: "codec.page", value: self.page, requirement });
-        }
+        checks::setting(self.recent > 0, "codec.recent", self.recent, "must be at least 1")?;
+        checks::setting((1..=256).contains(&self.page), "codec.page", self.page, "must be 1 to 256")?;
         self.retention.iter().try_for_each(|part| part.validate(self.recent))
     }
 
@@ -104,18 +98,14 @@ impl CodecPart {
 
 impl RetentionPart {
     fn validate(&self, recent: usize) -> Result<(), CoreError> {
-        let check = |good: bool, field, value, requirement| match good {
-            true => Ok(()),
-            false => Err(CoreError::Geometry { field, value, requirement }),
-        };
         // Fields of an error are whole numbers; what is meant is clear all the same.
         let bits = (0.0..=16.0).contains(&self.bits);
-        check(bits, "codec.retention.bits", self.bits as usize, "must be 0 to 16")?;
+        checks::setting(bits, "codec.retention.bits", self.bits as usize, "must be 0 to 16")?;
         let window = (1..=recent).contains(&self.window);
-        check(window, "codec.retention.window", self.window, "must be 1 to codec.recent")?;
-        check(self.every > 0, "codec.retention.every", self.every, "must be at least 1")?;
+        checks::setting(window, "codec.retention.window", self.window, "must be 1 to codec.recent")?;
+        checks::setting(self.every > 0, "codec.retention.every", self.every, "must be at least 1")?;
         let hysteresis = (0.0..1.0).contains(&self.hysteresis);
-        check(
+        checks::setting(
             hysteresis,
             "codec.retention.hysteresis",
             self.hysteresis as usize,

@@ -2,14 +2,113 @@
 
 use cubecl::prelude::*;
 
-/// Threads of a cube.
+/// Threads of a cube of [`combine_parts`]; no cube that merges has fewer threads than there are parts.
 pub(crate) const COMBINE_THREADS: u32 = 128;
 
 /// Most parts of a row.
 pub(crate) const MOST_PARTS: usize = 128;
 
-/// `out[row] = sum over parts of e^(lse[part] - max) part / sum of the same weights`, and the row's log-sum-exp. `parts` is
-/// `[rows, count, dim]`, `part_lse` `[rows, count]`. One row a cube.
+/// What a row's parts come to, beside the merged sums.
+#[derive(CubeType, Clone, Copy)]
+pub(super) struct Merged {
+    /// The row's log-sum-exp.
+    pub(super) log_sum: f32,
+    /// Not all parts are empty.
+    pub(super) any: bool,
+}
+
+/// `sums = sum over parts of e^(lse[part] - max) part / sum of the same weights` of row `row` of `parts` `[rows, count, dim]` and `part_lse` `[rows, count]`; zeros for
+/// a row that is not `there`, and for parts that are all empty. All `threads` threads of the cube take part, and see the result.
+#[cube]
+pub(super) fn merge_parts(
+    parts: &Array<f32>,
+    part_lse: &Array<f32>,
+    sums: &mut SharedMemory<f32>,
+    row: u32,
+    there: bool,
+    count: u32,
+    #[comptime] dim: u32,
+    #[comptime] threads: u32,
+) -> Merged {
+    let mut all = SharedMemory::<f32>::new(comptime!(threads as usize));
+    let mut tree = SharedMemory::<f32>::new(comptime!(threads as usize));
+    // A part a thread.
+    let mut own = f32::new(-1e30);
+    if UNIT_POS_X < count && there {
+        own = part_lse[(row * count + UNIT_POS_X) as usize];
+    }
+    tree[UNIT_POS_X as usize] = own;
+    sync_cube();
+    #[unroll]
+    for stage in 0..comptime!(threads.ilog2()) {
+        let distance = comptime!(threads >> (stage + 1));
+        if UNIT_POS_X < distance {
+            let other = tree[(UNIT_POS_X + distance) as usize];
+            tree[UNIT_POS_X as usize] = other.max(tree[UNIT_POS_X as usize]);
+        }
+        sync_cube();
+    }
+    let highest = tree[0];
+    sync_cube();
+    // An empty part has a finite stand-in for no weight, which must not become one.
+    let weight = select(own > f32::new(-1e29), (own - highest).exp(), 0.0f32);
+    all[UNIT_POS_X as usize] = weight;
+    tree[UNIT_POS_X as usize] = weight;
+    sync_cube();
+    #[unroll]
+    for stage in 0..comptime!(threads.ilog2()) {
+        let distance = comptime!(threads >> (stage + 1));
+        if UNIT_POS_X < distance {
+            tree[UNIT_POS_X as usize] += tree[(UNIT_POS_X + distance) as usize];
+        }
+        sync_cube();
+    }
+    let weights = tree[0];
+    // Several threads a channel, each with parts of its own.
+    let slices = comptime!((threads / dim).max(1));
+    let mut partial = SharedMemory::<f32>::new(comptime!((slices * dim) as usize));
+    let mut at = UNIT_POS_X;
+    while at < slices * dim {
+        let first = row * count * dim + at % dim;
+        let mut sum = 0.0f32;
+        let mut part = at / dim;
+        // Four loads under way at a time.
+        while part + 3 * slices < count && there {
+            let mut values = Array::<f32>::new(4usize);
+            #[unroll]
+            for i in 0..4usize {
+                values[i] = parts[(first + (part + i as u32 * slices) * dim) as usize];
+            }
+            #[unroll]
+            for i in 0..4usize {
+                sum += all[(part + i as u32 * slices) as usize] * values[i];
+            }
+            part += 4 * slices;
+        }
+        while part < count && there {
+            sum += all[part as usize] * parts[(first + part * dim) as usize];
+            part += slices;
+        }
+        partial[at as usize] = sum;
+        at += threads;
+    }
+    sync_cube();
+    let any = weights > 0.0f32;
+    let mut channel = UNIT_POS_X;
+    while channel < dim {
+        let mut sum = 0.0f32;
+        #[unroll]
+        for slice in 0..slices {
+            sum += partial[(comptime!(slice * dim) + channel) as usize];
+        }
+        sums[channel as usize] = select(any, sum / weights, 0.0f32);
+        channel += threads;
+    }
+    sync_cube();
+    Merged { log_sum: select(any, highest + weights.ln(), f32::new(-1e30)), any }
+}
+
+/// Merges the `count` parts of each row; see [`merge_parts`]. One row a cube.
 #[cube(launch_unchecked)]
 pub(crate) fn combine_parts<F: Float>(
     parts: &Array<f32>,
@@ -18,55 +117,20 @@ pub(crate) fn combine_parts<F: Float>(
     lse: &mut Array<f32>,
     rows: u32,
     count: u32,
-    dim: u32,
+    #[comptime] dim: u32,
 ) {
-    let mut all = SharedMemory::<f32>::new(MOST_PARTS);
+    let mut sums = SharedMemory::<f32>::new(comptime!(dim as usize));
     let row = CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X;
-    if UNIT_POS_X < count && row < rows {
-        all[UNIT_POS_X as usize] = part_lse[(row * count + UNIT_POS_X) as usize];
-    }
-    sync_cube();
-    let mut highest = f32::new(-1e30);
-    for part in 0..count {
-        highest = highest.max(all[part as usize]);
-    }
-    let mut weights = 0.0f32;
-    for part in 0..count {
-        let value = all[part as usize];
-        // An empty part has a finite stand-in for no weight, which must not become one.
-        let weight = select(value > f32::new(-1e29), (value - highest).exp(), 0.0f32);
-        weights += weight;
-    }
-    let mut channel = UNIT_POS_X;
-    if row < rows {
+    let there = row < rows;
+    let merged = merge_parts(parts, part_lse, &mut sums, row, there, count, dim, COMBINE_THREADS);
+    if there {
+        let mut channel = UNIT_POS_X;
         while channel < dim {
-            let first = row * count * dim + channel;
-            let mut sum = 0.0f32;
-            let mut part = 0u32;
-            // Four loads under way at a time.
-            while part + 4u32 <= count {
-                let mut values = Array::<f32>::new(4usize);
-                #[unroll]
-                for i in 0..4usize {
-                    values[i] = parts[(first + (part + i as u32) * dim) as usize];
-                }
-                #[unroll]
-                for i in 0..4usize {
-                    sum += (all[(part + i as u32) as usize] - highest).exp() * values[i];
-                }
-                part += 4u32;
-            }
-            while part < count {
-                sum += (all[part as usize] - highest).exp() * parts[(first + part * dim) as usize];
-                part += 1u32;
-            }
-            // Empty parts hold zeros, so that their weight does not matter above.
-            out[(row * dim + channel) as usize] =
-                F::cast_from(select(weights > 0.0f32, sum / weights, 0.0f32));
+            out[(row * dim + channel) as usize] = F::cast_from(sums[channel as usize]);
             channel += COMBINE_THREADS;
         }
         if UNIT_POS_X == 0u32 {
-            lse[row as usize] = select(weights > 0.0f32, highest + weights.ln(), f32::new(-1e30));
+            lse[row as usize] = merged.log_sum;
         }
     }
 }

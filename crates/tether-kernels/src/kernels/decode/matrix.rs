@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 
 use super::fragments::{key_channel, key_pairs, value_channel, value_pairs};
 use super::merge::merge_warps;
-use super::rows::{Pool, load_keys, load_scales, load_values, page_of};
+use super::rows::{PastEnd, Pool, load_keys, load_scales, load_values, page_of};
 
 /// Tokens of a step: the contraction length of the second product.
 const STEP: u32 = 16;
@@ -136,11 +136,39 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
         let page = page_of(&pool, pages, step * STEP);
         let ahead = select(step + warps < end, step + warps, step);
         next_page = page_of(&pool, pages, ahead * STEP);
-        load_keys(k, &mut key_words, &pool, pages, page, step * STEP, key_loads, whole_pages);
-        load_values(v, &mut value_words, &pool, pages, page, step * STEP, value_loads, whole_pages);
+        load_keys(k, &mut key_words, &pool, pages, page, step * STEP, key_loads, whole_pages, PastEnd::Last);
+        load_values(
+            v,
+            &mut value_words,
+            &pool,
+            pages,
+            page,
+            step * STEP,
+            value_loads,
+            whole_pages,
+            PastEnd::Last,
+        );
         if comptime!(bits < 16) {
-            load_scales(k_scales, &mut key_factors, &pool, pages, page, step * STEP, whole_pages);
-            load_scales(v_scales, &mut value_factors, &pool, pages, page, step * STEP, whole_pages);
+            load_scales(
+                k_scales,
+                &mut key_factors,
+                &pool,
+                pages,
+                page,
+                step * STEP,
+                whole_pages,
+                PastEnd::Last,
+            );
+            load_scales(
+                v_scales,
+                &mut value_factors,
+                &pool,
+                pages,
+                page,
+                step * STEP,
+                whole_pages,
+                PastEnd::Last,
+            );
         }
     }
     while step < end {
@@ -180,9 +208,28 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
         }
 
         if next < end {
-            load_keys(k, &mut key_words, &pool, pages, next_page, next * STEP, key_loads, whole_pages);
+            load_keys(
+                k,
+                &mut key_words,
+                &pool,
+                pages,
+                next_page,
+                next * STEP,
+                key_loads,
+                whole_pages,
+                PastEnd::Last,
+            );
             if comptime!(bits < 16) {
-                load_scales(k_scales, &mut key_factors, &pool, pages, next_page, next * STEP, whole_pages);
+                load_scales(
+                    k_scales,
+                    &mut key_factors,
+                    &pool,
+                    pages,
+                    next_page,
+                    next * STEP,
+                    whole_pages,
+                    PastEnd::Last,
+                );
             }
         }
 
@@ -249,9 +296,28 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
             }
         }
         if next < end {
-            load_values(v, &mut value_words, &pool, pages, next_page, next * STEP, value_loads, whole_pages);
+            load_values(
+                v,
+                &mut value_words,
+                &pool,
+                pages,
+                next_page,
+                next * STEP,
+                value_loads,
+                whole_pages,
+                PastEnd::Last,
+            );
             if comptime!(bits < 16) {
-                load_scales(v_scales, &mut value_factors, &pool, pages, next_page, next * STEP, whole_pages);
+                load_scales(
+                    v_scales,
+                    &mut value_factors,
+                    &pool,
+                    pages,
+                    next_page,
+                    next * STEP,
+                    whole_pages,
+                    PastEnd::Last,
+                );
             }
             let ahead = select(next + warps < end, next + warps, next);
             next_page = page_of(&pool, pages, ahead * STEP);

@@ -18,7 +18,16 @@ pub(super) fn page_of(pool: &Pool, pages: &Array<u32>, token: u32) -> u32 {
     pages[(pool.first_page + token / pool.page_size) as usize]
 }
 
-/// Row of the token `wanted` tokens after `token`, or of the list's last one where there is none. With whole pages in a step, `page` is the step's.
+/// What lies where a step has fewer tokens than it could.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum PastEnd {
+    /// The list's last token in place of each: a page may hold anything there.
+    Last,
+    /// Whatever the page holds: it is codes, which stand for numbers whatever they are.
+    Page,
+}
+
+/// Row of the token `wanted` tokens after `token`. With whole pages in a step, `page` is the step's.
 #[cube]
 fn row(
     pool: &Pool,
@@ -27,17 +36,20 @@ fn row(
     token: u32,
     wanted: u32,
     #[comptime] whole_pages: bool,
+    #[comptime] past_end: PastEnd,
 ) -> u32 {
     let last = pool.length - 1u32 - token;
-    let there = select(wanted < last, wanted, last);
-    let in_pool = if comptime!(whole_pages) {
-        // A step does not cross pages; the remainder is the same for all of its tokens.
-        page * pool.page_size + token % pool.page_size + there
+    if comptime!(whole_pages) {
+        // A step does not cross pages; where it begins is the same for all of its tokens.
+        let first = (page * pool.page_size + token % pool.page_size) * pool.page_heads + pool.head;
+        let there =
+            if comptime!(past_end == PastEnd::Page) { wanted } else { select(wanted < last, wanted, last) };
+        first + there * pool.page_heads
     } else {
-        let token = token + there;
-        pages[(pool.first_page + token / pool.page_size) as usize] * pool.page_size + token % pool.page_size
-    };
-    in_pool * pool.page_heads + pool.head
+        let token = token + select(wanted < last, wanted, last);
+        let page = pages[(pool.first_page + token / pool.page_size) as usize];
+        (page * pool.page_size + token % pool.page_size) * pool.page_heads + pool.head
+    }
 }
 
 /// Words of the keys of tokens `octet` and `octet + 8`, a quarter of a row each.
@@ -51,12 +63,13 @@ pub(super) fn load_keys<W: Size>(
     token: u32,
     #[comptime] loads: usize,
     #[comptime] whole_pages: bool,
+    #[comptime] past_end: PastEnd,
 ) {
     let quad = UNIT_POS_X % 4;
     let octet = UNIT_POS_X / 4;
     #[unroll]
     for i in 0..2usize {
-        let row = row(pool, pages, page, token, octet + comptime!(8 * i as u32), whole_pages);
+        let row = row(pool, pages, page, token, octet + comptime!(8 * i as u32), whole_pages, past_end);
         #[unroll]
         for load in 0..loads {
             let at = row * comptime!(4 * loads as u32) + comptime!(4 * load as u32) + quad;
@@ -76,13 +89,14 @@ pub(super) fn load_values<W: Size>(
     token: u32,
     #[comptime] loads: usize,
     #[comptime] whole_pages: bool,
+    #[comptime] past_end: PastEnd,
 ) {
     let quad = UNIT_POS_X % 4;
     let octet = UNIT_POS_X / 4;
     #[unroll]
     for i in 0..4usize {
         let wanted = 2 * quad + comptime!(i as u32 % 2 + i as u32 / 2 * 8);
-        let row = row(pool, pages, page, token, wanted, whole_pages);
+        let row = row(pool, pages, page, token, wanted, whole_pages, past_end);
         #[unroll]
         for load in 0..loads {
             let at = row * comptime!(8 * loads as u32) + comptime!(8 * load as u32) + octet;
@@ -91,22 +105,23 @@ pub(super) fn load_values<W: Size>(
     }
 }
 
-/// Scales of the four tokens of [`load_values`], which are also those of a thread's columns of logits.
+/// Scales, or radii, of the four tokens of [`load_values`], which are also those of a thread's columns of logits.
 #[cube]
-pub(super) fn load_scales(
-    scales: &Array<f32>,
-    into: &mut Array<f32>,
+pub(super) fn load_scales<S: Float>(
+    scales: &Array<S>,
+    into: &mut Array<S>,
     pool: &Pool,
     pages: &Array<u32>,
     page: u32,
     token: u32,
     #[comptime] whole_pages: bool,
+    #[comptime] past_end: PastEnd,
 ) {
     let quad = UNIT_POS_X % 4;
     #[unroll]
     for i in 0..4usize {
         let wanted = 2 * quad + comptime!(i as u32 % 2 + i as u32 / 2 * 8);
-        let row = row(pool, pages, page, token, wanted, whole_pages);
+        let row = row(pool, pages, page, token, wanted, whole_pages, past_end);
         into[i] = scales[row as usize];
     }
 }

@@ -9,6 +9,7 @@ use cubecl::prelude::*;
 
 use super::lookup::{even_codes, fill, look_up, lookup_entries, odd_codes};
 use super::merge::merge_warps;
+use super::rows::{PastEnd, Pool, load_keys, load_scales, load_values, page_of};
 use crate::kernels::spherical::{level_offset, rotate_shared};
 
 /// Tokens of a step.
@@ -16,105 +17,6 @@ const STEP: u32 = 16;
 
 /// Most rows of queries of a cube.
 pub(crate) const ROWS: usize = 8;
-
-/// Where a list's tokens lie.
-#[derive(CubeType, Clone, Copy)]
-struct List {
-    first_page: u32,
-    page_heads: u32,
-    head: u32,
-    length: u32,
-}
-
-/// Row of the first token of a step, where a step does not cross pages.
-#[cube]
-fn first_row(list: &List, page: u32, token: u32, #[comptime] page_size: u32) -> u32 {
-    (page * page_size + token % page_size) * list.page_heads + list.head
-}
-
-/// Row of the token `wanted` tokens after `token`. With whole pages it may be past the list's end, where a page has room for it.
-#[cube]
-fn row(
-    list: &List,
-    pages: &Array<u32>,
-    first: u32,
-    token: u32,
-    wanted: u32,
-    #[comptime] page_size: u32,
-) -> u32 {
-    if comptime!(page_size.is_multiple_of(STEP)) {
-        first + wanted * list.page_heads
-    } else {
-        let last = list.length - 1u32 - token;
-        let there = token + select(wanted < last, wanted, last);
-        first_row(list, pages[(list.first_page + there / page_size) as usize], there, page_size)
-    }
-}
-
-/// Words of the keys of tokens `octet` and `octet + 8`, a quarter of a row each.
-#[cube]
-fn load_keys<W: Size>(
-    k: &Array<Vector<u32, W>>,
-    words: &mut Array<Vector<u32, W>>,
-    list: &List,
-    pages: &Array<u32>,
-    first: u32,
-    token: u32,
-    #[comptime] loads: usize,
-    #[comptime] page_size: u32,
-) {
-    #[unroll]
-    for i in 0..2usize {
-        let row = row(list, pages, first, token, UNIT_POS_X / 4 + comptime!(8 * i as u32), page_size);
-        #[unroll]
-        for load in 0..loads {
-            let at = row * comptime!(4 * loads as u32) + comptime!(4 * load as u32) + UNIT_POS_X % 4;
-            words[i * loads + load] = k[at as usize];
-        }
-    }
-}
-
-/// Words of the values of tokens `2 quad, 2 quad + 1, 2 quad + 8, 2 quad + 9`, an eighth of a row each.
-#[cube]
-fn load_values<W: Size>(
-    v: &Array<Vector<u32, W>>,
-    words: &mut Array<Vector<u32, W>>,
-    list: &List,
-    pages: &Array<u32>,
-    first: u32,
-    token: u32,
-    #[comptime] loads: usize,
-    #[comptime] page_size: u32,
-) {
-    #[unroll]
-    for i in 0..4usize {
-        let wanted = 2 * (UNIT_POS_X % 4) + comptime!(i as u32 % 2 + i as u32 / 2 * 8);
-        let row = row(list, pages, first, token, wanted, page_size);
-        #[unroll]
-        for load in 0..loads {
-            let at = row * comptime!(8 * loads as u32) + comptime!(8 * load as u32) + UNIT_POS_X / 4;
-            words[i * loads + load] = v[at as usize];
-        }
-    }
-}
-
-/// Radii of the four tokens of [`load_values`], which are also those of a thread's columns of logits.
-#[cube]
-fn load_radii<S: Float>(
-    radii: &Array<S>,
-    into: &mut Array<S>,
-    list: &List,
-    pages: &Array<u32>,
-    first: u32,
-    token: u32,
-    #[comptime] page_size: u32,
-) {
-    #[unroll]
-    for i in 0..4usize {
-        let wanted = 2 * (UNIT_POS_X % 4) + comptime!(i as u32 % 2 + i as u32 / 2 * 8);
-        into[i] = radii[row(list, pages, first, token, wanted, page_size) as usize];
-    }
-}
 
 /// As [`super::decode_matrix`], over spherical codes of 1, 2 or 4 bits. Queries are rotated first; results stay rotated and centred, and
 /// [`super::combine_spherical`] undoes that. `channels` holds the keys' signs and scales, `levels` those of all bits.
@@ -157,14 +59,17 @@ pub(crate) fn decode_spherical_matrix<F: Float, S: Float, NK: Size, NV: Size>(
     let query_heads = CUBE_COUNT_Y / row_blocks * group;
     let first_query = sequence * query_heads + kv_head * group + first_of_block;
     let at = kv_head / page_heads * CUBE_COUNT_Z + sequence;
-    let list = List {
+    let pool = Pool {
         first_page: indptr[at as usize],
+        page_size: page_size.runtime(),
         page_heads,
         head: kv_head % page_heads,
         length: lengths[at as usize],
     };
 
-    let steps = list.length.div_ceil(STEP);
+    let whole_pages = comptime!(page_size.is_multiple_of(STEP));
+
+    let steps = pool.length.div_ceil(STEP);
     let steps_of_part = steps.div_ceil(CUBE_COUNT_X);
     let begin = CUBE_POS_X * steps_of_part;
     let mut end = begin + steps_of_part;
@@ -192,13 +97,12 @@ pub(crate) fn decode_spherical_matrix<F: Float, S: Float, NK: Size, NV: Size>(
     let mut next_page = 0u32;
     if step < end {
         let token = step * STEP;
-        let first = first_row(&list, pages[(list.first_page + token / page_size) as usize], token, page_size);
-        let ahead = select(step + warps < end, step + warps, step) * STEP;
-        next_page = pages[(list.first_page + ahead / page_size) as usize];
-        load_keys(k, &mut key_words, &list, pages, first, token, key_loads, page_size);
-        load_radii(k_radii, &mut key_radii, &list, pages, first, token, page_size);
-        load_values(v, &mut value_words, &list, pages, first, token, value_loads, page_size);
-        load_radii(v_radii, &mut value_radii, &list, pages, first, token, page_size);
+        let page = page_of(&pool, pages, token);
+        next_page = page_of(&pool, pages, select(step + warps < end, step + warps, step) * STEP);
+        load_keys(k, &mut key_words, &pool, pages, page, token, key_loads, whole_pages, PastEnd::Page);
+        load_scales(k_radii, &mut key_radii, &pool, pages, page, token, whole_pages, PastEnd::Page);
+        load_values(v, &mut value_words, &pool, pages, page, token, value_loads, whole_pages, PastEnd::Page);
+        load_scales(v_radii, &mut value_radii, &pool, pages, page, token, whole_pages, PastEnd::Page);
     }
     // Keys and values of equal bits share a table; of two, the larger one begins at 0.
     let entries_k = comptime!(lookup_entries(bits_k));
@@ -283,7 +187,6 @@ pub(crate) fn decode_spherical_matrix<F: Float, S: Float, NK: Size, NV: Size>(
         let token = step * STEP;
         let next = step + warps;
         let next_token = next * STEP;
-        let next_first = first_row(&list, next_page, next_token, page_size);
 
         // Logits of 8 tokens at a time: columns `2 quad, 2 quad + 1` of row `octet`.
         let mut logits = Array::<f32>::new(4usize);
@@ -311,12 +214,31 @@ pub(crate) fn decode_spherical_matrix<F: Float, S: Float, NK: Size, NV: Size>(
             for i in 0..2usize {
                 let column = token + 2 * quad + comptime!((8 * block + i) as u32);
                 let logit = c[0][i] * (to_logit * f32::cast_from(key_radii[comptime!(2 * block + i)]));
-                logits[comptime!(block * 2 + i)] = select(column < list.length, logit, f32::new(-1e30));
+                logits[comptime!(block * 2 + i)] = select(column < pool.length, logit, f32::new(-1e30));
             }
         }
         if next < end {
-            load_keys(k, &mut key_words, &list, pages, next_first, next_token, key_loads, page_size);
-            load_radii(k_radii, &mut key_radii, &list, pages, next_first, next_token, page_size);
+            load_keys(
+                k,
+                &mut key_words,
+                &pool,
+                pages,
+                next_page,
+                next_token,
+                key_loads,
+                whole_pages,
+                PastEnd::Page,
+            );
+            load_scales(
+                k_radii,
+                &mut key_radii,
+                &pool,
+                pages,
+                next_page,
+                next_token,
+                whole_pages,
+                PastEnd::Page,
+            );
         }
 
         // Softmax so far; the four threads of a row agree on its maximum.
@@ -353,7 +275,7 @@ pub(crate) fn decode_spherical_matrix<F: Float, S: Float, NK: Size, NV: Size>(
                 weights += weight;
                 // What lies past the list may have any radius.
                 let column = token + 2 * quad + comptime!((8 * block + i) as u32);
-                let radius = select(column < list.length, f32::cast_from(value_radii[at]), 0.0f32);
+                let radius = select(column < pool.length, f32::cast_from(value_radii[at]), 0.0f32);
                 pair[i] = F::cast_from(weight * radius);
             }
             b[block] = pair;
@@ -385,10 +307,28 @@ pub(crate) fn decode_spherical_matrix<F: Float, S: Float, NK: Size, NV: Size>(
             }
         }
         if next < end {
-            load_values(v, &mut value_words, &list, pages, next_first, next_token, value_loads, page_size);
-            load_radii(v_radii, &mut value_radii, &list, pages, next_first, next_token, page_size);
-            let ahead = select(next + warps < end, next + warps, next) * STEP;
-            next_page = pages[(list.first_page + ahead / page_size) as usize];
+            load_values(
+                v,
+                &mut value_words,
+                &pool,
+                pages,
+                next_page,
+                next_token,
+                value_loads,
+                whole_pages,
+                PastEnd::Page,
+            );
+            load_scales(
+                v_radii,
+                &mut value_radii,
+                &pool,
+                pages,
+                next_page,
+                next_token,
+                whole_pages,
+                PastEnd::Page,
+            );
+            next_page = page_of(&pool, pages, select(next + warps < end, next + warps, next) * STEP);
         }
         step = next;
     }

@@ -4,6 +4,8 @@
 
 use cubecl::prelude::*;
 
+use crate::kernels::runs::sum_of_run;
+
 /// Threads of a cube.
 pub(crate) const THREADS: u32 = 256;
 /// Vectors of each tensor that a thread reads before it looks at the first of them.
@@ -35,40 +37,6 @@ fn sum_of_elements<N: Size>(values: Vector<f32, N>) -> f32 {
     #[unroll]
     for i in 0..N::value() {
         sum += values[i];
-    }
-    sum
-}
-
-/// Sum over the runs of `lanes` threads that a cube consists of, a power of two. All threads of the cube take part.
-#[cube]
-fn sum_of_run(
-    value: f32,
-    scratch: &mut SharedMemory<f32>,
-    #[comptime] lanes: u32,
-    #[comptime] plane: u32,
-) -> f32 {
-    let mut sum = value;
-    let together = comptime!(if plane == 0 {
-        1
-    } else if lanes < plane {
-        lanes
-    } else {
-        plane
-    });
-    #[unroll]
-    for step in 0..comptime!(together.ilog2()) {
-        sum += plane_shuffle_xor(sum, comptime!(1u32 << step));
-    }
-    let parts = comptime!(lanes / together);
-    if comptime!(parts > 1) {
-        scratch[UNIT_POS as usize] = sum;
-        sync_cube();
-        let first = UNIT_POS / lanes * lanes;
-        sum = 0.0f32;
-        for i in 0..parts {
-            sum += scratch[(first + i * together) as usize];
-        }
-        sync_cube();
     }
     sum
 }

@@ -2,8 +2,9 @@
 
 use cubecl::prelude::*;
 
-use super::rotation::{exchanged, sum_of_row, transform};
+use super::rotation::{exchanged, transform};
 use super::{CHANNELS, THREADS, level_offset};
+use crate::kernels::runs::sum_of_run;
 
 /// Number of midpoints times `unit` that are less than `magnitude`, of levels of one sign: node 1 halves them, nodes 2 and 3 the halves, and so on. The
 /// first depths come from registers, already multiplied.
@@ -59,7 +60,7 @@ pub(crate) fn encode_spherical<F: Float, S: Float, N: Size, M: Size, W: Size>(
     #[comptime] lanes: u32,
     #[comptime] unbiased: bool,
     #[comptime] scatter: bool,
-    #[comptime] planes: bool,
+    #[comptime] plane: u32,
 ) {
     let vector = N::value();
     let whole = comptime!(dim == lanes * CHANNELS);
@@ -125,8 +126,8 @@ pub(crate) fn encode_spherical<F: Float, S: Float, N: Size, M: Size, W: Size>(
             }
         }
     }
-    let mut shared = SharedMemory::<f32>::new(comptime!(exchanged(lanes, planes)));
-    transform(&mut y, &mut shared, lane, dim, lanes, planes);
+    let mut shared = SharedMemory::<f32>::new(comptime!(exchanged(lanes, plane)));
+    transform(&mut y, &mut shared, lane, dim, lanes, plane);
     let mut squares = 0.0f32;
     #[unroll]
     for i in 0..CHANNELS as usize {
@@ -148,7 +149,7 @@ pub(crate) fn encode_spherical<F: Float, S: Float, N: Size, M: Size, W: Size>(
     if comptime!(uniform) {
         scale = channels[comptime!(dim as usize / width)][0usize];
     }
-    let squared = sum_of_row(squares, &mut shared, lanes, planes) * scale * scale;
+    let squared = sum_of_run(squares, &mut shared, lanes, plane) * scale * scale;
     let empty = squared == 0.0f32;
     let root = comptime!((dim as f32).sqrt());
     let to_unit = select(empty, 0.0f32, root / squared.sqrt());
@@ -191,10 +192,10 @@ pub(crate) fn encode_spherical<F: Float, S: Float, N: Size, M: Size, W: Size>(
             words[comptime!(word + 1)] |= code >> comptime!(32 - bit % 32);
         }
     }
-    along = sum_of_row(along, &mut shared, lanes, planes) * factor;
+    along = sum_of_run(along, &mut shared, lanes, plane) * factor;
     let mut radius = squared * to_unit / along;
     if comptime!(!unbiased) {
-        energy = sum_of_row(energy, &mut shared, lanes, planes);
+        energy = sum_of_run(energy, &mut shared, lanes, plane);
         radius = along / (to_unit * energy);
     }
     // A row of the mean has no direction; one that is no number has no radius either.

@@ -19,7 +19,7 @@ pub(crate) fn restore_spherical<F: Float, S: Float, N: Size, M: Size>(
     #[comptime] dim: u32,
     #[comptime] bits: u32,
     #[comptime] lanes: u32,
-    #[comptime] planes: bool,
+    #[comptime] plane: u32,
 ) {
     let vector = N::value();
     let mut table = SharedMemory::<f32>::new(comptime!(1usize << bits));
@@ -58,8 +58,8 @@ pub(crate) fn restore_spherical<F: Float, S: Float, N: Size, M: Size>(
             y[i] = select(first + comptime!(i as u32) < dim, y[i], 0.0f32);
         }
     }
-    let mut shared = SharedMemory::<f32>::new(comptime!(exchanged(lanes, planes)));
-    transform(&mut y, &mut shared, lane, dim, lanes, planes);
+    let mut shared = SharedMemory::<f32>::new(comptime!(exchanged(lanes, plane)));
+    transform(&mut y, &mut shared, lane, dim, lanes, plane);
     if there {
         let radius = f32::cast_from(radii[row as usize]);
         let width = M::value();

@@ -4,14 +4,14 @@ use cubecl::prelude::*;
 
 use super::{CHANNELS, THREADS};
 
-/// Numbers that threads without planes exchange through shared memory: all of a cube's, of which a device surely has room for one set.
-pub(super) fn exchanged(lanes: u32, planes: bool) -> usize {
-    if planes || lanes == 1 { 1 } else { (THREADS * CHANNELS) as usize }
+/// Numbers that threads exchange through shared memory where planes are smaller than rows: all of a cube's, of which a device surely has room for one set.
+pub(super) fn exchanged(lanes: u32, plane: u32) -> usize {
+    if plane >= lanes || lanes == 1 { 1 } else { (THREADS * CHANNELS) as usize }
 }
 
 /// The transform, without signs and scale, of a row of `dim` channels that `lanes` threads hold, [`CHANNELS`] each. Thread `lane` of a row has those from
-/// `lane * CHANNELS` on; what lies past the row stays what it is. Threads exchange by shuffles, or through shared memory where there are no
-/// `planes`, of [`exchanged`] numbers. All threads of the cube take part.
+/// `lane * CHANNELS` on; what lies past the row stays what it is. Threads exchange by shuffles, or through shared memory of [`exchanged`] numbers where a
+/// plane has less than `lanes` threads. All threads of the cube take part.
 #[cube]
 pub(super) fn transform(
     x: &mut Array<f32>,
@@ -19,7 +19,7 @@ pub(super) fn transform(
     lane: u32,
     #[comptime] dim: u32,
     #[comptime] lanes: u32,
-    #[comptime] planes: bool,
+    #[comptime] plane: u32,
 ) {
     let whole = comptime!(dim == lanes * CHANNELS);
     #[unroll]
@@ -51,7 +51,7 @@ pub(super) fn transform(
         let sign = select(lane / distance % 2 == 1, f32::new(-1.0), f32::new(1.0));
         // Both of a pair are inside, or neither.
         let inside = lane * CHANNELS < last;
-        if comptime!(planes) {
+        if comptime!(plane >= lanes) {
             #[unroll]
             for i in 0..CHANNELS as usize {
                 let mine = x[i];
@@ -75,33 +75,6 @@ pub(super) fn transform(
             }
         }
     }
-}
-
-/// The sum of a value over the `lanes` threads of a row, in each of them.
-#[cube]
-pub(super) fn sum_of_row(
-    value: f32,
-    shared: &mut SharedMemory<f32>,
-    #[comptime] lanes: u32,
-    #[comptime] planes: bool,
-) -> f32 {
-    let mut sum = value;
-    if comptime!(planes || lanes == 1) {
-        #[unroll]
-        for stage in 0..comptime!(lanes.ilog2()) {
-            sum += plane_shuffle_xor(sum, comptime!(1u32 << stage));
-        }
-    } else {
-        sync_cube();
-        shared[UNIT_POS_X as usize] = value;
-        sync_cube();
-        let first = UNIT_POS_X / lanes * lanes;
-        sum = 0.0f32.runtime();
-        for i in 0..lanes {
-            sum += shared[(first + i) as usize];
-        }
-    }
-    sum
 }
 
 /// Rotates `rows` rows of `dim` channels in shared memory, or with `back` undoes that. `channels` holds a sign for each channel, then a scale. All

@@ -62,7 +62,18 @@ impl<E: TokenEngine> TokenCache<E> {
     pub fn evict(&mut self, sequence: SequenceId) -> Result<EvictReport, Error> {
         let held = self.sequence(sequence)?;
         let mut state = held.state.clone();
-        let mut plans = if self.is_due(held) { self.plans(held, &mut state)? } else { Vec::new() };
+        let plans = if self.is_due(held) { self.plans(held, &mut state)? } else { Vec::new() };
+        self.carry_out(sequence, state, plans)
+    }
+
+    /// Carries plans of all layers out, or none, and codes what is no longer new. Nothing has changed when this fails, unless the device did.
+    pub(super) fn carry_out(
+        &mut self,
+        sequence: SequenceId,
+        state: SequenceState,
+        mut plans: Vec<TokenPlan>,
+    ) -> Result<EvictReport, Error> {
+        let held = self.sequence(sequence)?;
         if plans.iter().any(|p| p.positions.is_some()) {
             self.rope()?;
         }

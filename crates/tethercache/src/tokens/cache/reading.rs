@@ -73,16 +73,7 @@ impl<E: TokenEngine> TokenCache<E> {
         }
         let mut state = held.state.clone();
         let plans = self.plans(held, &mut state)?;
-        if plans.iter().any(|p| p.positions.is_some()) {
-            self.rope()?;
-        }
-        for plan in &plans {
-            self.read_only(sequence, plan)?;
-            self.give_back(plan.layer)?;
-        }
-        let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
-        (held.state, held.decoding, held.evicted_at) = (state, true, held.layers[0].seen);
-        Ok(())
+        self.carry_out(sequence, state, plans).map(drop)
     }
 
     /// Reads what the plan keeps from now on, instead of what was chosen before.
