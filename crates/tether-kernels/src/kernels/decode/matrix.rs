@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 
 use super::fragments::{key_channel, key_pairs, value_channel, value_pairs};
 use super::merge::merge_warps;
-use super::rows::{PastEnd, Pool, load_keys, load_scales, load_values, page_of};
+use super::rows::{PastEnd, Pool, load_keys, load_scales, load_values, page_of, step_row};
 
 /// Tokens of a step: the contraction length of the second product.
 const STEP: u32 = 16;
@@ -133,16 +133,16 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
     // Loads run a step ahead, and the page table two, so that a step waits for neither.
     let mut next_page = 0u32;
     if step < end {
-        let page = page_of(&pool, pages, step * STEP);
+        let first = step_row(&pool, page_of(&pool, pages, step * STEP), step * STEP);
         let ahead = select(step + warps < end, step + warps, step);
         next_page = page_of(&pool, pages, ahead * STEP);
-        load_keys(k, &mut key_words, &pool, pages, page, step * STEP, key_loads, whole_pages, PastEnd::Last);
+        load_keys(k, &mut key_words, &pool, pages, first, step * STEP, key_loads, whole_pages, PastEnd::Last);
         load_values(
             v,
             &mut value_words,
             &pool,
             pages,
-            page,
+            first,
             step * STEP,
             value_loads,
             whole_pages,
@@ -154,7 +154,7 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
                 &mut key_factors,
                 &pool,
                 pages,
-                page,
+                first,
                 step * STEP,
                 whole_pages,
                 PastEnd::Last,
@@ -164,7 +164,7 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
                 &mut value_factors,
                 &pool,
                 pages,
-                page,
+                first,
                 step * STEP,
                 whole_pages,
                 PastEnd::Last,
@@ -174,6 +174,7 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
     while step < end {
         let token = step * STEP;
         let next = step + warps;
+        let next_first = step_row(&pool, next_page, next * STEP);
 
         // Logits of 8 tokens at a time: columns `2 quad, 2 quad + 1` of rows `octet, octet + 8`.
         let mut logits = Array::<f32>::new(8usize);
@@ -213,7 +214,7 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
                 &mut key_words,
                 &pool,
                 pages,
-                next_page,
+                next_first,
                 next * STEP,
                 key_loads,
                 whole_pages,
@@ -225,7 +226,7 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
                     &mut key_factors,
                     &pool,
                     pages,
-                    next_page,
+                    next_first,
                     next * STEP,
                     whole_pages,
                     PastEnd::Last,
@@ -301,7 +302,7 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
                 &mut value_words,
                 &pool,
                 pages,
-                next_page,
+                next_first,
                 next * STEP,
                 value_loads,
                 whole_pages,
@@ -313,7 +314,7 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
                     &mut value_factors,
                     &pool,
                     pages,
-                    next_page,
+                    next_first,
                     next * STEP,
                     whole_pages,
                     PastEnd::Last,

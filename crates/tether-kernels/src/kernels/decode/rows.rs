@@ -27,28 +27,34 @@ pub(crate) enum PastEnd {
     Page,
 }
 
-/// Row of the token `wanted` tokens after `token`. With whole pages in a step, `page` is the step's.
+/// Row of a step's first token, where a step does not cross pages.
+#[cube]
+pub(super) fn step_row(pool: &Pool, page: u32, token: u32) -> u32 {
+    (page * pool.page_size + token % pool.page_size) * pool.page_heads + pool.head
+}
+
+/// Row of the token `wanted` tokens after `token`. With whole pages in a step, `first` is the step's first row.
 #[cube]
 fn row(
     pool: &Pool,
     pages: &Array<u32>,
-    page: u32,
+    first: u32,
     token: u32,
     wanted: u32,
     #[comptime] whole_pages: bool,
     #[comptime] past_end: PastEnd,
 ) -> u32 {
-    let last = pool.length - 1u32 - token;
-    if comptime!(whole_pages) {
-        // A step does not cross pages; where it begins is the same for all of its tokens.
-        let first = (page * pool.page_size + token % pool.page_size) * pool.page_heads + pool.head;
-        let there =
-            if comptime!(past_end == PastEnd::Page) { wanted } else { select(wanted < last, wanted, last) };
-        first + there * pool.page_heads
+    if comptime!(whole_pages && past_end == PastEnd::Page) {
+        first + wanted * pool.page_heads
     } else {
-        let token = token + select(wanted < last, wanted, last);
-        let page = pages[(pool.first_page + token / pool.page_size) as usize];
-        (page * pool.page_size + token % pool.page_size) * pool.page_heads + pool.head
+        let last = pool.length - 1u32 - token;
+        let there = select(wanted < last, wanted, last);
+        if comptime!(whole_pages) {
+            first + there * pool.page_heads
+        } else {
+            let token = token + there;
+            step_row(pool, page_of(pool, pages, token), token)
+        }
     }
 }
 
@@ -59,7 +65,7 @@ pub(super) fn load_keys<W: Size>(
     words: &mut Array<Vector<u32, W>>,
     pool: &Pool,
     pages: &Array<u32>,
-    page: u32,
+    first: u32,
     token: u32,
     #[comptime] loads: usize,
     #[comptime] whole_pages: bool,
@@ -69,7 +75,7 @@ pub(super) fn load_keys<W: Size>(
     let octet = UNIT_POS_X / 4;
     #[unroll]
     for i in 0..2usize {
-        let row = row(pool, pages, page, token, octet + comptime!(8 * i as u32), whole_pages, past_end);
+        let row = row(pool, pages, first, token, octet + comptime!(8 * i as u32), whole_pages, past_end);
         #[unroll]
         for load in 0..loads {
             let at = row * comptime!(4 * loads as u32) + comptime!(4 * load as u32) + quad;
@@ -85,7 +91,7 @@ pub(super) fn load_values<W: Size>(
     words: &mut Array<Vector<u32, W>>,
     pool: &Pool,
     pages: &Array<u32>,
-    page: u32,
+    first: u32,
     token: u32,
     #[comptime] loads: usize,
     #[comptime] whole_pages: bool,
@@ -96,7 +102,7 @@ pub(super) fn load_values<W: Size>(
     #[unroll]
     for i in 0..4usize {
         let wanted = 2 * quad + comptime!(i as u32 % 2 + i as u32 / 2 * 8);
-        let row = row(pool, pages, page, token, wanted, whole_pages, past_end);
+        let row = row(pool, pages, first, token, wanted, whole_pages, past_end);
         #[unroll]
         for load in 0..loads {
             let at = row * comptime!(8 * loads as u32) + comptime!(8 * load as u32) + octet;
@@ -112,7 +118,7 @@ pub(super) fn load_scales<S: Float>(
     into: &mut Array<S>,
     pool: &Pool,
     pages: &Array<u32>,
-    page: u32,
+    first: u32,
     token: u32,
     #[comptime] whole_pages: bool,
     #[comptime] past_end: PastEnd,
@@ -121,7 +127,7 @@ pub(super) fn load_scales<S: Float>(
     #[unroll]
     for i in 0..4usize {
         let wanted = 2 * quad + comptime!(i as u32 % 2 + i as u32 / 2 * 8);
-        let row = row(pool, pages, page, token, wanted, whole_pages, past_end);
+        let row = row(pool, pages, first, token, wanted, whole_pages, past_end);
         into[i] = scales[row as usize];
     }
 }

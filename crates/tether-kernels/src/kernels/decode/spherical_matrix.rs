@@ -9,7 +9,7 @@ use cubecl::prelude::*;
 
 use super::lookup::{even_codes, fill, look_up, lookup_entries, odd_codes};
 use super::merge::merge_warps;
-use super::rows::{PastEnd, Pool, load_keys, load_scales, load_values, page_of};
+use super::rows::{PastEnd, Pool, load_keys, load_scales, load_values, page_of, step_row};
 use crate::kernels::spherical::{level_offset, rotate_shared};
 
 /// Tokens of a step.
@@ -97,12 +97,12 @@ pub(crate) fn decode_spherical_matrix<F: Float, S: Float, NK: Size, NV: Size>(
     let mut next_page = 0u32;
     if step < end {
         let token = step * STEP;
-        let page = page_of(&pool, pages, token);
+        let first = step_row(&pool, page_of(&pool, pages, token), token);
         next_page = page_of(&pool, pages, select(step + warps < end, step + warps, step) * STEP);
-        load_keys(k, &mut key_words, &pool, pages, page, token, key_loads, whole_pages, PastEnd::Page);
-        load_scales(k_radii, &mut key_radii, &pool, pages, page, token, whole_pages, PastEnd::Page);
-        load_values(v, &mut value_words, &pool, pages, page, token, value_loads, whole_pages, PastEnd::Page);
-        load_scales(v_radii, &mut value_radii, &pool, pages, page, token, whole_pages, PastEnd::Page);
+        load_keys(k, &mut key_words, &pool, pages, first, token, key_loads, whole_pages, PastEnd::Page);
+        load_scales(k_radii, &mut key_radii, &pool, pages, first, token, whole_pages, PastEnd::Page);
+        load_values(v, &mut value_words, &pool, pages, first, token, value_loads, whole_pages, PastEnd::Page);
+        load_scales(v_radii, &mut value_radii, &pool, pages, first, token, whole_pages, PastEnd::Page);
     }
     // Keys and values of equal bits share a table; of two, the larger one begins at 0.
     let entries_k = comptime!(lookup_entries(bits_k));
@@ -187,6 +187,7 @@ pub(crate) fn decode_spherical_matrix<F: Float, S: Float, NK: Size, NV: Size>(
         let token = step * STEP;
         let next = step + warps;
         let next_token = next * STEP;
+        let next_first = step_row(&pool, next_page, next_token);
 
         // Logits of 8 tokens at a time: columns `2 quad, 2 quad + 1` of row `octet`.
         let mut logits = Array::<f32>::new(4usize);
@@ -223,7 +224,7 @@ pub(crate) fn decode_spherical_matrix<F: Float, S: Float, NK: Size, NV: Size>(
                 &mut key_words,
                 &pool,
                 pages,
-                next_page,
+                next_first,
                 next_token,
                 key_loads,
                 whole_pages,
@@ -234,7 +235,7 @@ pub(crate) fn decode_spherical_matrix<F: Float, S: Float, NK: Size, NV: Size>(
                 &mut key_radii,
                 &pool,
                 pages,
-                next_page,
+                next_first,
                 next_token,
                 whole_pages,
                 PastEnd::Page,
@@ -312,7 +313,7 @@ pub(crate) fn decode_spherical_matrix<F: Float, S: Float, NK: Size, NV: Size>(
                 &mut value_words,
                 &pool,
                 pages,
-                next_page,
+                next_first,
                 next_token,
                 value_loads,
                 whole_pages,
@@ -323,7 +324,7 @@ pub(crate) fn decode_spherical_matrix<F: Float, S: Float, NK: Size, NV: Size>(
                 &mut value_radii,
                 &pool,
                 pages,
-                next_page,
+                next_first,
                 next_token,
                 whole_pages,
                 PastEnd::Page,
