@@ -102,10 +102,8 @@ pub(crate) fn run_codes<R: Runtime>(bench: &mut Bench<'_, R>) -> Result<(), Core
                 pools.push(engine.upload_spherical(&HostSpherical::zeros(&shape, format)?)?);
             }
             let timing = bench.time(1, |_| {
-                for i in 0..2 {
-                    engine.write_spherical(&mut pools[i], &rows, &x[i], &frames[i])?;
-                }
-                Ok(())
+                let [k, v] = pools.as_mut_slice() else { return Ok(()) };
+                engine.write_spherical_pair([k, v], &rows, [&x[0], &x[1]], [&frames[0], &frames[1]])
             })?;
             let back = bench.read(&engine.dequantise_spherical(&pools[0], &frames[0], DType::F32)?)?;
             let err = relative(back.into_iter().map(f64::from), host.iter().map(|&x| f64::from(x)));

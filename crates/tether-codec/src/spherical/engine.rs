@@ -70,6 +70,19 @@ pub trait SphericalEngine: TokenEngine {
         frame: &Self::Frame,
     ) -> Result<(), CoreError>;
 
+    /// [`SphericalEngine::write_spherical`] of the keys and of the values of the same tokens, to the same rows of their pools: what a decoder does with new
+    /// tokens, in one launch where the engine can. Bits, radii and head dimensions may differ.
+    ///
+    /// # Errors
+    /// Those of [`SphericalEngine::write_spherical`] for either; then neither pool has changed.
+    fn write_spherical_pair(
+        &self,
+        pools: [&mut Self::Spherical; 2],
+        rows: &Self::Indices,
+        x: [&Self::Tensor; 2],
+        frames: [&Self::Frame; 2],
+    ) -> Result<(), CoreError>;
+
     /// [`TokenEngine::decode`] over pages of codes: pools of shape `[pages, page_size, page_heads, head_dim]`, and frames of all key heads (head `g * page_heads + i`
     /// is the `i`-th of group `g`). Output and log-sum-exp are those of attention over what the codes stand for, the means among it, so results merge with those
     /// of other pools of the head, coded with other bits or not at all.

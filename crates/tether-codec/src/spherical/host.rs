@@ -37,6 +37,44 @@ fn encode(
     }
 }
 
+/// Rows that were coded for a pool, and not put there yet.
+struct CodedForPool {
+    row_bytes: usize,
+    codes: Vec<u8>,
+    radii: Vec<f16>,
+}
+
+impl CodedForPool {
+    fn new(
+        host: &Host,
+        pool: &HostSpherical,
+        rows: &HostIndices,
+        x: &HostTensor,
+        frame: &SphericalFrame,
+    ) -> Result<Self, CoreError> {
+        let places = pool.check()?;
+        let problem = SphericalProblem::new(x.shape(), pool.format)?;
+        problem.suits(frame)?;
+        problem.written_to(&places, x.shape(), rows.shape())?;
+        if let Some(&row) = rows.values().iter().find(|&&row| row as usize >= places.rows()) {
+            return Err(CoreError::Count { what: "rows", expected: row as usize + 1, got: places.rows() });
+        }
+        host.check_finite("x", x)?;
+        let (codes, radii) = encode(x, &problem, frame, host.is_parallel())?;
+        Ok(Self { row_bytes: problem.row_bytes(), codes, radii })
+    }
+
+    fn store(self, pool: &mut HostSpherical, rows: &HostIndices) {
+        let bytes = self.row_bytes;
+        for ((&row, codes), radius) in
+            rows.values().iter().zip(self.codes.chunks_exact(bytes)).zip(self.radii)
+        {
+            pool.codes[row as usize * bytes..][..bytes].copy_from_slice(codes);
+            pool.radii[row as usize] = radius;
+        }
+    }
+}
+
 impl SphericalEngine for Host {
     type Spherical = HostSpherical;
     type Frame = SphericalFrame;
@@ -95,20 +133,21 @@ impl SphericalEngine for Host {
         x: &HostTensor,
         frame: &SphericalFrame,
     ) -> Result<(), CoreError> {
-        let places = pool.check()?;
-        let problem = SphericalProblem::new(x.shape(), pool.format)?;
-        problem.suits(frame)?;
-        problem.written_to(&places, x.shape(), rows.shape())?;
-        if let Some(&row) = rows.values().iter().find(|&&row| row as usize >= places.rows()) {
-            return Err(CoreError::Count { what: "rows", expected: row as usize + 1, got: places.rows() });
-        }
-        self.check_finite("x", x)?;
-        let (codes, radii) = encode(x, &problem, frame, self.is_parallel())?;
-        let bytes = problem.row_bytes();
-        for ((&row, codes), radius) in rows.values().iter().zip(codes.chunks_exact(bytes)).zip(radii) {
-            pool.codes[row as usize * bytes..][..bytes].copy_from_slice(codes);
-            pool.radii[row as usize] = radius;
-        }
+        CodedForPool::new(self, pool, rows, x, frame)?.store(pool, rows);
+        Ok(())
+    }
+
+    fn write_spherical_pair(
+        &self,
+        [k_pool, v_pool]: [&mut HostSpherical; 2],
+        rows: &HostIndices,
+        [k, v]: [&HostTensor; 2],
+        [k_frame, v_frame]: [&SphericalFrame; 2],
+    ) -> Result<(), CoreError> {
+        let keys = CodedForPool::new(self, k_pool, rows, k, k_frame)?;
+        let values = CodedForPool::new(self, v_pool, rows, v, v_frame)?;
+        keys.store(k_pool, rows);
+        values.store(v_pool, rows);
         Ok(())
     }
 

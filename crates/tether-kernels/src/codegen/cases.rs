@@ -353,6 +353,20 @@ fn spherical(cases: &Cases) {
         let rows = e.upload_indices(&[1, 2], &[3, 1])?;
         e.write_spherical(&mut pool, &rows, &zeros(e, &[1, 2, DIM], dtype)?, &frame)
     });
+    for (bits_k, bits_v) in [(Four, Four), (Two, Four)] {
+        let of = format!("{} and {} bits", bits_k.bits(), bits_v.bits());
+        cases.each(format!("code keys and values spherically, {of}"), |e, dtype| {
+            let pool = |side, bits| {
+                let format = SphericalFormat::of(side, bits);
+                e.upload_spherical(&HostSpherical::zeros(&[2, 4, 2, DIM], format)?)
+            };
+            let (mut k, mut v) = (pool(Side::Keys, bits_k)?, pool(Side::Values, bits_v)?);
+            let frame = e.upload_frame(&SphericalFrame::uncentred(2, DIM, 1)?)?;
+            let rows = e.upload_indices(&[1, 2], &[3, 1])?;
+            let x = zeros(e, &[1, 2, DIM], dtype)?;
+            e.write_spherical_pair([&mut k, &mut v], &rows, [&x, &x], [&frame, &frame])
+        });
+    }
     for (bits_k, bits_v) in [(Four, Four), (Two, Four), (Three, Three)] {
         for group in [4, 12] {
             let of = format!("{} and {} bits, {group} queries a key", bits_k.bits(), bits_v.bits());

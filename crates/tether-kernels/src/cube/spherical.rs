@@ -85,6 +85,26 @@ impl<R: Runtime> Cube<R> {
         if self.supports(DType::F16) { DType::F16 } else { DType::F32 }
     }
 
+    /// What writing the rows of `x` to a pool moves, once it is known that they can go there.
+    fn check_written(
+        &self,
+        pool: &CubeSpherical,
+        rows: &CubeIndices,
+        x: &CubeTensor,
+        frame: &CubeFrame,
+    ) -> Result<Traffic, CoreError> {
+        let problem = SphericalProblem::new(&x.shape, pool.problem.format)?;
+        frame.holds("frame", problem.heads, problem.head_dim)?;
+        problem.written_to(&pool.problem, &x.shape, rows.shape())?;
+        let places = pool.problem.rows();
+        if rows.len() > 0 && rows.bound > places {
+            return Err(CoreError::Count { what: "rows", expected: rows.bound, got: places });
+        }
+        self.require(x.dtype)?;
+        let written = problem.code_bytes() + problem.rows() * pool.radius.bytes();
+        Ok(Traffic { written: written as u64, ..Traffic::default() })
+    }
+
     fn empty_spherical(&self, shape: Shape, problem: SphericalProblem) -> CubeSpherical {
         let radius = self.radius_dtype();
         CubeSpherical {
@@ -194,19 +214,29 @@ impl<R: Runtime> SphericalEngine for Cube<R> {
         x: &CubeTensor,
         frame: &CubeFrame,
     ) -> Result<(), CoreError> {
-        let problem = SphericalProblem::new(&x.shape, pool.problem.format)?;
-        frame.holds("frame", problem.heads, problem.head_dim)?;
-        problem.written_to(&pool.problem, &x.shape, rows.shape())?;
-        let places = pool.problem.rows();
-        if rows.len() > 0 && rows.bound > places {
-            return Err(CoreError::Count { what: "rows", expected: rows.bound, got: places });
-        }
-        self.require(x.dtype)?;
+        let written = self.check_written(pool, rows, x, frame)?;
         if x.len() > 0 {
             ops::spherical::launch(&self.client, self.name, x, frame, pool, Some(rows))?;
         }
-        let written = problem.code_bytes() + problem.rows() * pool.radius.bytes();
-        self.traffic.add(Traffic { written: written as u64, ..Traffic::default() });
+        self.traffic.add(written);
+        Ok(())
+    }
+
+    fn write_spherical_pair(
+        &self,
+        [k_pool, v_pool]: [&mut CubeSpherical; 2],
+        rows: &CubeIndices,
+        [k, v]: [&CubeTensor; 2],
+        [k_frame, v_frame]: [&CubeFrame; 2],
+    ) -> Result<(), CoreError> {
+        let of_keys = self.check_written(k_pool, rows, k, k_frame)?;
+        let of_values = self.check_written(v_pool, rows, v, v_frame)?;
+        if k.len() > 0 {
+            let (x, frames, pools) = ([k, v], [k_frame, v_frame], [&*k_pool, &*v_pool]);
+            ops::spherical::launch_pair(&self.client, self.name, x, frames, pools, rows)?;
+        }
+        self.traffic.add(of_keys);
+        self.traffic.add(of_values);
         Ok(())
     }
 

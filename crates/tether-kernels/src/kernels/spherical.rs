@@ -6,7 +6,7 @@ mod restore;
 mod rotation;
 
 pub(super) use bits::{code_at, level_offset};
-pub(crate) use encode::encode_spherical;
+pub(crate) use encode::{encode_spherical, encode_spherical_pair};
 pub(crate) use restore::restore_spherical;
 pub(super) use rotation::rotate_shared;
 

@@ -80,6 +80,55 @@ pub(crate) fn launch<R: Runtime>(
     Ok(())
 }
 
+/// What [`launch_pair`] binds: for each side numbers, means, channels, codes and radii, and for both levels and places.
+const PAIR_BINDINGS: u32 = 12;
+
+/// Codes keys and values of one shape to rows `places` of their codes, in one launch where the device has room for the arguments and planes for the rows (else two
+/// sets of shared memory would be needed), in two elsewhere.
+pub(crate) fn launch_pair<R: Runtime>(
+    client: &ComputeClient<R>,
+    engine: &'static str,
+    [k, v]: [&CubeTensor; 2],
+    [k_frame, v_frame]: [&CubeFrame; 2],
+    [k_codes, v_codes]: [&CubeSpherical; 2],
+    places: &CubeIndices,
+) -> Result<(), CoreError> {
+    let (dim, heads) = (k_frame.head_dim, k_frame.heads);
+    let tokens = k.len() / (heads * dim);
+    let Blueprint { lanes, plane, count } = Blueprint::new(client, engine, (tokens, heads, dim))?;
+    let together = k.shape == v.shape && k.dtype == v.dtype && plane >= lanes;
+    let (CubeCount::Static(x, y, _), true) =
+        (count, together && client.properties().hardware.max_bindings >= PAIR_BINDINGS)
+    else {
+        launch(client, engine, k, k_frame, k_codes, Some(places))?;
+        return launch(client, engine, v, v_frame, v_codes, Some(places));
+    };
+    let count = CubeCount::Static(x, y, 2);
+    let vector = vector_size(client, k.dtype.bytes(), &[8, dim]);
+    let words = |codes: &CubeSpherical| vector_size(client, 4, &[codes.bits() as usize, codes.row_words()]);
+    let (k_words, v_words) = (words(k_codes), words(v_codes));
+    let unbiased = |codes: &CubeSpherical| codes.problem.format.fit == RadiusFit::Unbiased;
+    let means = |frame: &CubeFrame| array(&frame.means, heads * dim / FRAME_VECTOR);
+    let channels = |frame: &CubeFrame| array(&frame.channels, 2 * dim / FRAME_VECTOR);
+    with_storage!(k.dtype, F => with_storage!(k_codes.radius, S => {
+        #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
+        // SAFETY: as in `launch`, for each side; both have `tokens` tokens of as many rows, and radii of the one dtype that the device stores.
+        unsafe {
+            spherical::encode_spherical_pair::launch_unchecked::<F, S, R>(
+                client, count, CubeDim::new_1d(THREADS), vector, FRAME_VECTOR, k_words, v_words,
+                array(&k.handle, k.len() / vector), array(&v.handle, v.len() / vector),
+                means(k_frame), means(v_frame), channels(k_frame), channels(v_frame),
+                array(&k_frame.levels, LEVELS), array(places.handle(), places.len()),
+                array(&k_codes.codes, k_codes.words() / k_words), array(&v_codes.codes, v_codes.words() / v_words),
+                array(&k_codes.radii, k_codes.problem.rows()), array(&v_codes.radii, v_codes.problem.rows()),
+                tokens as u32, heads as u32, dim as u32, k_codes.bits(), v_codes.bits(), lanes,
+                unbiased(k_codes), unbiased(v_codes), plane,
+            );
+        }
+    }));
+    Ok(())
+}
+
 /// The numbers that `codes` stand for.
 pub(crate) fn launch_inverse<R: Runtime>(
     client: &ComputeClient<R>,

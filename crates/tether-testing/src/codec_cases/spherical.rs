@@ -193,7 +193,8 @@ pub fn carries_spherical_codes_unchanged<E: SphericalEngine>(engine: &E) -> Resu
     Ok(())
 }
 
-/// Rows that are written to a pool are those that coding them makes, wherever they go; the others stay as they were.
+/// Rows that are written to a pool are those that coding them makes, wherever they go and also where keys and values are written together; the others stay as
+/// they were.
 ///
 /// # Errors
 /// What the engine refuses.
@@ -204,38 +205,66 @@ pub fn writes_spherical_rows<E: SphericalEngine>(engine: &E, dtype: DType) -> Re
     for (i, (tokens, heads, dim)) in
         [(5, 2, 64), (1, 3, 80), (13, 1, 128), (4, 2, 8), (0, 2, 64)].into_iter().enumerate()
     {
-        for format in some_of(formats(), i, 5) {
+        let mut places: Vec<u32> = (0..PLACES as u32).collect();
+        for (a, b) in (1..PLACES).zip(indices(401 + i as u64, usize::MAX >> 33)) {
+            places.swap(a, b as usize % (a + 1));
+        }
+        places.truncate(tokens * heads);
+        let rows = engine.upload_indices(&[tokens, heads], &places)?;
+        let pool_shape = [PLACES / 3, 3, 1, dim];
+        let x = [381, 481].map(|seed| vectors(seed + i as u64, &[tokens, heads, dim], dtype));
+        let frames = [frame(&x[0], 1)?, frame(&x[1], 2)?];
+        let on_engine = [engine.upload(&x[0])?, engine.upload(&x[1])?];
+        let frames_there = [engine.upload_frame(&frames[0])?, engine.upload_frame(&frames[1])?];
+        let formats: Vec<SphericalFormat> = some_of(formats(), i, 5).collect();
+        for (j, &format) in formats.iter().enumerate() {
             let what = format!("{tokens} tokens of {heads} heads of {dim}, {format:?} {dtype}");
-            let x = vectors(381 + i as u64, &[tokens, heads, dim], dtype);
-            let frame = frame(&x, 1)?;
-            // Odd numbers of rows, so that radii share words with those of rows that stay.
-            let pool_shape = [7, 3, 1, dim];
             let before = random_codes(391 + i as u64, &pool_shape, format)?;
-            let mut places: Vec<u32> = (0..21).collect();
-            for (a, b) in (1..21).zip(indices(401 + i as u64, usize::MAX >> 33)) {
-                places.swap(a, b as usize % (a + 1));
-            }
-            places.truncate(tokens * heads);
             let mut pool = engine.upload_spherical(&before)?;
-            let rows = engine.upload_indices(&[tokens, heads], &places)?;
-            let on_frame = engine.upload_frame(&frame)?;
-            engine.write_spherical(&mut pool, &rows, &engine.upload(&x)?, &on_frame)?;
+            engine.write_spherical(&mut pool, &rows, &on_engine[0], &frames_there[0])?;
             let after = engine.read_spherical(&pool)?;
-            let bytes = after.check()?.row_bytes();
-            let mut written = HostSpherical::zeros(&[tokens, heads, dim], format)?;
-            for row in 0..21usize {
-                let own = row * bytes..(row + 1) * bytes;
-                if let Some(at) = places.iter().position(|&place| place as usize == row) {
-                    written.codes[at * bytes..][..bytes].copy_from_slice(&after.codes[own]);
-                    written.radii[at] = after.radii[row];
-                } else {
-                    assert_eq!(after.codes[own.clone()], before.codes[own], "{what}: row {row} was nobody's");
-                    assert_eq!(after.radii[row], before.radii[row], "{what}: row {row} was nobody's");
-                }
+            assert_written(&what, [&before, &after], &places, &x[0], &frames[0])?;
+
+            let other = formats[(j + 1) % formats.len()];
+            let before_v = random_codes(491 + i as u64, &pool_shape, other)?;
+            let mut pools = [engine.upload_spherical(&before)?, engine.upload_spherical(&before_v)?];
+            let [k, v] = &mut pools;
+            let both = [&on_engine[0], &on_engine[1]];
+            engine.write_spherical_pair([k, v], &rows, both, [&frames_there[0], &frames_there[1]])?;
+            let together = [engine.read_spherical(k)?, engine.read_spherical(v)?];
+            for (side, before) in [&before, &before_v].into_iter().enumerate() {
+                let what = format!("{what}, with values of {other:?}, side {side}");
+                assert_written(&what, [before, &together[side]], &places, &x[side], &frames[side])?;
             }
-            assert_codes(&what, &written, &x.to_f32_vec(), &frame);
         }
     }
+    Ok(())
+}
+
+/// Rows of a pool that is written to: an odd number, so that radii share words with those of rows that stay.
+const PLACES: usize = 21;
+
+/// Rows `places` of a pool hold the codes of `x`, the others what they held before.
+fn assert_written(
+    what: &str,
+    [before, after]: [&HostSpherical; 2],
+    places: &[u32],
+    x: &HostTensor,
+    frame: &SphericalFrame,
+) -> Result<(), CoreError> {
+    let bytes = after.check()?.row_bytes();
+    let mut written = HostSpherical::zeros(x.shape(), after.format)?;
+    for row in 0..PLACES {
+        let own = row * bytes..(row + 1) * bytes;
+        if let Some(at) = places.iter().position(|&place| place as usize == row) {
+            written.codes[at * bytes..][..bytes].copy_from_slice(&after.codes[own]);
+            written.radii[at] = after.radii[row];
+        } else {
+            assert_eq!(after.codes[own.clone()], before.codes[own], "{what}: row {row} was nobody's");
+            assert_eq!(after.radii[row], before.radii[row], "{what}: row {row} was nobody's");
+        }
+    }
+    assert_codes(what, &written, &x.to_f32_vec(), frame);
     Ok(())
 }
 
@@ -299,5 +328,19 @@ pub fn refuses_spherical_codes_that_do_not_fit<E: SphericalEngine>(engine: &E) -
         engine.write_spherical(&mut pool, &rows(&[1, 2], &[5, 0])?, &one, &frame(1, 16)?),
         CoreError::ShapeMismatch { what: "frame", .. }
     );
+    // Values that do not fit leave the keys' pool alone too.
+    let mut of_values = engine.upload_spherical(&codes)?;
+    let before = engine.read_spherical(&pool)?;
+    let (two, wrong) = (x(&[1, 2, 16])?, frame(1, 16)?);
+    assert_refused!(
+        engine.write_spherical_pair(
+            [&mut pool, &mut of_values],
+            &rows(&[1, 2], &[3, 4])?,
+            [&one, &two],
+            [&good, &wrong]
+        ),
+        CoreError::ShapeMismatch { what: "frame", .. }
+    );
+    assert_eq!(engine.read_spherical(&pool)?, before, "keys were written though values were refused");
     Ok(())
 }

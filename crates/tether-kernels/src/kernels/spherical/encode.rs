@@ -62,6 +62,68 @@ pub(crate) fn encode_spherical<F: Float, S: Float, N: Size, M: Size, W: Size>(
     #[comptime] scatter: bool,
     #[comptime] plane: u32,
 ) {
+    encode_rows::<F, S, N, M, W>(
+        x, means, channels, levels, places, codes, radii, tokens, heads, dim, bits, lanes, unbiased, scatter,
+        plane,
+    );
+}
+
+/// [`encode_spherical`] of keys and of values of the same tokens to the same places, in cubes of their own: those of `CUBE_POS_Z` 0 have keys.
+#[cube(launch_unchecked)]
+pub(crate) fn encode_spherical_pair<F: Float, S: Float, N: Size, M: Size, WK: Size, WV: Size>(
+    k: &Array<Vector<F, N>>,
+    v: &Array<Vector<F, N>>,
+    k_means: &Array<Vector<f32, M>>,
+    v_means: &Array<Vector<f32, M>>,
+    k_channels: &Array<Vector<f32, M>>,
+    v_channels: &Array<Vector<f32, M>>,
+    levels: &Array<f32>,
+    places: &Array<u32>,
+    k_codes: &mut Array<Vector<u32, WK>>,
+    v_codes: &mut Array<Vector<u32, WV>>,
+    k_radii: &mut Array<S>,
+    v_radii: &mut Array<S>,
+    tokens: u32,
+    heads: u32,
+    #[comptime] dim: u32,
+    #[comptime] k_bits: u32,
+    #[comptime] v_bits: u32,
+    #[comptime] lanes: u32,
+    #[comptime] k_unbiased: bool,
+    #[comptime] v_unbiased: bool,
+    #[comptime] plane: u32,
+) {
+    if CUBE_POS_Z == 0 {
+        encode_rows::<F, S, N, M, WK>(
+            k, k_means, k_channels, levels, places, k_codes, k_radii, tokens, heads, dim, k_bits, lanes,
+            k_unbiased, true, plane,
+        );
+    } else {
+        encode_rows::<F, S, N, M, WV>(
+            v, v_means, v_channels, levels, places, v_codes, v_radii, tokens, heads, dim, v_bits, lanes,
+            v_unbiased, true, plane,
+        );
+    }
+}
+
+#[cube]
+fn encode_rows<F: Float, S: Float, N: Size, M: Size, W: Size>(
+    x: &Array<Vector<F, N>>,
+    means: &Array<Vector<f32, M>>,
+    channels: &Array<Vector<f32, M>>,
+    levels: &Array<f32>,
+    places: &Array<u32>,
+    codes: &mut Array<Vector<u32, W>>,
+    radii: &mut Array<S>,
+    tokens: u32,
+    heads: u32,
+    #[comptime] dim: u32,
+    #[comptime] bits: u32,
+    #[comptime] lanes: u32,
+    #[comptime] unbiased: bool,
+    #[comptime] scatter: bool,
+    #[comptime] plane: u32,
+) {
     let vector = N::value();
     let whole = comptime!(dim == lanes * CHANNELS);
     let uniform = comptime!(dim.is_power_of_two());
