@@ -150,23 +150,20 @@ impl Step {
     }
 }
 
-/// The tests that engines pass, on one runtime. Cargo's own runner, because it prints what tests skip.
+/// The tests that engines pass, on one runtime: one command, so that all of them are of one build. What they print of skipped tests is shown.
 fn on_device(shell: &Shell, runtime: Runtime) -> Result<Outcome> {
     let Some(feature) = runtime.feature() else {
         return Ok(Outcome::Skipped("the host's tests are the default ones"));
     };
-    for (package, test) in [
-        ("tether-kernels", "engine"),
-        ("tether-kernels", "tokens"),
-        ("tether-kernels", "select"),
-        ("tether-kernels", "reuse"),
-        ("tethercache", "golden_sims"),
-    ] {
-        cmd!(
-            shell,
-            "cargo test -p {package} --features {feature} --test {test} -- --nocapture --test-threads=1"
-        )
-        .run()?;
+    let features = format!("tether-kernels/{feature},tethercache/{feature}");
+    let tests = ["engine", "tokens", "select", "reuse", "golden_sims"].map(|test| ["--test", test]);
+    let what = ["-p", "tether-kernels", "-p", "tethercache", "--features", &features];
+    let what: Vec<&str> = what.into_iter().chain(tests.into_iter().flatten()).collect();
+    // A software device is slow, and a compiler for it has one thread: processes side by side use all cores.
+    if is_installed(shell, "nextest") {
+        cmd!(shell, "cargo nextest run {what...} --success-output immediate").run()?;
+    } else {
+        cmd!(shell, "cargo test {what...} -- --nocapture --test-threads=1").run()?;
     }
     Ok(Outcome::Passed)
 }

@@ -91,8 +91,9 @@ impl Source<'_> {
         let &[kv_heads, tokens, dim] = k_shape.as_slice() else { return Err(self.no_layer(prefix)) };
         self.fits("v", &v_shape, &[kv_heads, tokens, *v_shape.last().unwrap_or(&0)])?;
         let (queries, raw_queries) = (self.heads("q_post")?, self.heads("q_pre")?);
-        let query_shape = [&queries, &raw_queries].into_iter().flatten().next().map(|q| q.0.clone());
-        let query_heads = query_shape.map_or(kv_heads, |s| s[0]);
+        let sums = self.attention_sums(tokens)?;
+        let with_heads = [&queries, &raw_queries, &sums];
+        let query_heads = with_heads.into_iter().flatten().next().map_or(kv_heads, |(shape, _)| shape[0]);
         let bad = |source: ScoreError| TraceError::Observation {
             path: self.path.to_owned(),
             prefix: prefix.to_owned(),
@@ -112,6 +113,10 @@ impl Source<'_> {
         if let Some((shape, raw)) = raw_queries {
             self.fits("q_pre", &shape, &[query_heads, shape[1].min(tokens), dim])?;
             seen = seen.with_raw_queries(raw).map_err(bad)?;
+        }
+        if let Some((shape, sums)) = sums {
+            self.fits("attention_sums", &shape, &[query_heads, tokens])?;
+            seen = seen.with_attention_sums(sums).map_err(bad)?;
         }
         if let Some(positions) = self.integers("positions")? {
             seen = seen.with_positions(positions).map_err(bad)?;
@@ -142,6 +147,23 @@ impl Source<'_> {
             seen = seen.with_grid(places.collect()).map_err(bad)?;
         }
         Ok(seen)
+    }
+
+    /// What each token got of all queries' attention, `[query_heads, tokens]`: summed already, or `attention` `[query_heads, queries, tokens]`, whose rows are added.
+    fn attention_sums(&self, tokens: usize) -> Result<Option<Floats>, TraceError> {
+        if let Some((shape, sums)) = self.floats("attention_sums")? {
+            self.fits("attention_sums", &shape, &[shape.first().copied().unwrap_or(1), tokens])?;
+            return Ok(Some((shape, sums)));
+        }
+        let Some((shape, rows)) = self.heads("attention")? else { return Ok(None) };
+        self.fits("attention", &shape, &[shape[0], shape[1], tokens])?;
+        let mut sums = vec![0f64; shape[0] * tokens];
+        for (head, rows) in sums.chunks_exact_mut(tokens).zip(rows.chunks_exact(shape[1] * tokens)) {
+            for row in rows.chunks_exact(tokens) {
+                head.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
+            }
+        }
+        Ok(Some((vec![shape[0], tokens], sums.into_iter().map(|x| x as f32).collect())))
     }
 
     fn no_layer(&self, prefix: &str) -> TraceError {

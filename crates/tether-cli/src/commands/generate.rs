@@ -105,7 +105,7 @@ fn stream<E: TokenEngine>(
     let mut next = greedy(session.read(ids).context("cannot read the prompt")?);
     session.evict(ids)?;
     let read = Instant::now();
-    let mut ids = ids.to_vec();
+    let mut all = ids.to_vec();
     let mut text = language.tokenizer.stream();
     let mut steps = 0;
     for made in 0..most {
@@ -115,9 +115,9 @@ fn stream<E: TokenEngine>(
         out.write_all(text.push(next)?.as_bytes())?;
         out.flush()?;
         if made + 1 < most {
-            ids.push(next);
+            all.push(next);
             next = greedy(session.read(&[next]).context("cannot continue")?);
-            session.evict(&ids)?;
+            session.evict(&all)?;
             steps += 1;
         }
     }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::TokenObservation;
+use super::attention::column_mass;
 use super::observation::GridPlace;
 use crate::ScoreError;
 
@@ -19,6 +20,7 @@ pub struct RecordedTokens {
     queries: Vec<f32>,
     raw_queries: Vec<f32>,
     probes: (Vec<f32>, Vec<f32>),
+    attention_sums: Vec<f32>,
     positions: Vec<i32>,
     frequencies: Vec<f64>,
     output_projection: Vec<f32>,
@@ -91,6 +93,16 @@ impl RecordedTokens {
         count("numbers of probe queries", rows * self.query_heads * self.dims.0, queries.len())?;
         count("numbers of probe keys", rows * self.kv_heads * self.dims.0, keys.len())?;
         Ok(Self { probes: (queries, keys), ..self })
+    }
+
+    /// With attention that was summed over queries when it was recorded, `[query_heads, tokens]`: what
+    /// [`TokenObservation::accumulated_attention`] is computed from queries and keys without.
+    ///
+    /// # Errors
+    /// [`ScoreError::Count`].
+    pub fn with_attention_sums(self, attention_sums: Vec<f32>) -> Result<Self, ScoreError> {
+        count("sums of attention", self.query_heads * self.tokens, attention_sums.len())?;
+        Ok(Self { attention_sums, ..self })
     }
 
     /// With rotary frequencies.
@@ -201,6 +213,10 @@ impl TokenObservation for RecordedTokens {
 
     fn frequencies(&self) -> Result<&[f64], ScoreError> {
         recorded("rotary frequencies", &self.frequencies)
+    }
+
+    fn accumulated_attention(&self) -> Result<Vec<f32>, ScoreError> {
+        if self.attention_sums.is_empty() { column_mass(self) } else { Ok(self.attention_sums.clone()) }
     }
 
     fn output_projection(&self) -> Result<Cow<'_, [f32]>, ScoreError> {
