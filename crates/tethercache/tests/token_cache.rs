@@ -8,16 +8,19 @@ mod every_recipe;
 mod probes;
 #[path = "token_cache/reading.rs"]
 mod reading;
+#[path = "token_cache/rotations.rs"]
+mod rotations;
 
 use std::collections::BTreeSet;
 
-use tether_core::{CoreError, DType, Host, HostTensor};
+use tether_core::{CoreError, DType, Host, HostTensor, Pairing};
+use tether_rope::TokenRope;
 use tether_score::tokens::{HeadProfile, LayerProfile, RecordedTokens, add_causal_mass};
 use tethercache::tokens::{
     LayerTurn, ModelFacts, NewTokens, SequenceId, SequenceState, TokenCache, TokenGeometry, TokenPlanner,
     TokenPositions, TokenRecipe,
 };
-use tethercache::{Error, catalogue};
+use tethercache::{Error, RecipeError, catalogue};
 
 const LAYERS: usize = 2;
 const QUERY_HEADS: usize = 4;
@@ -259,7 +262,7 @@ fn every_recipe_attends_over_what_it_keeps() {
         let name = recipe.name.clone();
         let mut pair = Pair::new(recipe, 0x9E37_79B9 + seed as u64);
         pair.cache = pair.cache.with_facts(ModelFacts {
-            frequencies: (0..DIM / 2).map(|i| 10f64.powi(-(i as i32))).collect(),
+            rope: Some(turning(&(0..DIM / 2).map(|i| 10f64.powi(-(i as i32))).collect::<Vec<f64>>())),
             ..ModelFacts::default()
         });
         let (sequence, mut plain) = (pair.start(), Plain::new());
@@ -288,7 +291,7 @@ fn keeps_what_the_planner_keeps_of_the_whole_text() {
         let mut pair = Pair::new(recipe.clone(), 0xABCD + seed as u64);
         let frequencies: Vec<f64> = (0..DIM / 2).map(|i| 10f64.powi(-(i as i32))).collect();
         pair.cache =
-            pair.cache.with_facts(ModelFacts { frequencies: frequencies.clone(), ..ModelFacts::default() });
+            pair.cache.with_facts(ModelFacts { rope: Some(turning(&frequencies)), ..ModelFacts::default() });
         let (sequence, mut plain) = (pair.start(), Plain::new());
         for tokens in [20, 29] {
             pair.extend(sequence, &mut plain, tokens);
@@ -537,6 +540,11 @@ fn frequencies() -> Vec<f64> {
     (0..DIM / 2).map(|p| THETA.powf(-2.0 * p as f64 / DIM as f64)).collect()
 }
 
+/// The turns of half-split pairs.
+fn turning(frequencies: &[f64]) -> TokenRope {
+    TokenRope::from_frequencies(Pairing::Half, frequencies.to_vec()).unwrap()
+}
+
 /// A key turned by `delta` positions, in `f64`.
 fn turned(key: &[f32], delta: i32) -> Vec<f64> {
     let mut out: Vec<f64> = key.iter().copied().map(f64::from).collect();
@@ -612,7 +620,7 @@ fn streamed(came: &mut Came, cache: &TokenCache<Host>, sequence: SequenceId, nex
 #[test]
 fn gaps_are_closed_without_drift() {
     let recipe = TokenRecipe::named("streaming-llm").unwrap().with_overrides(&["budget.tokens=13"]).unwrap();
-    let facts = ModelFacts { frequencies: frequencies(), ..ModelFacts::default() };
+    let facts = ModelFacts { rope: Some(turning(&frequencies())), ..ModelFacts::default() };
     let mut cache = TokenCache::new(Host::new(), geometry(), recipe).unwrap().with_facts(facts);
     let (mut noise, sequence) = (Noise(77), cache.start());
     let mut came: Came = vec![vec![Head::new(); KV_HEADS]; LAYERS];
@@ -643,7 +651,7 @@ fn gaps_are_closed_without_drift() {
 fn gaps_of_any_shape_are_closed() {
     let knorm = TokenRecipe::named("knorm").unwrap();
     let recipe = |more: &str| knorm.with_overrides(&["budget.tokens=9", "decode.every=5", more]).unwrap();
-    let facts = ModelFacts { frequencies: frequencies(), ..ModelFacts::default() };
+    let facts = ModelFacts { rope: Some(turning(&frequencies())), ..ModelFacts::default() };
     let closing = recipe("position.kind=contiguous");
     let mut cache = TokenCache::new(Host::new(), geometry(), closing).unwrap().with_facts(facts);
     let mut still = TokenCache::new(Host::new(), geometry(), recipe("position.kind=keep")).unwrap();

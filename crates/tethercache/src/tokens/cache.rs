@@ -17,9 +17,10 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use serde::{Deserialize, Serialize};
 use tether_core::{LayerId, Side, TokenEngine};
 use tether_layout::Csr;
+use tether_rope::TokenRope;
 use tether_score::tokens::{HeadProfile, QueryHeads, TokenScorer};
 
-use super::{SequenceState, TokenGeometry, TokenPlanner, TokenRecipe};
+use super::{SequenceState, StoredKeys, TokenGeometry, TokenPlanner, TokenRecipe};
 use crate::{Error, RecipeError};
 use blocks::{HeadList, LayerBlocks, block_rows};
 use coded::Rotations;
@@ -84,8 +85,9 @@ pub struct TokenCache<E: TokenEngine> {
 /// What some recipes ask of the model beside its keys, values and queries.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModelFacts {
-    /// Rotary frequencies, radians per position, highest first; half-split pairs.
-    pub frequencies: Vec<f64>,
+    /// How keys are turned to their positions. A session gives each token one position, so that whatever turns keys, or foresees how queries
+    /// turn, is [`tether_score::ScoreError::Axes`] where a rotation has more axes (M-RoPE); a recipe that does neither takes any rotation.
+    pub rope: Option<TokenRope>,
     /// The output projection of each layer, `[hidden, query_heads * head_dim_v]`, row-major.
     pub output_projections: Vec<Vec<f32>>,
     /// Which heads are of which kind.
@@ -151,14 +153,19 @@ impl<E: TokenEngine> TokenCache<E> {
     ///
     /// # Errors
     /// [`Error::Core`] for a geometry out of range, whatever [`TokenRecipe::validate`] refuses, and [`RecipeError::Combination`] for a recipe
-    /// that a growing cache cannot carry out: one that gives query heads of a key head tokens of their own, or that would move tokens for
-    /// every token.
+    /// that a growing cache cannot carry out: one that gives query heads of a key head tokens of their own, that would move tokens for
+    /// every token, or that stores keys un-rotated.
     pub fn new(engine: E, geometry: TokenGeometry, recipe: TokenRecipe) -> Result<Self, Error> {
         geometry.validate()?;
         let refuse = |problem| Err(RecipeError::Combination { recipe: recipe.name.clone(), problem }.into());
         if matches!(&recipe.score, Some(TokenScorer::SnapKv(s)) if s.heads == QueryHeads::Separate) {
             return refuse(
                 "score.heads = \"separate\" needs keys repeated for each query head; use \"grouped\"",
+            );
+        }
+        if recipe.position.keys == StoredKeys::PreRope {
+            return refuse(
+                "a session is given rotated keys and stores those, so position.keys must be \"post-rope\"",
             );
         }
         let planner = TokenPlanner::new(recipe)?;

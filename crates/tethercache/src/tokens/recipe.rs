@@ -47,7 +47,8 @@ pub enum StoredKeys {
     /// Rotated; a key that moves turns by the difference, always from the key as it was first written.
     #[default]
     PostRope,
-    /// Un-rotated.
+    /// Un-rotated, and rotated to the new position when it is known: for replays of traces, which have raw keys. A session is given rotated keys
+    /// and stores those, so [`super::TokenCache::new`] refuses it.
     PreRope,
 }
 

@@ -9,7 +9,7 @@ fn session(recipe: TokenRecipe, seed: u64) -> Pair {
     let mut pair = Pair::new(recipe, seed);
     let projection: Vec<f32> = (0..6 * QUERY_HEADS * DIM).map(|_| pair.noise.next()).collect();
     pair.cache = pair.cache.with_facts(ModelFacts {
-        frequencies: frequencies(),
+        rope: Some(turning(&frequencies())),
         output_projections: vec![projection; LAYERS],
         head_profile: Some(profile()),
     });

@@ -192,7 +192,7 @@ fn a_question_recalls_blocks_without_gaps_until_the_next() {
         "rekv",
         &["score.block=8", "score.init=4", "score.question=5", "select.size=8", "select.top=2"],
     );
-    let facts = ModelFacts { frequencies: frequencies(), ..ModelFacts::default() };
+    let facts = ModelFacts { rope: Some(turning(&frequencies())), ..ModelFacts::default() };
     let mut cache = TokenCache::new(Host::new(), geometry(), recipe).unwrap().with_facts(facts);
     let (mut noise, sequence) = (Noise(0x1234), cache.start());
     let mut asked = Asked { came: vec![vec![Head::new(); KV_HEADS]; LAYERS], raw: Plain::new() };
@@ -269,7 +269,7 @@ fn a_question_recalls_blocks_without_gaps_until_the_next() {
 #[test]
 fn as_many_blocks_as_there_are_is_everything() {
     let recipe = recipe("rekv", &["score.block=4", "score.init=4", "score.question=4", "select.size=4"]);
-    let facts = ModelFacts { frequencies: frequencies(), ..ModelFacts::default() };
+    let facts = ModelFacts { rope: Some(turning(&frequencies())), ..ModelFacts::default() };
     let mut pair = Pair::new(recipe, 0x99);
     pair.cache = pair.cache.with_facts(facts);
     let (sequence, mut plain) = (pair.start(), Plain::new());
