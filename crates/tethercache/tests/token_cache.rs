@@ -314,6 +314,58 @@ fn keeps_what_the_planner_keeps_of_the_whole_text() {
 }
 
 #[test]
+fn a_prompt_is_chosen_from_in_pieces_and_held_whole_until_then() {
+    let keydiff = TokenRecipe::named("keydiff").unwrap();
+    let more = ["budget.tokens=12", "decode.every=20"];
+    let mut kept = Vec::new();
+    for pieces in [&[][..], &["prefill.every=8"]] {
+        let recipe = keydiff.with_overrides(&[&more, pieces].concat()).unwrap();
+        let mut pair = Pair::new(recipe, 0x92);
+        let (sequence, mut plain) = (pair.start(), Plain::new());
+        for tokens in [30, 25] {
+            pair.extend(sequence, &mut plain, tokens);
+        }
+        let bytes = pair.cache.bytes();
+        assert!(bytes.in_use >= bytes.full, "no token of the prompt has left: {bytes:?}");
+        pair.evict(sequence, &mut plain);
+        kept.push(plain.heads.clone());
+        // Tokens that come later are not a prompt: what leaves is chosen from all that is held.
+        pair.extend(sequence, &mut plain, 20);
+        let planner = pair.cache.planner().clone();
+        for layer in 0..LAYERS {
+            let turn = LayerTurn { layer, layers: LAYERS, seen: 75, decoding: true };
+            let at_once = TokenPlanner::new(keydiff.with_overrides(&more).unwrap()).unwrap();
+            let seen = plain.recorded(layer, 20);
+            let plan = |p: &TokenPlanner| p.plan(turn, &seen, &mut SequenceState::default()).unwrap().keep;
+            assert_eq!(plan(&planner), plan(&at_once));
+        }
+    }
+    assert_ne!(kept[0], kept[1], "pieces make a difference");
+    // By hand: the pieces of the prompt, one after the other.
+    let planner = TokenPlanner::new(keydiff.with_overrides(&more).unwrap()).unwrap();
+    let mut pair = Pair::new(TokenRecipe::named("full").unwrap(), 0x92);
+    let (sequence, mut plain) = (pair.start(), Plain::new());
+    for tokens in [30, 25] {
+        pair.extend(sequence, &mut plain, tokens);
+    }
+    for (layer, heads) in plain.heads.iter().enumerate() {
+        for (head, tokens) in heads.iter().enumerate() {
+            let mut held = tokens[..12].to_vec();
+            for piece in tokens[12..].chunks(8) {
+                held.extend_from_slice(piece);
+                let of = |pick: fn(&Token) -> &Vec<f32>| held.iter().flat_map(|t| pick(t).clone()).collect();
+                let seen =
+                    RecordedTokens::new((1, 1), held.len(), (DIM, DIM), of(|t| &t.1), of(|t| &t.2)).unwrap();
+                let turn = LayerTurn { layer, layers: LAYERS, seen: 55, decoding: false };
+                let plan = planner.plan(turn, &seen, &mut SequenceState::default()).unwrap();
+                held = plan.keep.head(0).iter().map(|&t| held[t as usize].clone()).collect();
+            }
+            assert_eq!(kept[1][layer][head], held, "layer {layer}, head {head}");
+        }
+    }
+}
+
+#[test]
 fn heads_of_their_own_free_real_memory() {
     let recipe = TokenRecipe::named("adakv").unwrap();
     let recipe = recipe.with_overrides(&["budget.ratio=0.2", "score.window=4"]).unwrap();
