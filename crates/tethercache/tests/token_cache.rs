@@ -17,8 +17,8 @@ use tether_core::{CoreError, DType, Host, HostTensor, Pairing};
 use tether_rope::TokenRope;
 use tether_score::tokens::{HeadProfile, LayerProfile, RecordedTokens, add_causal_mass};
 use tethercache::tokens::{
-    LayerTurn, ModelFacts, NewTokens, SequenceId, SequenceState, TokenCache, TokenGeometry, TokenPlanner,
-    TokenPositions, TokenRecipe,
+    EvictReport, LayerTurn, ModelFacts, NewTokens, SequenceId, SequenceState, TokenCache, TokenGeometry,
+    TokenPlanner, TokenPositions, TokenRecipe,
 };
 use tethercache::{Error, RecipeError, catalogue};
 
@@ -171,7 +171,7 @@ impl Pair {
 
     /// Evicts, and drops from the plain lists whatever the cache says has left.
     fn evict(&mut self, sequence: SequenceId, plain: &mut Plain) -> usize {
-        let report = self.cache.evict(sequence).unwrap();
+        let report = self.evicted(sequence).unwrap();
         let mut gone = 0;
         for (layer, heads) in plain.heads.iter_mut().enumerate() {
             for (head, tokens) in heads.iter_mut().enumerate() {
@@ -183,31 +183,53 @@ impl Pair {
             }
         }
         assert_eq!(report.evicted, gone);
-        self.check_blocks();
         gone
     }
 
-    /// Blocks in use are those that somebody refers to, and no list has more than its tokens need.
+    /// Evicts; what is said of bytes is what the cache holds.
+    fn evicted(&mut self, sequence: SequenceId) -> Result<EvictReport, Error> {
+        let before = self.cache.bytes().held();
+        let report = self.cache.evict(sequence)?;
+        let after = self.cache.bytes().held();
+        assert_eq!((report.freed_bytes, report.resident_bytes), (before.saturating_sub(after), after));
+        self.check_blocks();
+        Ok(report)
+    }
+
+    /// Every block is in use as often as lists name it, and no list has more blocks than its tokens need.
     fn check_blocks(&self) {
-        let bytes = self.cache.bytes();
-        let mut referenced = 0;
+        let (bytes, size) = (self.cache.bytes(), geometry().block_size);
+        let (mut resident, mut in_use) = (0, 0);
         for layer in 0..LAYERS {
-            let mut blocks = BTreeSet::new();
+            let pool = self.cache.block_pool(layer).unwrap();
+            let mut named = vec![0; pool.capacity()];
             for &sequence in &self.sequences {
-                let (Ok(csr), Ok(lengths)) =
-                    (self.cache.csr(sequence, layer), self.cache.head_lengths(sequence, layer))
-                else {
-                    continue;
-                };
-                for (bounds, tokens) in csr.indptr.windows(2).zip(lengths) {
-                    assert_eq!((bounds[1] - bounds[0]) as usize, tokens.div_ceil(geometry().block_size));
+                let Ok(lists) = self.cache.block_lists(sequence, layer) else { continue };
+                lists.iter().copied().flatten().for_each(|&block| named[block as usize] += 1);
+                let lengths = self.cache.head_lengths(sequence, layer).unwrap();
+                let csr = self.cache.csr(sequence, layer).unwrap();
+                assert_eq!(csr.indptr.len(), KV_HEADS + 1);
+                assert_eq!(csr.last_page_len.len(), KV_HEADS);
+                for (head, &tokens) in lengths.iter().enumerate() {
+                    let pages = csr.indptr[head] as usize..csr.indptr[head + 1] as usize;
+                    assert_eq!(pages.len(), tokens.div_ceil(size), "blocks of {tokens} tokens");
+                    let full = pages.len().saturating_sub(1) * size;
+                    assert_eq!(
+                        full + csr.last_page_len[head] as usize,
+                        tokens,
+                        "the last page of {tokens} tokens"
+                    );
+                    assert_eq!(csr.indices[pages], *lists[head]);
                 }
-                blocks.extend(csr.indices);
             }
-            referenced += blocks.len() as u64;
+            let references: Vec<u32> =
+                (0..pool.capacity() as u32).map(|block| pool.references(block)).collect();
+            assert_eq!(references, named, "layer {layer}");
+            in_use += named.iter().filter(|&&n| n > 0).count() as u64;
+            let (keys, values) = self.cache.pools(layer).unwrap();
+            resident += ((keys.len() + values.len()) * size_of::<f32>()) as u64;
         }
-        assert_eq!(bytes.in_use, referenced * geometry().block_bytes());
-        assert!(bytes.in_use <= bytes.resident);
+        assert_eq!((bytes.resident, bytes.in_use), (resident, in_use * geometry().block_bytes()));
     }
 
     fn start(&mut self) -> SequenceId {
@@ -488,9 +510,18 @@ fn recipes_that_merge_attend_over_what_they_made() {
         let mean = recipe == "razor-attention";
         assert!((report.merged > 0) != mean && report.evicted > 0, "{recipe}: {report:?}");
         assert!(pair.cache.bytes().in_use < before * 6 / 10, "{recipe}");
+        let cut = |layer: usize| {
+            pair.cache.head_lengths(sequence, layer).unwrap().iter().filter(|&&n| n < 200).count()
+        };
+        let stand_for_others =
+            if mean { (0..LAYERS).map(cut).sum::<usize>() * 2 * DIM * size_of::<f32>() } else { 0 };
+        assert_eq!(pair.cache.bytes().host, stand_for_others as u64, "{recipe}");
         for step in 0..3 {
             attends_over_its_rows(&mut pair, sequence, 200 + step, &plain, mean);
         }
+        let tokens: usize = (0..LAYERS).flat_map(|l| pair.cache.head_lengths(sequence, l).unwrap()).sum();
+        let read = tokens * 2 * DIM * size_of::<f32>() + stand_for_others;
+        assert_eq!(pair.cache.bytes().read, read as u64, "{recipe}");
     }
 }
 

@@ -44,6 +44,12 @@ impl HeadList {
         self.len() + self.coded.len()
     }
 
+    /// Bytes of the token that stands for those that left.
+    pub(super) fn compensation_bytes(&self) -> u64 {
+        let of = |token: &Compensation| size_of_val(&token.key[..]) + size_of_val(&token.value[..]);
+        self.compensation.as_ref().map_or(0, of) as u64
+    }
+
     /// The row of a pool, `[blocks * block_size]`, that holds token number `token`.
     pub(super) fn row(&self, token: usize, block_size: usize) -> u32 {
         self.blocks[token / block_size] * block_size as u32 + (token % block_size) as u32

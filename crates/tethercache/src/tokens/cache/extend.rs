@@ -116,8 +116,11 @@ impl<E: TokenEngine> TokenCache<E> {
         entry.read = heads.split_off(self.geometry.kv_heads);
         (entry.heads, entry.seen, entry.attended) = (heads, seen, attended);
         let width = self.geometry.query_heads * self.geometry.head_dim_k;
+        // Nobody asks for more queries than tokens that are in blocks.
+        let most = entry.heads.iter().map(HeadList::len).max().unwrap_or(0);
+        let (last_queries, raw_queries) = (last_queries.min(most), needs.raw_queries.min(most));
         Recorded::push(&mut entry.recorded.queries, &recorded.queries, last_queries, width);
-        Recorded::push(&mut entry.recorded.raw_queries, &recorded.raw_queries, needs.raw_queries, width);
+        Recorded::push(&mut entry.recorded.raw_queries, &recorded.raw_queries, raw_queries, width);
         Ok(out)
     }
 
