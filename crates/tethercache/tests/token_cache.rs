@@ -4,6 +4,8 @@
 
 #[path = "token_cache/every_recipe.rs"]
 mod every_recipe;
+#[path = "token_cache/memory.rs"]
+mod memory;
 #[path = "token_cache/probes.rs"]
 mod probes;
 #[path = "token_cache/reading.rs"]
@@ -415,7 +417,11 @@ fn profile() -> HeadProfile {
 fn profiled(recipe: &str, overrides: &[&str], seed: u64) -> Pair {
     let recipe = TokenRecipe::named(recipe).unwrap().with_overrides(overrides).unwrap();
     let mut pair = Pair::new(recipe, seed);
-    pair.cache = pair.cache.with_facts(ModelFacts { head_profile: Some(profile()), ..ModelFacts::default() });
+    pair.cache = pair.cache.with_facts(ModelFacts {
+        rope: Some(turning(&frequencies())),
+        head_profile: Some(profile()),
+        ..ModelFacts::default()
+    });
     pair
 }
 
@@ -454,8 +460,8 @@ fn recipes_by_kind_of_head_free_real_memory_and_keep_both_ends() {
     }
 }
 
-/// Attention of one more token, worked out from what the cache holds: rows of its pools, and the token that stands for those that left.
-/// is the mean of them, as often as they were.
+/// Attention of one more token, worked out from what the cache holds: rows of its pools, and with `mean` a token that stands for those of `all`
+/// that left: the mean of them, as often as they were.
 fn attends_over_its_rows(pair: &mut Pair, sequence: SequenceId, position: i32, all: &Plain, mean: bool) {
     for layer in 0..LAYERS {
         let q = pair.noise.tensor(&[1, QUERY_HEADS, DIM]);
