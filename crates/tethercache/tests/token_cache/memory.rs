@@ -1,6 +1,133 @@
 //! What heads of their own free, what a report says is freed, and what forks share.
 
 use super::*;
+use tether_rope::Angles;
+use tethercache::tokens::{KeptHead, StoredKeys, kept_heads};
+
+/// Enough heads that some may keep everything within a fifth of the memory.
+fn many_heads() -> TokenGeometry {
+    TokenGeometry { query_heads: 16, kv_heads: 8, ..geometry() }
+}
+
+/// Layers of `tokens` tokens: queries, keys and values, `[tokens, heads, DIM]`.
+fn tensors(noise: &mut Noise, tokens: usize) -> Vec<[HostTensor; 3]> {
+    let g = many_heads();
+    let layer = |_| [g.query_heads, g.kv_heads, g.kv_heads].map(|heads| noise.tensor(&[tokens, heads, DIM]));
+    (0..g.layers).map(layer).collect()
+}
+
+/// `[tokens, heads, DIM]` as `[heads, tokens, DIM]`.
+fn heads_first(x: &HostTensor) -> Vec<f32> {
+    let (rows, heads) = (x.to_f32_vec(), x.shape()[1]);
+    let of_head =
+        |head| rows.chunks_exact(heads * DIM).flat_map(move |row| &row[head * DIM..][..DIM]).copied();
+    (0..heads).flat_map(of_head).collect()
+}
+
+/// Attention of one query to what a head kept, to the token that stands for the others, and to `new` keys and values.
+fn attention_to_kept(q: &[f32], kept: &KeptHead, new: &[(Vec<f32>, Vec<f32>)]) -> Vec<f64> {
+    let weight = |key: &[f32], count: u64| -> f64 {
+        let dot: f64 = q.iter().zip(key).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+        count as f64 * (dot / (DIM as f64).sqrt()).exp()
+    };
+    let rows = kept.keys.chunks_exact(DIM).zip(kept.values.chunks_exact(DIM)).map(|(k, v)| (k, v, 1));
+    let others = kept.compensation.iter().map(|c| (&c.key[..], &c.value[..], c.count));
+    let new = new.iter().map(|(k, v)| (&k[..], &v[..], 1));
+    let (mut sums, mut total) = (vec![0f64; DIM], 0.0);
+    for (key, value, count) in rows.chain(others).chain(new) {
+        let weight = weight(key, count);
+        total += weight;
+        sums.iter_mut().zip(value).for_each(|(sum, &v)| *sum += weight * f64::from(v));
+    }
+    sums.into_iter().map(|sum| sum / total).collect()
+}
+
+#[test]
+fn a_quarter_of_the_memory_and_attention_to_what_is_kept() {
+    const TEXT: usize = 600;
+    // Two of 16 heads keep everything; a quarter of the heads is contextual.
+    let head = |h: usize| [0.9, 0.8].get(h.wrapping_sub(3)).copied().unwrap_or(0.05 * h as f32);
+    let layer = |other: f32| LayerProfile {
+        echo: vec![0.0; 8],
+        induction: (0..8).map(|h| head(h) * other).collect(),
+        variance: (0..8).map(|h| 0.1 + ((h * 5) % 8) as f32 + other).collect(),
+    };
+    let profile = HeadProfile { layers: vec![layer(0.1), layer(1.0)], ..HeadProfile::default() };
+    for (name, overrides) in [
+        ("adakv", &["budget.ratio=0.2", "score.window=8"][..]),
+        ("razor-attention", &["budget.ratio=0.2", "budget.heads.induction=0.125", "budget.heads.echo=0"]),
+        ("hack", &["budget.ratio=0.2", "budget.heads.contextual=0.25", "edit.threshold=0"]),
+    ] {
+        let recipe = TokenRecipe::named(name).unwrap().with_overrides(overrides).unwrap();
+        let planner = TokenPlanner::new(recipe.clone()).unwrap().with_profile(profile.clone());
+        let facts = ModelFacts { head_profile: Some(profile.clone()), ..ModelFacts::default() };
+        let mut cache = TokenCache::new(Host::new(), many_heads(), recipe).unwrap().with_facts(facts);
+        let (mut noise, sequence, g) = (Noise(0x25), cache.start(), many_heads());
+        let text = tensors(&mut noise, TEXT);
+        let positions: Vec<i32> = (0..TEXT as i32).collect();
+        let (mut state, mut kept) = (SequenceState::default(), Vec::new());
+        for (layer, [q, k, v]) in text.iter().enumerate() {
+            let new = NewTokens { q, k, v, raw_q: None, positions: &positions };
+            cache.extend(sequence, layer, &new).unwrap();
+            let seen = RecordedTokens::new(
+                (g.query_heads, g.kv_heads),
+                TEXT,
+                (DIM, DIM),
+                heads_first(k),
+                heads_first(v),
+            );
+            let seen = seen.and_then(|s| s.with_queries(heads_first(q))).unwrap();
+            let turn = LayerTurn { layer, layers: g.layers, seen: TEXT, decoding: false };
+            let plan = planner.plan(turn, &seen, &mut state).unwrap();
+            kept.push(kept_heads(&plan, &seen, None, StoredKeys::PostRope, Angles::Exact).unwrap());
+        }
+        let before = cache.bytes();
+        let report = cache.evict(sequence).unwrap();
+        let bytes = cache.bytes();
+        assert!(bytes.resident * 4 <= bytes.full && bytes.held() * 4 <= bytes.full, "{name}: {bytes:?}");
+        assert_eq!(report.freed_bytes, before.held() - bytes.held(), "{name}");
+        assert_eq!(report.merged > 0, name == "hack");
+        let whole = kept.iter().flatten().filter(|head| head.positions.len() == TEXT).count();
+        assert_eq!(
+            whole,
+            if name == "razor-attention" { 2 } else { 0 },
+            "{name}: heads that keep everything"
+        );
+        let stand_ins = kept.iter().flatten().filter(|head| head.compensation.is_some()).count();
+        assert_eq!(stand_ins, if name == "razor-attention" { 14 } else { 0 }, "{name}");
+        for (layer, heads) in kept.iter().enumerate() {
+            for (head, kept) in heads.iter().enumerate() {
+                assert_eq!(cache.positions(sequence, layer, head).unwrap(), kept.positions, "{name}");
+            }
+        }
+        // Tokens that come then, one of them alone.
+        let (mut new, mut seen) = (vec![vec![Vec::new(); g.kv_heads]; g.layers], TEXT);
+        for count in [3, 1] {
+            let positions: Vec<i32> = (seen..seen + count).map(|p| p as i32).collect();
+            for (layer, [q, k, v]) in tensors(&mut noise, count).iter().enumerate() {
+                let tokens = NewTokens { q, k, v, raw_q: None, positions: &positions };
+                let got = cache.extend(sequence, layer, &tokens).unwrap().to_f32_vec();
+                let (q, k, v) = (q.to_f32_vec(), k.to_f32_vec(), v.to_f32_vec());
+                let row = |x: &[f32], row: usize| x[row * DIM..][..DIM].to_vec();
+                for token in 0..count {
+                    for (head, new) in new[layer].iter_mut().enumerate() {
+                        let at = token * g.kv_heads + head;
+                        new.push((row(&k, at), row(&v, at)));
+                    }
+                    for head in 0..g.query_heads {
+                        let (at, of) = (token * g.query_heads + head, head / g.group());
+                        let expected = attention_to_kept(&row(&q, at), &kept[layer][of], &new[layer][of]);
+                        for (got, expected) in row(&got, at).iter().zip(expected) {
+                            let off = (f64::from(*got) - expected).abs();
+                            assert!(off < 1e-5, "{name}, layer {layer}, head {head}: {got} for {expected}");
+                        }
+                    }
+                }
+            }
+            seen += count;
+        }
+    }
+}
 
 #[test]
 fn what_is_freed_is_what_memory_falls_by() {
