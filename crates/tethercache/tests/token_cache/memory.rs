@@ -173,3 +173,55 @@ fn what_is_freed_is_what_memory_falls_by() {
     assert_eq!((report.freed_bytes, report.evicted), (0, LAYERS * KV_HEADS * 280));
     assert!(report.resident_bytes > before.held(), "the blocks that stay are copies");
 }
+
+/// All of what the heads of a sequence hold, as bits.
+fn bits(cache: &TokenCache<Host>, sequence: SequenceId) -> Vec<(Vec<i32>, Vec<u32>, Vec<u32>)> {
+    let heads = (0..LAYERS).flat_map(|l| (0..KV_HEADS).map(move |h| (l, h)));
+    let of = |x: Vec<f32>| x.into_iter().map(f32::to_bits).collect();
+    heads
+        .map(|(l, h)| cache.contents(sequence, l, h).unwrap())
+        .map(|c| (c.positions, of(c.keys), of(c.values)))
+        .collect()
+}
+
+#[test]
+fn a_merge_leaves_a_fork_as_it_was() {
+    for (recipe, overrides) in [
+        ("merging", &["budget.ratio=0.4"][..]),
+        ("merging", &["budget.ratio=0.4", "decode.every=5"]),
+        ("elastic-cache", &["budget.ratio=0.4", "decode.every=3"]),
+        ("hack", &["budget.ratio=0.3", "edit.threshold=0"]),
+    ] {
+        let mut pair = profiled(recipe, overrides, 61);
+        let (first, mut plain) = (pair.start(), Plain::new());
+        pair.extend(first, &mut plain, 150);
+        let second = pair.cache.fork(first).unwrap();
+        pair.sequences.push(second);
+        let before = bits(&pair.cache, second);
+        let report = pair.evicted(first).unwrap();
+        assert!(report.evicted > 0 && report.merged > 0, "{recipe}: {report:?}");
+        assert!(bits(&pair.cache, second) == before, "{recipe}: the fork is as it was");
+        assert!(bits(&pair.cache, first) != before, "{recipe}");
+        // The fork goes on as if it were alone, and then it is the other that must not change.
+        let merged = bits(&pair.cache, first);
+        pair.extend(second, &mut plain, 3);
+        assert!(bits(&pair.cache, first) == merged, "{recipe}: new tokens of the fork");
+        assert!(pair.evicted(second).unwrap().merged > 0, "{recipe}");
+        assert!(bits(&pair.cache, first) == merged, "{recipe}: the fork's eviction");
+        // A fork of what was merged shares blocks that are merged into again while the text grows.
+        let third = pair.cache.fork(first).unwrap();
+        pair.sequences.push(third);
+        let (mut merges, mut seen) = (0, 150);
+        for _ in 0..12 {
+            attends_over_its_rows(&mut pair, first, seen, &Plain::new(), false);
+            merges += pair.evicted(first).unwrap().merged;
+            seen += 1;
+            assert!(bits(&pair.cache, third) == merged, "{recipe}: the fork of what was merged");
+        }
+        let again = pair.cache.planner().recipe().decode.is_some_and(|d| d.place.is_none());
+        assert_eq!(merges > 0, again, "{recipe}");
+        pair.cache.remove(first).unwrap();
+        pair.check_blocks();
+        assert!(bits(&pair.cache, third) == merged, "{recipe}: alone");
+    }
+}
