@@ -161,7 +161,8 @@ impl<E: TokenEngine> CachedAttention<E> {
             0 => None,
             _ => Some(upload(engine, block.q_pre)?),
         };
-        let new = NewTokens { q: &q, k: &k, v: &v, raw_q: raw_q.as_ref(), positions: block.positions };
+        let raw_q = raw_q.as_ref();
+        let new = NewTokens { q: &q, k: &k, v: &v, raw_q, positions: block.positions, grid: None };
         add(&mut self.cache, self.sequence, block.layer, &new)
     }
 }

@@ -6,6 +6,8 @@
 mod every_recipe;
 #[path = "token_cache/memory.rs"]
 mod memory;
+#[path = "token_cache/pictures.rs"]
+mod pictures;
 #[path = "token_cache/probes.rs"]
 mod probes;
 #[path = "token_cache/reading.rs"]
@@ -14,10 +16,13 @@ mod reading;
 mod rotations;
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use tether_core::{CoreError, DType, Host, HostTensor, Pairing};
 use tether_rope::TokenRope;
-use tether_score::tokens::{HeadProfile, LayerProfile, RecordedTokens, add_causal_mass};
+use tether_score::tokens::{
+    GridPlace, HeadProfile, LayerProfile, RecordedTokens, TokenObservation, add_causal_mass,
+};
 use tethercache::tokens::{
     EvictReport, LayerTurn, ModelFacts, NewTokens, SequenceId, SequenceState, TokenCache, TokenGeometry,
     TokenPlanner, TokenPositions, TokenRecipe,
@@ -154,7 +159,7 @@ impl Pair {
             let q = self.noise.tensor(&[tokens, QUERY_HEADS, DIM]);
             let k = self.noise.tensor(&[tokens, KV_HEADS, DIM]);
             let v = self.noise.tensor(&[tokens, KV_HEADS, DIM]);
-            let new = NewTokens { q: &q, k: &k, v: &v, raw_q: Some(&q), positions: &positions };
+            let new = NewTokens { q: &q, k: &k, v: &v, raw_q: Some(&q), positions: &positions, grid: None };
             let got = self.cache.extend(sequence, layer, &new).unwrap().to_f32_vec();
             let (q, k, v) = (q.to_f32_vec(), k.to_f32_vec(), v.to_f32_vec());
             let mut expected = Vec::new();
@@ -239,6 +244,20 @@ impl Pair {
         self.sequences.push(sequence);
         sequence
     }
+}
+
+/// Where tokens stand: five of text, and then pictures of three rows and four columns, each with two words after it.
+fn places(tokens: Range<usize>) -> Vec<Option<GridPlace>> {
+    let place = |token: usize| {
+        let (frame, place) = (token.checked_sub(5)? / 14, (token - 5) % 14);
+        let number = |n: usize| n as u32;
+        (place < 12).then(|| GridPlace {
+            frame: number(frame),
+            row: number(place / 4),
+            column: number(place % 4),
+        })
+    };
+    tokens.map(place).collect()
 }
 
 /// Recipes that a cache carries out on text alone.
@@ -467,7 +486,7 @@ fn attends_over_its_rows(pair: &mut Pair, sequence: SequenceId, position: i32, a
         let q = pair.noise.tensor(&[1, QUERY_HEADS, DIM]);
         let k = pair.noise.tensor(&[1, KV_HEADS, DIM]);
         let v = pair.noise.tensor(&[1, KV_HEADS, DIM]);
-        let new = NewTokens { q: &q, k: &k, v: &v, raw_q: Some(&q), positions: &[position] };
+        let new = NewTokens { q: &q, k: &k, v: &v, raw_q: Some(&q), positions: &[position], grid: None };
         let got = pair.cache.extend(sequence, layer, &new).unwrap().to_f32_vec();
         let (keys, values) = pair.cache.pools(layer).unwrap();
         let (keys, values, q) = (keys.to_f32_vec(), values.to_f32_vec(), q.to_f32_vec());
@@ -570,7 +589,7 @@ fn stays_within_its_budget_for_ten_thousand_steps() {
     let mut most = 0;
     for step in 0..10_000 {
         for layer in 0..LAYERS {
-            let new = NewTokens { q: &q, k: &k, v: &k, raw_q: None, positions: &[step] };
+            let new = NewTokens { q: &q, k: &k, v: &k, raw_q: None, positions: &[step], grid: None };
             cache.extend(sequence, layer, &new).unwrap();
         }
         cache.evict(sequence).unwrap();
@@ -607,7 +626,7 @@ fn refuses_what_does_not_fit_and_stays_as_it_was() {
     pair.extend(sequence, &mut plain, 6);
     let before = pair.cache.bytes();
     let (q, k) = (pair.noise.tensor(&[1, QUERY_HEADS, DIM]), pair.noise.tensor(&[1, KV_HEADS, DIM]));
-    let new = |positions| NewTokens { q: &q, k: &k, v: &k, raw_q: None, positions };
+    let new = |positions| NewTokens { q: &q, k: &k, v: &k, raw_q: None, positions, grid: None };
     let e = pair.cache.extend(sequence, 7, &new(&[6]));
     assert!(matches!(e, Err(Error::NoSuchLayer { .. })), "{e:?}");
     let e = pair.cache.extend(sequence, 1, &new(&[6]));
@@ -674,7 +693,7 @@ fn step_without_gaps(
     for (layer, heads) in came.iter_mut().enumerate() {
         let q = noise.tensor(&[1, QUERY_HEADS, DIM]);
         let (k, v) = (noise.tensor(&[1, KV_HEADS, DIM]), noise.tensor(&[1, KV_HEADS, DIM]));
-        let new = NewTokens { q: &q, k: &k, v: &v, raw_q: None, positions: &[position] };
+        let new = NewTokens { q: &q, k: &k, v: &v, raw_q: None, positions: &[position], grid: None };
         let got = cache.extend(sequence, layer, &new).unwrap().to_f32_vec();
         let (q, k, v) = (q.to_f32_vec(), k.to_f32_vec(), v.to_f32_vec());
         let row = |x: &[f32], head: usize| x[head * DIM..][..DIM].to_vec();
@@ -752,7 +771,7 @@ fn gaps_of_any_shape_are_closed() {
         for layer in 0..LAYERS {
             let q = same.tensor(&[1, QUERY_HEADS, DIM]);
             let (k, v) = (same.tensor(&[1, KV_HEADS, DIM]), same.tensor(&[1, KV_HEADS, DIM]));
-            let new = NewTokens { q: &q, k: &k, v: &v, raw_q: None, positions: &[position] };
+            let new = NewTokens { q: &q, k: &k, v: &v, raw_q: None, positions: &[position], grid: None };
             still.extend(of_still, layer, &new).unwrap();
         }
         if position % 7 != 6 {

@@ -53,6 +53,7 @@ fn extend(
     scale: f32,
 ) -> Result<(), Error> {
     let positions: Vec<i32> = (from..from + tokens).map(|p| p as i32).collect();
+    let places = pair.cache.planner().needs().grid.then(|| places(from..from + tokens));
     for layer in 0..LAYERS {
         let mut tensor = |heads: usize| {
             let mut x = pair.noise.tensor(&[tokens, heads, DIM]);
@@ -60,7 +61,14 @@ fn extend(
             x
         };
         let (q, k, v) = (tensor(QUERY_HEADS), tensor(KV_HEADS), tensor(KV_HEADS));
-        let new = NewTokens { q: &q, k: &k, v: &v, raw_q: Some(&q), positions: &positions };
+        let new = NewTokens {
+            q: &q,
+            k: &k,
+            v: &v,
+            raw_q: Some(&q),
+            positions: &positions,
+            grid: places.as_deref(),
+        };
         let out = pair.cache.extend(sequence, layer, &new)?.to_f32_vec();
         assert!(out.iter().all(|x| x.is_finite()), "{}", pair.cache.planner().recipe().name);
     }
@@ -85,7 +93,6 @@ fn evict(pair: &mut Pair, sequence: SequenceId, seen: usize, scale: f32) -> Resu
 #[test]
 fn budgets_hold_and_ends_stay_while_a_text_grows() {
     let rows = recipes();
-    let mut carried_out = 0;
     for (seed, recipe) in rows.iter().enumerate() {
         let name = recipe.name.as_str();
         let mut pair = session(recipe.clone(), 0xE0 + seed as u64);
@@ -95,17 +102,7 @@ fn budgets_hold_and_ends_stay_while_a_text_grows() {
             extend(&mut pair, sequence, seen, tokens, 1.0).unwrap();
             seen += tokens;
         }
-        let before = pair.cache.bytes();
-        match evict(&mut pair, sequence, seen, 1.0) {
-            Ok(_) => carried_out += 1,
-            // Text has no pictures.
-            Err(Error::Score(ScoreError::Missing { .. })) if name == "st-lite" => {
-                assert_eq!(pair.cache.bytes(), before, "{name} leaves the cache as it was");
-                extend(&mut pair, sequence, seen, 1, 1.0).unwrap();
-                continue;
-            }
-            Err(e) => panic!("{name}: {e}"),
-        }
+        evict(&mut pair, sequence, seen, 1.0).unwrap_or_else(|e| panic!("{name}: {e}"));
         let lengths = |pair: &Pair| -> Vec<Vec<i32>> {
             let heads = (0..LAYERS).flat_map(|l| (0..KV_HEADS).map(move |h| (l, h)));
             heads.map(|(l, h)| pair.cache.positions(sequence, l, h).unwrap().to_vec()).collect()
@@ -153,7 +150,6 @@ fn budgets_hold_and_ends_stay_while_a_text_grows() {
         pair.cache.remove(sequence).unwrap();
         assert_eq!(pair.cache.bytes().in_use, 0, "{name} leaves nothing behind");
     }
-    assert_eq!(carried_out + 1, rows.len());
 }
 
 /// Tokens of the long text.
@@ -162,9 +158,9 @@ const LONG: usize = 10_000;
 #[test]
 fn ten_thousand_tokens_stay_within_the_budget_of_every_recipe() {
     use rayon::prelude::*;
-    let recipes = recipes().into_iter().filter(|r| r.score.is_some() && r.name != "st-lite");
+    let recipes = recipes().into_iter().filter(|r| r.score.is_some());
     let carried_out: Vec<String> = recipes.collect::<Vec<_>>().par_iter().map(long_text).collect();
-    assert!(carried_out.len() >= 24, "{carried_out:?}");
+    assert!(carried_out.len() >= 25, "{carried_out:?}");
 }
 
 /// Grows a text to [`LONG`] tokens, one at a time.

@@ -67,7 +67,7 @@ fn a_quarter_of_the_memory_and_attention_to_what_is_kept() {
         let positions: Vec<i32> = (0..TEXT as i32).collect();
         let (mut state, mut kept) = (SequenceState::default(), Vec::new());
         for (layer, [q, k, v]) in text.iter().enumerate() {
-            let new = NewTokens { q, k, v, raw_q: None, positions: &positions };
+            let new = NewTokens { q, k, v, raw_q: None, positions: &positions, grid: None };
             cache.extend(sequence, layer, &new).unwrap();
             let seen = RecordedTokens::new(
                 (g.query_heads, g.kv_heads),
@@ -105,7 +105,7 @@ fn a_quarter_of_the_memory_and_attention_to_what_is_kept() {
         for count in [3, 1] {
             let positions: Vec<i32> = (seen..seen + count).map(|p| p as i32).collect();
             for (layer, [q, k, v]) in tensors(&mut noise, count).iter().enumerate() {
-                let tokens = NewTokens { q, k, v, raw_q: None, positions: &positions };
+                let tokens = NewTokens { q, k, v, raw_q: None, positions: &positions, grid: None };
                 let got = cache.extend(sequence, layer, &tokens).unwrap().to_f32_vec();
                 let (q, k, v) = (q.to_f32_vec(), k.to_f32_vec(), v.to_f32_vec());
                 let row = |x: &[f32], row: usize| x[row * DIM..][..DIM].to_vec();

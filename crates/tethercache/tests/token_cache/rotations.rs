@@ -44,7 +44,8 @@ fn read(mut cache: TokenCache<Host>, turned: Change, raw: Change) -> (Vec<f32>, 
             let (k, v) = (noise.tensor(&[tokens, KV_HEADS, DIM]), noise.tensor(&[tokens, KV_HEADS, DIM]));
             let raw_q = tensor(&noise.tensor(&[tokens, QUERY_HEADS, DIM]), raw);
             let (q, k) = (tensor(&q, turned), tensor(&k, turned));
-            let new = NewTokens { q: &q, k: &k, v: &v, raw_q: Some(&raw_q), positions: &positions };
+            let new =
+                NewTokens { q: &q, k: &k, v: &v, raw_q: Some(&raw_q), positions: &positions, grid: None };
             out.extend(cache.extend(sequence, layer, &new).unwrap().to_f32_vec());
         }
         seen += tokens;
@@ -117,7 +118,7 @@ fn keys_of_several_axes_are_refused_where_they_would_turn() {
         let q = noise.tensor(&[30, QUERY_HEADS, DIM]);
         let k = noise.tensor(&[30, KV_HEADS, DIM]);
         let positions: Vec<i32> = (0..30).collect();
-        let new = NewTokens { q: &q, k: &k, v: &k, raw_q: Some(&q), positions: &positions };
+        let new = NewTokens { q: &q, k: &k, v: &k, raw_q: Some(&q), positions: &positions, grid: None };
         if name == "rekv" {
             // Blocks are summarised as they come.
             let error = cache.extend(sequence, 0, &new).unwrap_err();

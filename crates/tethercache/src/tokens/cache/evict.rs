@@ -184,7 +184,10 @@ impl<E: TokenEngine> TokenCache<E> {
             };
             let longest = of_layer.heads.iter().map(HeadList::len).max().unwrap_or(0);
             let uniform = of_layer.heads.iter().all(|h| h.len() == longest);
-            plans.push(if uniform {
+            // What is alike in all heads is alike at the same places of their pictures.
+            let alike = |h: &HeadList| h.grid == of_layer.heads[0].grid;
+            let together = uniform && (!self.planner.needs().grid || of_layer.heads.iter().all(alike));
+            plans.push(if together {
                 let seen = Observed::held(self, of_layer, layer, 0..self.geometry.kv_heads);
                 self.planner.plan(turn, &seen, state)?
             } else {
@@ -283,6 +286,9 @@ impl<E: TokenEngine> TokenCache<E> {
                 }
             }
             head.positions = set.iter().map(|&t| old.positions[t as usize]).collect();
+            if !old.grid.is_empty() {
+                head.grid = set.iter().map(|&t| old.grid[t as usize]).collect();
+            }
             for (mass, old) in head.mass.iter_mut().zip(&old.mass) {
                 *mass = set.iter().map(|&t| old[t as usize]).collect();
             }

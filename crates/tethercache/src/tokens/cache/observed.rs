@@ -7,7 +7,7 @@ use std::ops::Range;
 use tether_core::{Pairing, Side, TokenEngine};
 use tether_rope::{RopeError, TokenRope};
 use tether_score::ScoreError;
-use tether_score::tokens::{BlockGrid, TokenObservation, block_means, page_bounds};
+use tether_score::tokens::{BlockGrid, GridPlace, TokenObservation, block_means, page_bounds};
 
 use super::blocks::HeadList;
 use super::probes::Probes;
@@ -263,6 +263,15 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
         let columns = columns.start * g.head_dim_v..columns.end * g.head_dim_v;
         let rows = weights.chunks_exact(g.query_heads * g.head_dim_v);
         Ok(rows.flat_map(|row| &row[columns.clone()]).copied().collect())
+    }
+
+    fn grid(&self) -> Result<&[Option<GridPlace>], ScoreError> {
+        let what = "the grid of visual tokens, which all heads hold";
+        let (first, others) = self.lists().split_first().ok_or(ScoreError::Missing { what })?;
+        if first.grid.is_empty() || others.iter().any(|h| h.grid != first.grid) {
+            return Err(ScoreError::Missing { what });
+        }
+        Ok(&first.grid[..self.tokens()])
     }
 
     fn accumulated_attention(&self) -> Result<Vec<f32>, ScoreError> {
