@@ -4,6 +4,56 @@ use super::*;
 use tether_rope::Angles;
 use tethercache::tokens::{KeptHead, StoredKeys, kept_heads};
 
+#[test]
+fn heads_of_their_own_free_real_memory() {
+    let recipe = TokenRecipe::named("adakv").unwrap();
+    let recipe = recipe.with_overrides(&["budget.ratio=0.2", "score.window=4"]).unwrap();
+    let mut pair = Pair::new(recipe, 5);
+    let (sequence, mut plain) = (pair.start(), Plain::new());
+    pair.extend(sequence, &mut plain, 200);
+    pair.evict(sequence, &mut plain);
+    let lengths = pair.cache.head_lengths(sequence, 0).unwrap();
+    assert_eq!(lengths.iter().sum::<usize>(), 2 * 40, "{lengths:?}");
+    let bytes = pair.cache.bytes();
+    assert!(bytes.resident * 4 <= bytes.full, "{bytes:?}");
+    pair.extend(sequence, &mut plain, 3);
+}
+
+#[test]
+fn recipes_by_kind_of_head_free_real_memory_and_keep_both_ends() {
+    // A quarter of the heads is protected whole, so a fifth of the memory leaves none; and one that is.
+    let razor = ["budget.ratio=0.2", "budget.heads.induction=0.1"];
+    let kept_whole = ["budget.ratio=0.6", "budget.heads.induction=0.25"];
+    for (recipe, overrides, recent) in [
+        ("razor-attention", razor, 16),
+        ("razor-attention", kept_whole, 16),
+        ("hack", ["budget.ratio=0.2", "edit.threshold=0"], 16),
+    ] {
+        let mut pair = profiled(recipe, &overrides, 21);
+        let (sequence, mut plain) = (pair.start(), Plain::new());
+        // Whole blocks of tokens, and enough of them that the last ones' share is small.
+        pair.extend(sequence, &mut plain, 600);
+        pair.cache.evict(sequence).unwrap();
+        let bytes = pair.cache.bytes();
+        if overrides[0] == "budget.ratio=0.2" {
+            assert!(bytes.resident * 4 <= bytes.full, "{recipe}: {bytes:?}");
+        }
+        let mut lengths = BTreeSet::new();
+        for layer in 0..LAYERS {
+            for head in 0..KV_HEADS {
+                let positions = pair.cache.positions(sequence, layer, head).unwrap();
+                assert_eq!(positions[..4], [0, 1, 2, 3], "{recipe}: sinks of layer {layer}, head {head}");
+                let last: Vec<i32> = (600 - recent..600).collect();
+                assert!(positions.ends_with(&last), "{recipe}: layer {layer}, head {head}: {positions:?}");
+                lengths.insert(positions.len());
+            }
+        }
+        if overrides[0] != razor[0] || recipe == "hack" {
+            assert!(lengths.len() > 1, "{recipe}: heads of different kinds keep different numbers");
+        }
+    }
+}
+
 /// Enough heads that some may keep everything within a fifth of the memory.
 fn many_heads() -> TokenGeometry {
     TokenGeometry { query_heads: 16, kv_heads: 8, ..geometry() }

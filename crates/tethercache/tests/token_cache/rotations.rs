@@ -142,6 +142,23 @@ fn keys_of_several_axes_are_refused_where_they_would_turn() {
 }
 
 #[test]
+fn a_rotation_of_more_channels_than_there_are_is_refused_before_anything_changes() {
+    let wide = TokenRope::new(Pairing::Half, THETA, DIM + 2).unwrap();
+    // Values are merged before keys turn.
+    let overrides = ["budget.ratio=0.5", "position.kind=contiguous"];
+    let mut cache = session("merging", &overrides, wide);
+    let (mut noise, sequence) = (Noise(0x72), cache.start());
+    let (q, k) = (noise.tensor(&[30, QUERY_HEADS, DIM]), noise.tensor(&[30, KV_HEADS, DIM]));
+    let positions: Vec<i32> = (0..30).collect();
+    let new = NewTokens { q: &q, k: &k, v: &k, raw_q: None, positions: &positions, grid: None };
+    (0..LAYERS).for_each(|layer| drop(cache.extend(sequence, layer, &new).unwrap()));
+    let before = cache.contents(sequence, 0, 1).unwrap();
+    let error = cache.evict(sequence).unwrap_err();
+    assert!(matches!(error, Error::Score(ScoreError::Count { expected: 4, got: 5, .. })), "{error}");
+    assert_eq!(cache.contents(sequence, 0, 1).unwrap(), before);
+}
+
+#[test]
 fn keys_that_are_stored_before_the_rotation_are_refused() {
     for row in catalogue().iter().filter(|c| c.unit == "token") {
         let recipe = TokenRecipe::named(row.name).unwrap();

@@ -44,11 +44,15 @@ pub(super) struct HeadMoves {
 }
 
 impl<E: TokenEngine> TokenCache<E> {
-    /// The rotation that turns keys, where a token's one position is all that it takes.
+    /// The rotation that turns keys, where it fits them and a token's one position is all that it takes.
     pub(super) fn rope(&self) -> Result<&TokenRope, ScoreError> {
         let rope = self.facts.rope.as_ref().ok_or(ScoreError::Missing { what: "the model's rotation" })?;
         if rope.axes() > 1 {
             return Err(ScoreError::Axes { axes: rope.axes() });
+        }
+        let (most, pairs) = (self.geometry.head_dim_k / 2, rope.frequencies().len());
+        if pairs > most {
+            return Err(ScoreError::Count { what: "rotary frequencies", expected: most, got: pairs });
         }
         Ok(rope)
     }
