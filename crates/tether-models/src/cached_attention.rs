@@ -1,7 +1,8 @@
 //! A language model's attention over a `TokenCache`.
 
-use tether_core::{CoreError, DType, HostTensor, Readback, TensorData, TokenEngine};
+use tether_core::{CoreError, DType, HostTensor, Pairing, Readback, TensorData, TokenEngine};
 use tethercache::Error;
+use tethercache::rope::TokenRope;
 use tethercache::score::tokens::HeadProfile;
 use tethercache::tokens::{
     EvictReport, ModelFacts, NewTokens, SequenceId, TokenBytes, TokenCache, TokenGeometry, TokenRecipe,
@@ -62,8 +63,9 @@ impl<E: TokenEngine> CachedAttention<E> {
         } else {
             Vec::new()
         };
-        let frequencies = model.inv_freq().to_vec();
-        cache = cache.with_facts(ModelFacts { frequencies, output_projections, head_profile });
+        // The pairs that the model's own turns are of.
+        let rope = Some(TokenRope::from_frequencies(Pairing::Half, model.inv_freq().to_vec())?);
+        cache = cache.with_facts(ModelFacts { rope, output_projections, head_profile });
         let sequence = cache.start();
         Ok(Self { cache, sequence })
     }
@@ -159,7 +161,8 @@ impl<E: TokenEngine> CachedAttention<E> {
             0 => None,
             _ => Some(upload(engine, block.q_pre)?),
         };
-        let new = NewTokens { q: &q, k: &k, v: &v, raw_q: raw_q.as_ref(), positions: block.positions };
+        let raw_q = raw_q.as_ref();
+        let new = NewTokens { q: &q, k: &k, v: &v, raw_q, positions: block.positions, grid: None };
         add(&mut self.cache, self.sequence, block.layer, &new)
     }
 }

@@ -107,6 +107,11 @@ impl TokenRope {
         self.axes.last().map_or(1, |&a| usize::from(a) + 1)
     }
 
+    /// Which channels form a pair.
+    pub fn pairing(&self) -> Pairing {
+        self.pairing
+    }
+
     /// Radians per position of each pair.
     pub fn frequencies(&self) -> &[f64] {
         &self.frequencies
@@ -125,6 +130,11 @@ impl TokenRope {
     /// The rotation of keys that are rotated by `deltas` more, one list an axis. The attention factor is in them already.
     pub fn by<'a>(&'a self, deltas: &'a [&'a [i32]]) -> Rotation<'a> {
         self.rotation(deltas, 1.0)
+    }
+
+    /// The rotation of keys at positions `p` back to raw ones, with `back` being `-p`, one list an axis; takes the attention factor out.
+    pub fn to_raw<'a>(&'a self, back: &'a [&'a [i32]]) -> Rotation<'a> {
+        self.rotation(back, 1.0 / self.attention_factor)
     }
 
     fn rotation<'a>(&'a self, deltas: &'a [&'a [i32]], scale: f32) -> Rotation<'a> {

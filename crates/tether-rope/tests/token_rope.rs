@@ -60,6 +60,8 @@ fn yarn_scales_slow_pairs_and_rotated_keys_once() {
     let raw = keys(1, 64);
     let at = |p: i32| turned(raw.clone(), 64, &yarn.to_positions(&[&[p]]), Angles::Exact).unwrap();
     close(&turned(at(70), 64, &yarn.by(&[&[-60]]), Angles::Exact).unwrap(), &at(10), 1e-5);
+    // The factor is taken out where the rotation is.
+    close(&turned(at(70), 64, &yarn.to_raw(&[&[-70]]), Angles::Exact).unwrap(), &raw, 1e-5);
     for bad in [Yarn::new(0.5, 4096), Yarn::new(f64::NAN, 4096), Yarn::new(2.0, 0)] {
         assert!(matches!(TokenRope::yarn(Pairing::Half, 10_000.0, 64, bad), Err(RopeError::Scaling { .. })));
     }

@@ -32,6 +32,12 @@ pub enum ScoreError {
         /// What is missing.
         what: &'static str,
     },
+    /// Keys that turn by several axes of positions, where a token has one position.
+    #[error("keys that turn by {axes} axes of positions cannot be turned here: a token has one position")]
+    Axes {
+        /// Axes.
+        axes: usize,
+    },
     /// An observation that an engine could not make.
     #[error(transparent)]
     Core(#[from] CoreError),

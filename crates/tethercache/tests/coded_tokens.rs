@@ -104,7 +104,7 @@ impl Session {
                 self.tensor(tokens, KV_HEADS, 4.0),
                 self.tensor(tokens, KV_HEADS, -2.0),
             );
-            let new = NewTokens { q: &q, k: &k, v: &v, raw_q: None, positions: &positions };
+            let new = NewTokens { q: &q, k: &k, v: &v, raw_q: None, positions: &positions, grid: None };
             let got = self.cache.extend(sequence, layer, &new).unwrap().to_f32_vec();
             let held: Vec<HeadContents> =
                 (0..KV_HEADS).map(|h| self.cache.contents(sequence, layer, h).unwrap()).collect();
@@ -379,7 +379,7 @@ fn numbers_without_codes_leave_the_cache_as_it_was() {
                 k[7] = 1e30;
             }
             let v = if name == "spherical-published" && layer + 1 == LAYERS { k.clone() } else { v };
-            let new = NewTokens { q: &q, k: &k, v: &v, raw_q: None, positions: &positions };
+            let new = NewTokens { q: &q, k: &k, v: &v, raw_q: None, positions: &positions, grid: None };
             session.cache.extend(sequence, layer, &new).unwrap();
         }
         let contents = |session: &Session| -> Vec<HeadContents> {

@@ -4,20 +4,30 @@
 
 #[path = "token_cache/every_recipe.rs"]
 mod every_recipe;
+#[path = "token_cache/memory.rs"]
+mod memory;
+#[path = "token_cache/pictures.rs"]
+mod pictures;
 #[path = "token_cache/probes.rs"]
 mod probes;
 #[path = "token_cache/reading.rs"]
 mod reading;
+#[path = "token_cache/rotations.rs"]
+mod rotations;
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
-use tether_core::{CoreError, DType, Host, HostTensor};
-use tether_score::tokens::{HeadProfile, LayerProfile, RecordedTokens, add_causal_mass};
-use tethercache::tokens::{
-    LayerTurn, ModelFacts, NewTokens, SequenceId, SequenceState, TokenCache, TokenGeometry, TokenPlanner,
-    TokenPositions, TokenRecipe,
+use tether_core::{CoreError, DType, Host, HostTensor, Pairing};
+use tether_rope::TokenRope;
+use tether_score::tokens::{
+    GridPlace, HeadProfile, LayerProfile, RecordedTokens, TokenObservation, add_causal_mass,
 };
-use tethercache::{Error, catalogue};
+use tethercache::tokens::{
+    EvictReport, LayerTurn, ModelFacts, NewTokens, SequenceId, SequenceState, TokenCache, TokenGeometry,
+    TokenPlanner, TokenPositions, TokenRecipe,
+};
+use tethercache::{Error, RecipeError, catalogue};
 
 const LAYERS: usize = 2;
 const QUERY_HEADS: usize = 4;
@@ -149,7 +159,7 @@ impl Pair {
             let q = self.noise.tensor(&[tokens, QUERY_HEADS, DIM]);
             let k = self.noise.tensor(&[tokens, KV_HEADS, DIM]);
             let v = self.noise.tensor(&[tokens, KV_HEADS, DIM]);
-            let new = NewTokens { q: &q, k: &k, v: &v, raw_q: Some(&q), positions: &positions };
+            let new = NewTokens { q: &q, k: &k, v: &v, raw_q: Some(&q), positions: &positions, grid: None };
             let got = self.cache.extend(sequence, layer, &new).unwrap().to_f32_vec();
             let (q, k, v) = (q.to_f32_vec(), k.to_f32_vec(), v.to_f32_vec());
             let mut expected = Vec::new();
@@ -168,7 +178,7 @@ impl Pair {
 
     /// Evicts, and drops from the plain lists whatever the cache says has left.
     fn evict(&mut self, sequence: SequenceId, plain: &mut Plain) -> usize {
-        let report = self.cache.evict(sequence).unwrap();
+        let report = self.evicted(sequence).unwrap();
         let mut gone = 0;
         for (layer, heads) in plain.heads.iter_mut().enumerate() {
             for (head, tokens) in heads.iter_mut().enumerate() {
@@ -180,31 +190,53 @@ impl Pair {
             }
         }
         assert_eq!(report.evicted, gone);
-        self.check_blocks();
         gone
     }
 
-    /// Blocks in use are those that somebody refers to, and no list has more than its tokens need.
+    /// Evicts; what is said of bytes is what the cache holds.
+    fn evicted(&mut self, sequence: SequenceId) -> Result<EvictReport, Error> {
+        let before = self.cache.bytes().held();
+        let report = self.cache.evict(sequence)?;
+        let after = self.cache.bytes().held();
+        assert_eq!((report.freed_bytes, report.resident_bytes), (before.saturating_sub(after), after));
+        self.check_blocks();
+        Ok(report)
+    }
+
+    /// Every block is in use as often as lists name it, and no list has more blocks than its tokens need.
     fn check_blocks(&self) {
-        let bytes = self.cache.bytes();
-        let mut referenced = 0;
+        let (bytes, size) = (self.cache.bytes(), geometry().block_size);
+        let (mut resident, mut in_use) = (0, 0);
         for layer in 0..LAYERS {
-            let mut blocks = BTreeSet::new();
+            let pool = self.cache.block_pool(layer).unwrap();
+            let mut named = vec![0; pool.capacity()];
             for &sequence in &self.sequences {
-                let (Ok(csr), Ok(lengths)) =
-                    (self.cache.csr(sequence, layer), self.cache.head_lengths(sequence, layer))
-                else {
-                    continue;
-                };
-                for (bounds, tokens) in csr.indptr.windows(2).zip(lengths) {
-                    assert_eq!((bounds[1] - bounds[0]) as usize, tokens.div_ceil(geometry().block_size));
+                let Ok(lists) = self.cache.block_lists(sequence, layer) else { continue };
+                lists.iter().copied().flatten().for_each(|&block| named[block as usize] += 1);
+                let lengths = self.cache.head_lengths(sequence, layer).unwrap();
+                let csr = self.cache.csr(sequence, layer).unwrap();
+                assert_eq!(csr.indptr.len(), KV_HEADS + 1);
+                assert_eq!(csr.last_page_len.len(), KV_HEADS);
+                for (head, &tokens) in lengths.iter().enumerate() {
+                    let pages = csr.indptr[head] as usize..csr.indptr[head + 1] as usize;
+                    assert_eq!(pages.len(), tokens.div_ceil(size), "blocks of {tokens} tokens");
+                    let full = pages.len().saturating_sub(1) * size;
+                    assert_eq!(
+                        full + csr.last_page_len[head] as usize,
+                        tokens,
+                        "the last page of {tokens} tokens"
+                    );
+                    assert_eq!(csr.indices[pages], *lists[head]);
                 }
-                blocks.extend(csr.indices);
             }
-            referenced += blocks.len() as u64;
+            let references: Vec<u32> =
+                (0..pool.capacity() as u32).map(|block| pool.references(block)).collect();
+            assert_eq!(references, named, "layer {layer}");
+            in_use += named.iter().filter(|&&n| n > 0).count() as u64;
+            let (keys, values) = self.cache.pools(layer).unwrap();
+            resident += ((keys.len() + values.len()) * size_of::<f32>()) as u64;
         }
-        assert_eq!(bytes.in_use, referenced * geometry().block_bytes());
-        assert!(bytes.in_use <= bytes.resident);
+        assert_eq!((bytes.resident, bytes.in_use), (resident, in_use * geometry().block_bytes()));
     }
 
     fn start(&mut self) -> SequenceId {
@@ -212,6 +244,20 @@ impl Pair {
         self.sequences.push(sequence);
         sequence
     }
+}
+
+/// Where tokens stand: five of text, and then pictures of three rows and four columns, each with two words after it.
+fn places(tokens: Range<usize>) -> Vec<Option<GridPlace>> {
+    let place = |token: usize| {
+        let (frame, place) = (token.checked_sub(5)? / 14, (token - 5) % 14);
+        let number = |n: usize| n as u32;
+        (place < 12).then(|| GridPlace {
+            frame: number(frame),
+            row: number(place / 4),
+            column: number(place % 4),
+        })
+    };
+    tokens.map(place).collect()
 }
 
 /// Recipes that a cache carries out on text alone.
@@ -259,7 +305,7 @@ fn every_recipe_attends_over_what_it_keeps() {
         let name = recipe.name.clone();
         let mut pair = Pair::new(recipe, 0x9E37_79B9 + seed as u64);
         pair.cache = pair.cache.with_facts(ModelFacts {
-            frequencies: (0..DIM / 2).map(|i| 10f64.powi(-(i as i32))).collect(),
+            rope: Some(turning(&(0..DIM / 2).map(|i| 10f64.powi(-(i as i32))).collect::<Vec<f64>>())),
             ..ModelFacts::default()
         });
         let (sequence, mut plain) = (pair.start(), Plain::new());
@@ -288,7 +334,7 @@ fn keeps_what_the_planner_keeps_of_the_whole_text() {
         let mut pair = Pair::new(recipe.clone(), 0xABCD + seed as u64);
         let frequencies: Vec<f64> = (0..DIM / 2).map(|i| 10f64.powi(-(i as i32))).collect();
         pair.cache =
-            pair.cache.with_facts(ModelFacts { frequencies: frequencies.clone(), ..ModelFacts::default() });
+            pair.cache.with_facts(ModelFacts { rope: Some(turning(&frequencies)), ..ModelFacts::default() });
         let (sequence, mut plain) = (pair.start(), Plain::new());
         for tokens in [20, 29] {
             pair.extend(sequence, &mut plain, tokens);
@@ -311,18 +357,55 @@ fn keeps_what_the_planner_keeps_of_the_whole_text() {
 }
 
 #[test]
-fn heads_of_their_own_free_real_memory() {
-    let recipe = TokenRecipe::named("adakv").unwrap();
-    let recipe = recipe.with_overrides(&["budget.ratio=0.2", "score.window=4"]).unwrap();
-    let mut pair = Pair::new(recipe, 5);
+fn a_prompt_is_chosen_from_in_pieces_and_held_whole_until_then() {
+    let keydiff = TokenRecipe::named("keydiff").unwrap();
+    let more = ["budget.tokens=12", "decode.every=20"];
+    let mut kept = Vec::new();
+    for pieces in [&[][..], &["prefill.every=8"]] {
+        let recipe = keydiff.with_overrides(&[&more, pieces].concat()).unwrap();
+        let mut pair = Pair::new(recipe, 0x92);
+        let (sequence, mut plain) = (pair.start(), Plain::new());
+        for tokens in [30, 25] {
+            pair.extend(sequence, &mut plain, tokens);
+        }
+        let bytes = pair.cache.bytes();
+        assert!(bytes.in_use >= bytes.full, "no token of the prompt has left: {bytes:?}");
+        pair.evict(sequence, &mut plain);
+        kept.push(plain.heads.clone());
+        // Tokens that come later are not a prompt: what leaves is chosen from all that is held.
+        pair.extend(sequence, &mut plain, 20);
+        let planner = pair.cache.planner().clone();
+        for layer in 0..LAYERS {
+            let turn = LayerTurn { layer, layers: LAYERS, seen: 75, decoding: true };
+            let at_once = TokenPlanner::new(keydiff.with_overrides(&more).unwrap()).unwrap();
+            let seen = plain.recorded(layer, 20);
+            let plan = |p: &TokenPlanner| p.plan(turn, &seen, &mut SequenceState::default()).unwrap().keep;
+            assert_eq!(plan(&planner), plan(&at_once));
+        }
+    }
+    assert_ne!(kept[0], kept[1], "pieces make a difference");
+    // By hand: the pieces of the prompt, one after the other.
+    let planner = TokenPlanner::new(keydiff.with_overrides(&more).unwrap()).unwrap();
+    let mut pair = Pair::new(TokenRecipe::named("full").unwrap(), 0x92);
     let (sequence, mut plain) = (pair.start(), Plain::new());
-    pair.extend(sequence, &mut plain, 200);
-    pair.evict(sequence, &mut plain);
-    let lengths = pair.cache.head_lengths(sequence, 0).unwrap();
-    assert_eq!(lengths.iter().sum::<usize>(), 2 * 40, "{lengths:?}");
-    let bytes = pair.cache.bytes();
-    assert!(bytes.resident * 4 <= bytes.full, "{bytes:?}");
-    pair.extend(sequence, &mut plain, 3);
+    for tokens in [30, 25] {
+        pair.extend(sequence, &mut plain, tokens);
+    }
+    for (layer, heads) in plain.heads.iter().enumerate() {
+        for (head, tokens) in heads.iter().enumerate() {
+            let mut held = tokens[..12].to_vec();
+            for piece in tokens[12..].chunks(8) {
+                held.extend_from_slice(piece);
+                let of = |pick: fn(&Token) -> &Vec<f32>| held.iter().flat_map(|t| pick(t).clone()).collect();
+                let seen =
+                    RecordedTokens::new((1, 1), held.len(), (DIM, DIM), of(|t| &t.1), of(|t| &t.2)).unwrap();
+                let turn = LayerTurn { layer, layers: LAYERS, seen: 55, decoding: false };
+                let plan = planner.plan(turn, &seen, &mut SequenceState::default()).unwrap();
+                held = plan.keep.head(0).iter().map(|&t| held[t as usize].clone()).collect();
+            }
+            assert_eq!(kept[1][layer][head], held, "layer {layer}, head {head}");
+        }
+    }
 }
 
 /// A profile whose head 1 of layer 0 looks things up, and whose heads 0 are contextual.
@@ -338,53 +421,22 @@ fn profile() -> HeadProfile {
 fn profiled(recipe: &str, overrides: &[&str], seed: u64) -> Pair {
     let recipe = TokenRecipe::named(recipe).unwrap().with_overrides(overrides).unwrap();
     let mut pair = Pair::new(recipe, seed);
-    pair.cache = pair.cache.with_facts(ModelFacts { head_profile: Some(profile()), ..ModelFacts::default() });
+    pair.cache = pair.cache.with_facts(ModelFacts {
+        rope: Some(turning(&frequencies())),
+        head_profile: Some(profile()),
+        ..ModelFacts::default()
+    });
     pair
 }
 
-#[test]
-fn recipes_by_kind_of_head_free_real_memory_and_keep_both_ends() {
-    // A quarter of the heads is protected whole, so a fifth of the memory leaves none; and one that is.
-    let razor = ["budget.ratio=0.2", "budget.heads.induction=0.1"];
-    let kept_whole = ["budget.ratio=0.6", "budget.heads.induction=0.25"];
-    for (recipe, overrides, recent) in [
-        ("razor-attention", razor, 16),
-        ("razor-attention", kept_whole, 16),
-        ("hack", ["budget.ratio=0.2", "edit.threshold=0"], 16),
-    ] {
-        let mut pair = profiled(recipe, &overrides, 21);
-        let (sequence, mut plain) = (pair.start(), Plain::new());
-        // Whole blocks of tokens, and enough of them that the last ones' share is small.
-        pair.extend(sequence, &mut plain, 600);
-        pair.cache.evict(sequence).unwrap();
-        let bytes = pair.cache.bytes();
-        if overrides[0] == "budget.ratio=0.2" {
-            assert!(bytes.resident * 4 <= bytes.full, "{recipe}: {bytes:?}");
-        }
-        let mut lengths = BTreeSet::new();
-        for layer in 0..LAYERS {
-            for head in 0..KV_HEADS {
-                let positions = pair.cache.positions(sequence, layer, head).unwrap();
-                assert_eq!(positions[..4], [0, 1, 2, 3], "{recipe}: sinks of layer {layer}, head {head}");
-                let last: Vec<i32> = (600 - recent..600).collect();
-                assert!(positions.ends_with(&last), "{recipe}: layer {layer}, head {head}: {positions:?}");
-                lengths.insert(positions.len());
-            }
-        }
-        if overrides[0] != razor[0] || recipe == "hack" {
-            assert!(lengths.len() > 1, "{recipe}: heads of different kinds keep different numbers");
-        }
-    }
-}
-
-/// Attention of one more token, worked out from what the cache holds: rows of its pools, and the token that stands for those that left.
-/// is the mean of them, as often as they were.
+/// Attention of one more token, worked out from what the cache holds: rows of its pools, and with `mean` a token that stands for those of `all`
+/// that left: the mean of them, as often as they were.
 fn attends_over_its_rows(pair: &mut Pair, sequence: SequenceId, position: i32, all: &Plain, mean: bool) {
     for layer in 0..LAYERS {
         let q = pair.noise.tensor(&[1, QUERY_HEADS, DIM]);
         let k = pair.noise.tensor(&[1, KV_HEADS, DIM]);
         let v = pair.noise.tensor(&[1, KV_HEADS, DIM]);
-        let new = NewTokens { q: &q, k: &k, v: &v, raw_q: Some(&q), positions: &[position] };
+        let new = NewTokens { q: &q, k: &k, v: &v, raw_q: Some(&q), positions: &[position], grid: None };
         let got = pair.cache.extend(sequence, layer, &new).unwrap().to_f32_vec();
         let (keys, values) = pair.cache.pools(layer).unwrap();
         let (keys, values, q) = (keys.to_f32_vec(), values.to_f32_vec(), q.to_f32_vec());
@@ -433,9 +485,18 @@ fn recipes_that_merge_attend_over_what_they_made() {
         let mean = recipe == "razor-attention";
         assert!((report.merged > 0) != mean && report.evicted > 0, "{recipe}: {report:?}");
         assert!(pair.cache.bytes().in_use < before * 6 / 10, "{recipe}");
+        let cut = |layer: usize| {
+            pair.cache.head_lengths(sequence, layer).unwrap().iter().filter(|&&n| n < 200).count()
+        };
+        let stand_for_others =
+            if mean { (0..LAYERS).map(cut).sum::<usize>() * 2 * DIM * size_of::<f32>() } else { 0 };
+        assert_eq!(pair.cache.bytes().host, stand_for_others as u64, "{recipe}");
         for step in 0..3 {
             attends_over_its_rows(&mut pair, sequence, 200 + step, &plain, mean);
         }
+        let tokens: usize = (0..LAYERS).flat_map(|l| pair.cache.head_lengths(sequence, l).unwrap()).sum();
+        let read = tokens * 2 * DIM * size_of::<f32>() + stand_for_others;
+        assert_eq!(pair.cache.bytes().read, read as u64, "{recipe}");
     }
 }
 
@@ -478,7 +539,7 @@ fn stays_within_its_budget_for_ten_thousand_steps() {
     let mut most = 0;
     for step in 0..10_000 {
         for layer in 0..LAYERS {
-            let new = NewTokens { q: &q, k: &k, v: &k, raw_q: None, positions: &[step] };
+            let new = NewTokens { q: &q, k: &k, v: &k, raw_q: None, positions: &[step], grid: None };
             cache.extend(sequence, layer, &new).unwrap();
         }
         cache.evict(sequence).unwrap();
@@ -515,7 +576,7 @@ fn refuses_what_does_not_fit_and_stays_as_it_was() {
     pair.extend(sequence, &mut plain, 6);
     let before = pair.cache.bytes();
     let (q, k) = (pair.noise.tensor(&[1, QUERY_HEADS, DIM]), pair.noise.tensor(&[1, KV_HEADS, DIM]));
-    let new = |positions| NewTokens { q: &q, k: &k, v: &k, raw_q: None, positions };
+    let new = |positions| NewTokens { q: &q, k: &k, v: &k, raw_q: None, positions, grid: None };
     let e = pair.cache.extend(sequence, 7, &new(&[6]));
     assert!(matches!(e, Err(Error::NoSuchLayer { .. })), "{e:?}");
     let e = pair.cache.extend(sequence, 1, &new(&[6]));
@@ -535,6 +596,11 @@ const THETA: f64 = 100.0;
 
 fn frequencies() -> Vec<f64> {
     (0..DIM / 2).map(|p| THETA.powf(-2.0 * p as f64 / DIM as f64)).collect()
+}
+
+/// The turns of half-split pairs.
+fn turning(frequencies: &[f64]) -> TokenRope {
+    TokenRope::from_frequencies(Pairing::Half, frequencies.to_vec()).unwrap()
 }
 
 /// A key turned by `delta` positions, in `f64`.
@@ -577,7 +643,7 @@ fn step_without_gaps(
     for (layer, heads) in came.iter_mut().enumerate() {
         let q = noise.tensor(&[1, QUERY_HEADS, DIM]);
         let (k, v) = (noise.tensor(&[1, KV_HEADS, DIM]), noise.tensor(&[1, KV_HEADS, DIM]));
-        let new = NewTokens { q: &q, k: &k, v: &v, raw_q: None, positions: &[position] };
+        let new = NewTokens { q: &q, k: &k, v: &v, raw_q: None, positions: &[position], grid: None };
         let got = cache.extend(sequence, layer, &new).unwrap().to_f32_vec();
         let (q, k, v) = (q.to_f32_vec(), k.to_f32_vec(), v.to_f32_vec());
         let row = |x: &[f32], head: usize| x[head * DIM..][..DIM].to_vec();
@@ -612,7 +678,7 @@ fn streamed(came: &mut Came, cache: &TokenCache<Host>, sequence: SequenceId, nex
 #[test]
 fn gaps_are_closed_without_drift() {
     let recipe = TokenRecipe::named("streaming-llm").unwrap().with_overrides(&["budget.tokens=13"]).unwrap();
-    let facts = ModelFacts { frequencies: frequencies(), ..ModelFacts::default() };
+    let facts = ModelFacts { rope: Some(turning(&frequencies())), ..ModelFacts::default() };
     let mut cache = TokenCache::new(Host::new(), geometry(), recipe).unwrap().with_facts(facts);
     let (mut noise, sequence) = (Noise(77), cache.start());
     let mut came: Came = vec![vec![Head::new(); KV_HEADS]; LAYERS];
@@ -643,7 +709,7 @@ fn gaps_are_closed_without_drift() {
 fn gaps_of_any_shape_are_closed() {
     let knorm = TokenRecipe::named("knorm").unwrap();
     let recipe = |more: &str| knorm.with_overrides(&["budget.tokens=9", "decode.every=5", more]).unwrap();
-    let facts = ModelFacts { frequencies: frequencies(), ..ModelFacts::default() };
+    let facts = ModelFacts { rope: Some(turning(&frequencies())), ..ModelFacts::default() };
     let closing = recipe("position.kind=contiguous");
     let mut cache = TokenCache::new(Host::new(), geometry(), closing).unwrap().with_facts(facts);
     let mut still = TokenCache::new(Host::new(), geometry(), recipe("position.kind=keep")).unwrap();
@@ -655,7 +721,7 @@ fn gaps_of_any_shape_are_closed() {
         for layer in 0..LAYERS {
             let q = same.tensor(&[1, QUERY_HEADS, DIM]);
             let (k, v) = (same.tensor(&[1, KV_HEADS, DIM]), same.tensor(&[1, KV_HEADS, DIM]));
-            let new = NewTokens { q: &q, k: &k, v: &v, raw_q: None, positions: &[position] };
+            let new = NewTokens { q: &q, k: &k, v: &v, raw_q: None, positions: &[position], grid: None };
             still.extend(of_still, layer, &new).unwrap();
         }
         if position % 7 != 6 {

@@ -30,7 +30,7 @@ pub enum HeadBudget {
         divisor: usize,
     },
     /// Contextual heads keep little, structural ones the rest of the budget, of which the first two frames and the last one (HACK,
-    /// arXiv:2504.09261). Needs a head profile with variances.
+    /// arXiv:2504.09261) where there are frames and all heads hold the same tokens of them. Needs a head profile with variances.
     Hack {
         /// Share of the model's heads that are contextual.
         contextual: f64,

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use tether_core::Pool;
+use tether_core::{Pairing, Pool};
 
 use super::scorers::{block_means, page_bounds};
 use crate::ScoreError;
@@ -153,12 +153,22 @@ pub trait TokenObservation {
         Err(ScoreError::Missing { what: "keys of probe tokens" })
     }
 
-    /// Rotary frequencies, radians per position, highest first; half-split pairs.
+    /// Rotary frequencies, radians per position, highest first.
     ///
     /// # Errors
-    /// [`ScoreError::Missing`].
+    /// [`ScoreError::Missing`], [`ScoreError::Axes`] where positions have several axes.
     fn frequencies(&self) -> Result<&[f64], ScoreError> {
         Err(ScoreError::Missing { what: "rotary frequencies" })
+    }
+
+    /// Which channels turn together by a frequency.
+    fn pairing(&self) -> Pairing {
+        Pairing::Half
+    }
+
+    /// What rotated channels of queries and of keys are longer by than raw ones (`YaRN`, arXiv:2309.00071).
+    fn attention_factor(&self) -> f32 {
+        1.0
     }
 
     /// The output projection, `[hidden, query_heads * head_dim_v]`.

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use tether_core::Pairing;
+
 use super::{GridPlace, KeepSets, TokenObservation};
 use crate::ScoreError;
 
@@ -120,6 +122,14 @@ impl TokenObservation for PartialText<'_> {
 
     fn frequencies(&self) -> Result<&[f64], ScoreError> {
         self.of.frequencies()
+    }
+
+    fn pairing(&self) -> Pairing {
+        self.of.pairing()
+    }
+
+    fn attention_factor(&self) -> f32 {
+        self.of.attention_factor()
     }
 
     fn output_projection(&self) -> Result<Cow<'_, [f32]>, ScoreError> {

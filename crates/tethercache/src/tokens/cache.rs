@@ -16,10 +16,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
 use tether_core::{LayerId, Side, TokenEngine};
-use tether_layout::Csr;
+use tether_layout::{BlockPool, Csr};
+use tether_rope::TokenRope;
 use tether_score::tokens::{HeadProfile, QueryHeads, TokenScorer};
 
-use super::{SequenceState, TokenGeometry, TokenPlanner, TokenRecipe};
+use super::{SequenceState, StoredKeys, TokenGeometry, TokenPlanner, TokenRecipe};
 use crate::{Error, RecipeError};
 use blocks::{HeadList, LayerBlocks, block_rows};
 use coded::Rotations;
@@ -44,18 +45,21 @@ pub struct TokenBytes {
     pub in_use: u64,
     /// What a cache that keeps every token of every sequence would hold, not rounded up to blocks.
     pub full: u64,
-    /// Held on the host beside that: keys, as they came, of tokens that move again and again, and summaries of pages. Sequences that share
-    /// one count it each.
+    /// Held on the host beside that: keys, as they came, of tokens that move again and again, tokens that stand for evicted ones, and summaries of
+    /// pages. Sequences that share one count it each.
     pub host: u64,
     /// Held on the host beside that: codes, with what they are relative to, scales, radii, headers and positions. A page that several sequences refer to counts once.
     pub coded: u64,
     /// What the newest token of every sequence attended to, and the summaries that its choice was made by. Less than what is held where a
     /// recipe retains what it does not read.
     pub read: u64,
+    /// What the next choice looks at beside keys and values, on the host: queries, sums of attention, and what probes asked. Not part of what is
+    /// [`TokenBytes::held`].
+    pub observed: u64,
 }
 
 impl TokenBytes {
-    /// All that is held.
+    /// All keys and values that are held, in whatever form.
     pub fn held(&self) -> u64 {
         self.resident + self.host + self.coded
     }
@@ -84,8 +88,9 @@ pub struct TokenCache<E: TokenEngine> {
 /// What some recipes ask of the model beside its keys, values and queries.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModelFacts {
-    /// Rotary frequencies, radians per position, highest first; half-split pairs.
-    pub frequencies: Vec<f64>,
+    /// How keys are turned to their positions. A session gives each token one position, so that whatever turns keys, or foresees how queries
+    /// turn, is [`tether_score::ScoreError::Axes`] where a rotation has more axes (M-RoPE); a recipe that does neither takes any rotation.
+    pub rope: Option<TokenRope>,
     /// The output projection of each layer, `[hidden, query_heads * head_dim_v]`, row-major.
     pub output_projections: Vec<Vec<f32>>,
     /// Which heads are of which kind.
@@ -141,6 +146,14 @@ impl SequenceLayer {
         &mut self.heads
     }
 
+    /// Bytes of what is observed.
+    fn observed_bytes(&self) -> u64 {
+        let mass = self.heads.iter().flat_map(|h| &h.mass).map(Vec::len).sum::<usize>();
+        let probes = self.probes.as_ref().map_or(0, |p| p.queries.len() + p.keys.len());
+        let queries = self.recorded.queries.len() + self.recorded.raw_queries.len();
+        ((mass + probes + queries) * size_of::<f32>()) as u64
+    }
+
     fn read_mut(&mut self) -> &mut Vec<HeadList> {
         &mut self.read
     }
@@ -151,14 +164,19 @@ impl<E: TokenEngine> TokenCache<E> {
     ///
     /// # Errors
     /// [`Error::Core`] for a geometry out of range, whatever [`TokenRecipe::validate`] refuses, and [`RecipeError::Combination`] for a recipe
-    /// that a growing cache cannot carry out: one that gives query heads of a key head tokens of their own, or that would move tokens for
-    /// every token.
+    /// that a growing cache cannot carry out: one that gives query heads of a key head tokens of their own, that would move tokens for
+    /// every token, or that stores keys un-rotated.
     pub fn new(engine: E, geometry: TokenGeometry, recipe: TokenRecipe) -> Result<Self, Error> {
         geometry.validate()?;
         let refuse = |problem| Err(RecipeError::Combination { recipe: recipe.name.clone(), problem }.into());
         if matches!(&recipe.score, Some(TokenScorer::SnapKv(s)) if s.heads == QueryHeads::Separate) {
             return refuse(
                 "score.heads = \"separate\" needs keys repeated for each query head; use \"grouped\"",
+            );
+        }
+        if recipe.position.keys == StoredKeys::PreRope {
+            return refuse(
+                "a session is given rotated keys and stores those, so position.keys must be \"post-rope\"",
             );
         }
         let planner = TokenPlanner::new(recipe)?;
@@ -363,6 +381,24 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok((0..head.len()).map(|token| head.row(token, size)).collect())
     }
 
+    /// Which blocks of a layer's pools are in use, and by how many lists.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchLayer`].
+    pub fn block_pool(&self, layer: impl Into<LayerId>) -> Result<&BlockPool, Error> {
+        Ok(&self.layers[self.layer_index(layer)?].pool)
+    }
+
+    /// Every list by which a sequence refers to blocks of a layer: those of the key heads, which [`TokenCache::csr`] has, and after them those
+    /// of what is read instead, a key head each, where a choice holds.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSequence`], [`Error::NoSuchLayer`].
+    pub fn block_lists(&self, sequence: SequenceId, layer: impl Into<LayerId>) -> Result<Vec<&[u32]>, Error> {
+        let layer = self.layer_index(layer)?;
+        Ok(self.sequence(sequence)?.layers[layer].lists().map(|h| h.blocks.as_slice()).collect())
+    }
+
     /// Keys and values of a layer, `[blocks, block_size, 1, head_dim]`.
     ///
     /// # Errors
@@ -383,15 +419,19 @@ impl<E: TokenEngine> TokenCache<E> {
         let attended = layers().map(|l| l.attended as u64).sum::<u64>();
         let mut counted = HashSet::new();
         let coded = layers().flat_map(|l| &l.heads).map(|h| h.coded.bytes(&mut counted)).sum();
+        let compensation: u64 = layers().flat_map(|l| &l.heads).map(HeadList::compensation_bytes).sum();
+        let homes: u64 = layers().flat_map(SequenceLayer::lists).map(|h| bytes_of(&h.homes)).sum();
         TokenBytes {
             resident: self.layers.iter().map(|l| l.pool.capacity() as u64 * block).sum(),
             in_use: self.layers.iter().map(|l| l.pool.in_use() as u64 * block).sum(),
             full: seen * token,
-            host: layers().map(|l| summaries(l) + l.lists().map(|h| bytes_of(&h.homes)).sum::<u64>()).sum(),
+            host: layers().map(summaries).sum::<u64>() + homes + compensation,
             coded,
             read: attended * (block / self.geometry.block_size as u64)
                 + layers().filter(|_| by_choice).map(summaries).sum::<u64>()
+                + compensation
                 + coded,
+            observed: layers().map(SequenceLayer::observed_bytes).sum(),
         }
     }
 

@@ -226,7 +226,8 @@ impl TokenPlanner {
             HeadShares::Together { kept, .. } => *kept,
         };
         let request = ScoreRequest { layer: turn.layer, kept };
-        if let Some(PrefillPart { every }) = self.recipe.prefill.filter(|p| kept + p.every < plan.tokens) {
+        let prefill = self.recipe.prefill.filter(|p| !turn.decoding && kept + p.every < plan.tokens);
+        if let Some(PrefillPart { every }) = prefill {
             // As if the prompt came in pieces: what is kept of a piece and what was there compete with the next one.
             let mut held = KeepSets::all(seen.kv_heads(), kept);
             for start in (kept..plan.tokens).step_by(every) {

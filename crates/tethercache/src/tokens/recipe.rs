@@ -47,7 +47,8 @@ pub enum StoredKeys {
     /// Rotated; a key that moves turns by the difference, always from the key as it was first written.
     #[default]
     PostRope,
-    /// Un-rotated.
+    /// Un-rotated, and rotated to the new position when it is known: for replays of traces, which have raw keys. A session is given rotated keys
+    /// and stores those, so [`super::TokenCache::new`] refuses it.
     PreRope,
 }
 
@@ -72,11 +73,14 @@ pub struct DecodePart {
     pub place: Option<FixedPlace>,
 }
 
-/// The part that says how a prompt is read.
+/// The part that says what of a prompt is chosen from what: not all of it at once, but each piece of it with what was kept of those before.
+///
+/// It decides which tokens are kept, as a cache would that evicts while it reads a prompt; it saves no memory while one is read. A session holds the
+/// whole prompt until it evicts for the first time, and its queries attend to all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PrefillPart {
-    /// Tokens of the prompt between evictions, at least 1: the budget's tokens and so many more are all that is ever held.
+    /// Tokens of a piece, at least 1: what is kept is chosen from the budget's tokens and so many more.
     pub every: usize,
 }
 
@@ -115,7 +119,7 @@ pub struct TokenRecipe {
     /// Positions.
     #[serde(default)]
     pub position: TokenPositionPart,
-    /// Eviction while the prompt is read; without it all of the prompt is there when the first eviction is decided.
+    /// What is kept of a prompt, as if it came in pieces; without it all of the prompt is there when the first eviction is decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefill: Option<PrefillPart>,
     /// Eviction while a text grows; without it only what was there after the prompt is ever evicted.

@@ -26,7 +26,7 @@ impl Block {
 
     fn extend(&self, cache: &mut TokenCache<Host>, sequence: SequenceId, layer: usize) -> Vec<f32> {
         let Self { q, k, v, positions } = self;
-        let new = NewTokens { q, k, v, raw_q: Some(q), positions };
+        let new = NewTokens { q, k, v, raw_q: Some(q), positions, grid: None };
         cache.extend(sequence, layer, &new).unwrap().to_f32_vec()
     }
 
@@ -140,7 +140,14 @@ fn a_token_that_cannot_choose_leaves_the_cache_as_it_was() {
         let half = x.len() / 2;
         x.as_f32_mut().unwrap()[half..].iter_mut().for_each(|x| *x = 1e30);
     }
-    let new = NewTokens { q: &block.q, k: &block.k, v: &block.v, raw_q: None, positions: &block.positions };
+    let new = NewTokens {
+        q: &block.q,
+        k: &block.k,
+        v: &block.v,
+        raw_q: None,
+        positions: &block.positions,
+        grid: None,
+    };
     let error = pair.cache.extend(sequence, 0, &new).unwrap_err();
     assert!(matches!(error, Error::Score(tether_score::ScoreError::NonFiniteToken { .. })), "{error}");
     let after = pair.cache.bytes();
@@ -192,7 +199,7 @@ fn a_question_recalls_blocks_without_gaps_until_the_next() {
         "rekv",
         &["score.block=8", "score.init=4", "score.question=5", "select.size=8", "select.top=2"],
     );
-    let facts = ModelFacts { frequencies: frequencies(), ..ModelFacts::default() };
+    let facts = ModelFacts { rope: Some(turning(&frequencies())), ..ModelFacts::default() };
     let mut cache = TokenCache::new(Host::new(), geometry(), recipe).unwrap().with_facts(facts);
     let (mut noise, sequence) = (Noise(0x1234), cache.start());
     let mut asked = Asked { came: vec![vec![Head::new(); KV_HEADS]; LAYERS], raw: Plain::new() };
@@ -269,7 +276,7 @@ fn a_question_recalls_blocks_without_gaps_until_the_next() {
 #[test]
 fn as_many_blocks_as_there_are_is_everything() {
     let recipe = recipe("rekv", &["score.block=4", "score.init=4", "score.question=4", "select.size=4"]);
-    let facts = ModelFacts { frequencies: frequencies(), ..ModelFacts::default() };
+    let facts = ModelFacts { rope: Some(turning(&frequencies())), ..ModelFacts::default() };
     let mut pair = Pair::new(recipe, 0x99);
     pair.cache = pair.cache.with_facts(facts);
     let (sequence, mut plain) = (pair.start(), Plain::new());
@@ -296,7 +303,14 @@ fn what_a_choice_for_every_token_cannot_do_is_refused() {
     let mut cache = TokenCache::new(Host::new(), geometry(), recipe("rekv", &[])).unwrap();
     let sequence = cache.start();
     let block = Block::new(&mut Noise(3), 0, 4);
-    let new = NewTokens { q: &block.q, k: &block.k, v: &block.v, raw_q: None, positions: &block.positions };
+    let new = NewTokens {
+        q: &block.q,
+        k: &block.k,
+        v: &block.v,
+        raw_q: None,
+        positions: &block.positions,
+        grid: None,
+    };
     let error = cache.extend(sequence, 0, &new).unwrap_err();
     assert!(matches!(error, Error::Score(tether_score::ScoreError::Missing { .. })), "{error}");
     assert_eq!((cache.seen(sequence, 0).unwrap(), cache.bytes().in_use), (0, 0));

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use tether_core::Pairing;
 use tether_core::host::softmax_rows;
 
 use super::keydiff::norm;
@@ -63,7 +64,7 @@ impl ScoreTokens for ExpectedAttention {
         // Queries of the first tokens are outliers; they are among the recorded ones only when all were recorded.
         let skipped = sink.saturating_sub(tokens - rows.min(tokens)).min(rows.saturating_sub(1));
         let next = seen.positions(0).last().map_or(0, |&p| i64::from(p) + 1);
-        let turn = MeanRotation::new(seen.frequencies()?, next, self.future, dim)?;
+        let turn = MeanRotation::new(seen, next, self.future)?;
         let mut logits = vec![0f32; seen.query_heads() * rest];
         logits.par_chunks_exact_mut(rest).enumerate().for_each(|(head, logits)| {
             let queries = &queries[head * rows * dim..][skipped * dim..rows * dim];
@@ -116,14 +117,17 @@ fn moments(rows: &[f32], dim: usize, covariance: bool) -> (Vec<f64>, Option<Vec<
     (mean, covariance)
 }
 
-/// The mean of the rotations to several positions: `x_i' = c_i x_i - s_i x_(i + n/2)` and so on, half-split; channels beyond the rotation
-/// stay as they are.
+/// The mean of the rotations to several positions: `x_a' = c x_a - s x_b` and `x_b' = c x_b + s x_a` of each pair of channels `a` and `b`;
+/// channels beyond the rotation stay as they are.
 struct MeanRotation {
+    pairing: Pairing,
+    /// Mean cosine and sine of each pair, with what rotated channels are longer by.
     phases: Vec<[f64; 2]>,
 }
 
 impl MeanRotation {
-    fn new(frequencies: &[f64], first: i64, count: usize, dim: usize) -> Result<Self, ScoreError> {
+    fn new(seen: &dyn TokenObservation, first: i64, count: usize) -> Result<Self, ScoreError> {
+        let (frequencies, dim) = (seen.frequencies()?, seen.head_dim_k());
         if 2 * frequencies.len() > dim {
             return Err(ScoreError::Count {
                 what: "rotary frequencies",
@@ -134,17 +138,21 @@ impl MeanRotation {
         let mean = |f: &f64| {
             let angles = (first..first + count as i64).map(|p| p as f64 * f);
             let sums = angles.fold([0.0, 0.0], |[c, s], a: f64| [c + a.cos(), s + a.sin()]);
-            sums.map(|s| s / count as f64)
+            sums.map(|s| s * f64::from(seen.attention_factor()) / count as f64)
         };
-        Ok(Self { phases: frequencies.iter().map(mean).collect() })
+        Ok(Self { pairing: seen.pairing(), phases: frequencies.iter().map(mean).collect() })
     }
 
     fn vector(&self, x: &[f64]) -> Vec<f64> {
         let half = self.phases.len();
         let mut out = x.to_vec();
         for (i, [cos, sin]) in self.phases.iter().enumerate() {
-            out[i] = cos * x[i] - sin * x[i + half];
-            out[i + half] = cos * x[i + half] + sin * x[i];
+            let (a, b) = match self.pairing {
+                Pairing::Half => (i, i + half),
+                Pairing::Interleaved => (2 * i, 2 * i + 1),
+            };
+            out[a] = cos * x[a] - sin * x[b];
+            out[b] = cos * x[b] + sin * x[a];
         }
         out
     }

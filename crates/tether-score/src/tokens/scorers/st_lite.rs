@@ -11,7 +11,8 @@ use crate::tokens::{
 };
 
 /// A base score, scaled to at most 1; for visual tokens plus the saliency of their place, and 0 for tokens of older frames that the last frame
-/// repeats (arXiv:2603.00188). Likeness is measured on keys before the rotation, over all heads together.
+/// repeats (arXiv:2603.00188). Likeness is measured on keys before the rotation, over all heads together; over each head alone once they hold
+/// different tokens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StLite {

@@ -3,6 +3,7 @@
 use tether_core::{HostTensor, TokenEngine};
 use tether_edit::tokens::Compensation;
 use tether_layout::BlockPool;
+use tether_score::tokens::GridPlace;
 
 use super::TokenGeometry;
 use super::coded::CodedHead;
@@ -23,6 +24,8 @@ pub(super) struct HeadList {
     pub blocks: Vec<u32>,
     /// Positions of its tokens in blocks, ascending.
     pub positions: Vec<i32>,
+    /// Where each token stands in a picture; nothing while all of them are text.
+    pub grid: Vec<Option<GridPlace>>,
     /// Attention that each token got so far from each query head of the group, `[group, tokens]` as a row for each query head.
     pub mass: Vec<Vec<f32>>,
     /// Keys of tokens that have moved, as they came.
@@ -39,9 +42,26 @@ impl HeadList {
         self.positions.len()
     }
 
+    /// Says where the last tokens stand, which have positions already; they are text without `places`.
+    pub(super) fn stand(&mut self, places: Option<&[Option<GridPlace>]>) {
+        let places = places.unwrap_or_default();
+        if !places.is_empty() {
+            self.grid.resize(self.len() - places.len(), None);
+            self.grid.extend_from_slice(places);
+        } else if !self.grid.is_empty() {
+            self.grid.resize(self.len(), None);
+        }
+    }
+
     /// Tokens in blocks and in codes.
     pub(super) fn held(&self) -> usize {
         self.len() + self.coded.len()
+    }
+
+    /// Bytes of the token that stands for those that left.
+    pub(super) fn compensation_bytes(&self) -> u64 {
+        let of = |token: &Compensation| size_of_val(&token.key[..]) + size_of_val(&token.value[..]);
+        self.compensation.as_ref().map_or(0, of) as u64
     }
 
     /// The row of a pool, `[blocks * block_size]`, that holds token number `token`.

@@ -45,9 +45,10 @@ pub struct EvictReport {
     /// Under [`super::super::RetentionPart`], what the allocation foresees: the expected squared change of an attention output, to first order, summed over layers and key
     /// heads. 0 where nothing was allocated.
     pub distortion: f64,
-    /// Bytes of blocks that became free; 0 where a sequence that shared its blocks needed more of its own than it gave up.
+    /// What `resident_bytes` fell by; 0 where it rose, as it does where a sequence that shared its blocks needed more of its own than it gave up.
+    /// Free blocks that the cache keeps for the next tokens are not free memory.
     pub freed_bytes: u64,
-    /// Bytes that are held now, by all sequences, codes among them.
+    /// Bytes of keys and values that are held now, by all sequences, in whatever form ([`super::super::TokenBytes::held`]).
     pub resident_bytes: u64,
 }
 
@@ -83,7 +84,7 @@ impl<E: TokenEngine> TokenCache<E> {
         let (coded, distortion) = self.code(held, &mut plans)?;
         report.distortion = distortion;
         let seen = held.layers[0].seen;
-        let before = self.bytes();
+        let before = self.bytes().held();
         for plan in plans.into_iter().filter(|p| retain || !p.is_nothing()) {
             if retain {
                 self.read_only(sequence, &plan)?;
@@ -106,9 +107,8 @@ impl<E: TokenEngine> TokenCache<E> {
         (held.state, held.decoding) = (state, true);
         held.layers.iter_mut().for_each(|l| l.probes = None);
         report.kept = held.layers.iter().flat_map(|l| &l.heads).map(HeadList::held).sum();
-        let bytes = self.bytes();
-        report.freed_bytes = (before.in_use + before.coded).saturating_sub(bytes.in_use + bytes.coded);
-        report.resident_bytes = bytes.resident + bytes.coded;
+        report.resident_bytes = self.bytes().held();
+        report.freed_bytes = before.saturating_sub(report.resident_bytes);
         Ok(report)
     }
 
@@ -184,7 +184,10 @@ impl<E: TokenEngine> TokenCache<E> {
             };
             let longest = of_layer.heads.iter().map(HeadList::len).max().unwrap_or(0);
             let uniform = of_layer.heads.iter().all(|h| h.len() == longest);
-            plans.push(if uniform {
+            // What is alike in all heads is alike at the same places of their pictures.
+            let alike = |h: &HeadList| h.grid == of_layer.heads[0].grid;
+            let together = uniform && (!self.planner.needs().grid || of_layer.heads.iter().all(alike));
+            plans.push(if together {
                 let seen = Observed::held(self, of_layer, layer, 0..self.geometry.kv_heads);
                 self.planner.plan(turn, &seen, state)?
             } else {
@@ -283,6 +286,9 @@ impl<E: TokenEngine> TokenCache<E> {
                 }
             }
             head.positions = set.iter().map(|&t| old.positions[t as usize]).collect();
+            if !old.grid.is_empty() {
+                head.grid = set.iter().map(|&t| old.grid[t as usize]).collect();
+            }
             for (mass, old) in head.mass.iter_mut().zip(&old.mass) {
                 *mass = set.iter().map(|&t| old[t as usize]).collect();
             }

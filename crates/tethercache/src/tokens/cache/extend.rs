@@ -1,7 +1,7 @@
 //! New tokens: written to blocks, and attended with.
 
 use tether_core::{BlockTables, CoreError, HostTensor, LayerId, Readback, Side, TokenEngine, merge_partial};
-use tether_score::tokens::KeepSets;
+use tether_score::tokens::{GridPlace, KeepSets};
 
 use super::blocks::{HeadList, block_rows};
 use super::observed::Recorded;
@@ -23,6 +23,8 @@ pub struct NewTokens<'a, E: TokenEngine> {
     pub raw_q: Option<&'a E::Tensor>,
     /// Position of each token.
     pub positions: &'a [i32],
+    /// Where each token stands in a picture, `None` for text, where the recipe needs it; every layer is told. All are text without it.
+    pub grid: Option<&'a [Option<GridPlace>]>,
 }
 
 impl<E: TokenEngine> TokenCache<E> {
@@ -31,7 +33,7 @@ impl<E: TokenEngine> TokenCache<E> {
     ///
     /// # Errors
     /// [`Error::UnknownSequence`], [`Error::NoSuchLayer`], [`Error::LayerTokens`] when another layer has had other tokens,
-    /// [`Error::Core`] for wrong shapes and dtypes, for NaN where an engine sees it, and for what the device refuses; the sequence is as it
+    /// [`Error::Core`] for wrong shapes, dtypes and counts, for NaN where an engine sees it, and for what the device refuses; the sequence is as it
     /// was.
     pub fn extend(
         &mut self,
@@ -116,8 +118,11 @@ impl<E: TokenEngine> TokenCache<E> {
         entry.read = heads.split_off(self.geometry.kv_heads);
         (entry.heads, entry.seen, entry.attended) = (heads, seen, attended);
         let width = self.geometry.query_heads * self.geometry.head_dim_k;
+        // Nobody asks for more queries than tokens that are in blocks.
+        let most = entry.heads.iter().map(HeadList::len).max().unwrap_or(0);
+        let (last_queries, raw_queries) = (last_queries.min(most), needs.raw_queries.min(most));
         Recorded::push(&mut entry.recorded.queries, &recorded.queries, last_queries, width);
-        Recorded::push(&mut entry.recorded.raw_queries, &recorded.raw_queries, needs.raw_queries, width);
+        Recorded::push(&mut entry.recorded.raw_queries, &recorded.raw_queries, raw_queries, width);
         Ok(out)
     }
 
@@ -125,6 +130,9 @@ impl<E: TokenEngine> TokenCache<E> {
         let g = &self.geometry;
         if tokens == 0 {
             return Err(CoreError::Count { what: "new tokens", expected: 1, got: 0 });
+        }
+        if let Some(got) = new.grid.map(<[_]>::len).filter(|&got| got != tokens) {
+            return Err(CoreError::Count { what: "places in a grid", expected: tokens, got });
         }
         let q = [tokens, g.query_heads, g.head_dim_k];
         let tensors = [
@@ -226,6 +234,7 @@ impl<E: TokenEngine> TokenCache<E> {
                 head.positions.extend_from_slice(new.positions);
             }
         }
+        lists[..g.kv_heads].iter_mut().for_each(|head| head.stand(new.grid));
         let held = self.sequence(sequence)?;
         let choose = attend && held.decoding && chooses_for_each(self.planner.recipe());
         let held = (&held.layers[layer], layer);

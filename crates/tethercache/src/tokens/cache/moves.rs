@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tether_core::{Pairing, Side, TokenEngine};
+use tether_core::{Side, TokenEngine};
 use tether_edit::tokens::TokenEdit;
 use tether_rope::{Angles, TokenRope, turned};
 use tether_score::ScoreError;
@@ -44,12 +44,17 @@ pub(super) struct HeadMoves {
 }
 
 impl<E: TokenEngine> TokenCache<E> {
-    /// The rotation that moves keys. A recipe that moves tokens needs the model's frequencies.
-    pub(super) fn rope(&self) -> Result<TokenRope, Error> {
-        if self.facts.frequencies.is_empty() {
-            return Err(ScoreError::Missing { what: "rotary frequencies" }.into());
+    /// The rotation that turns keys, where it fits them and a token's one position is all that it takes.
+    pub(super) fn rope(&self) -> Result<&TokenRope, ScoreError> {
+        let rope = self.facts.rope.as_ref().ok_or(ScoreError::Missing { what: "the model's rotation" })?;
+        if rope.axes() > 1 {
+            return Err(ScoreError::Axes { axes: rope.axes() });
         }
-        Ok(TokenRope::from_frequencies(Pairing::Half, self.facts.frequencies.clone())?)
+        let (most, pairs) = (self.geometry.head_dim_k / 2, rope.frequencies().len());
+        if pairs > most {
+            return Err(ScoreError::Count { what: "rotary frequencies", expected: most, got: pairs });
+        }
+        Ok(rope)
     }
 
     /// Where the plan leaves the tokens of each head; nothing is changed yet. None where the recipe moves no tokens.

@@ -7,7 +7,7 @@ use std::ops::Range;
 use tether_core::{Pairing, Side, TokenEngine};
 use tether_rope::{RopeError, TokenRope};
 use tether_score::ScoreError;
-use tether_score::tokens::{BlockGrid, TokenObservation, block_means, page_bounds};
+use tether_score::tokens::{BlockGrid, GridPlace, TokenObservation, block_means, page_bounds};
 
 use super::blocks::HeadList;
 use super::probes::Probes;
@@ -186,12 +186,10 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
     fn raw_keys(&self) -> Result<Cow<'_, [f32]>, ScoreError> {
         let of_rope = |e| match e {
             RopeError::Core(e) => ScoreError::Core(e),
-            _ => ScoreError::Missing { what: "rotary frequencies of this model" },
+            _ => ScoreError::Missing { what: "a rotation that fits the keys" },
         };
-        let rope =
-            TokenRope::from_frequencies(Pairing::Half, self.frequencies()?.to_vec()).map_err(of_rope)?;
         let positions: Vec<i32> = (0..self.kv_heads()).flat_map(|h| self.positions(h)).copied().collect();
-        let keys = unrotated(&rope, self.keys()?.into_owned(), &positions, 1, self.head_dim_k());
+        let keys = unrotated(self.cache.rope()?, self.keys()?.into_owned(), &positions, 1, self.head_dim_k());
         Ok(keys.map_err(of_rope)?.into())
     }
 
@@ -246,10 +244,15 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
     }
 
     fn frequencies(&self) -> Result<&[f64], ScoreError> {
-        match self.cache.facts.frequencies.as_slice() {
-            [] => Err(ScoreError::Missing { what: "rotary frequencies" }),
-            frequencies => Ok(frequencies),
-        }
+        Ok(self.cache.rope()?.frequencies())
+    }
+
+    fn pairing(&self) -> Pairing {
+        self.cache.facts.rope.as_ref().map_or(Pairing::Half, TokenRope::pairing)
+    }
+
+    fn attention_factor(&self) -> f32 {
+        self.cache.facts.rope.as_ref().map_or(1.0, TokenRope::attention_factor)
     }
 
     fn output_projection(&self) -> Result<Cow<'_, [f32]>, ScoreError> {
@@ -260,6 +263,15 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
         let columns = columns.start * g.head_dim_v..columns.end * g.head_dim_v;
         let rows = weights.chunks_exact(g.query_heads * g.head_dim_v);
         Ok(rows.flat_map(|row| &row[columns.clone()]).copied().collect())
+    }
+
+    fn grid(&self) -> Result<&[Option<GridPlace>], ScoreError> {
+        let what = "the grid of visual tokens, which all heads hold";
+        let (first, others) = self.lists().split_first().ok_or(ScoreError::Missing { what })?;
+        if first.grid.is_empty() || others.iter().any(|h| h.grid != first.grid) {
+            return Err(ScoreError::Missing { what });
+        }
+        Ok(&first.grid[..self.tokens()])
     }
 
     fn accumulated_attention(&self) -> Result<Vec<f32>, ScoreError> {

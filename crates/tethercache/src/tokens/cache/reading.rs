@@ -126,7 +126,7 @@ impl<E: TokenEngine> TokenCache<E> {
         let (g, tokens) = (&self.geometry, new.positions.len());
         let keys = self.host_rows(new.k)?;
         let raw_keys = match wanted.means {
-            Some(_) => unrotated(&self.rope()?, keys.clone(), new.positions, g.kv_heads, g.head_dim_k)?,
+            Some(_) => unrotated(self.rope()?, keys.clone(), new.positions, g.kv_heads, g.head_dim_k)?,
             None => Vec::new(),
         };
         let width = g.kv_heads * g.head_dim_k;

@@ -130,7 +130,7 @@ pub(super) fn unrotated(
     dim: usize,
 ) -> Result<Vec<f32>, RopeError> {
     let back: Vec<i32> = positions.iter().flat_map(|&p| std::iter::repeat_n(-p, kv_heads)).collect();
-    turned(keys, dim, &rope.by(&[&back]), Angles::Exact)
+    turned(keys, dim, &rope.to_raw(&[&back]), Angles::Exact)
 }
 
 #[cfg(test)]
