@@ -136,6 +136,107 @@ fn golden_traces_are_reproduced() {
     }
 }
 
+fn bytes_of(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+/// The repository of Elastic Cache came with keys, values and attention only: a trace needs no queries where attention is recorded.
+#[test]
+fn recorded_attention_stands_in_for_queries() {
+    let folder = tempfile::tempdir().unwrap();
+    let (trace, out) = (folder.path().join("trace.safetensors"), folder.path().join("out.safetensors"));
+    for (case, [kept, sink], whole) in
+        [("r50", ["0.5", "4"], true), ("r50", ["0.5", "4"], false), ("r20", ["0.8", "1"], false)]
+    {
+        for seed in 0..2 {
+            let what = format!("{case} seed {seed}");
+            let bytes = std::fs::read(golden(&format!("official_elastic_{case}_seed{seed}"))).unwrap();
+            let file = SafeTensors::deserialize(&bytes).unwrap();
+            let read = |name: &str| floats(&file.tensor(name).unwrap());
+            let mut tensors = Vec::new();
+            for layer in 0..2 {
+                for (side, name) in [("k_in", "k_post"), ("v_in", "v")] {
+                    let data = bytes_of(&read(&format!("{side}.{layer}")));
+                    tensors.push((format!("layer{layer}.{name}"), vec![4, 96, 16], data));
+                }
+                tensors.push(if whole {
+                    let attention = bytes_of(&read(&format!("attn.{layer}")));
+                    (format!("layer{layer}.attention"), vec![4, 96, 96], attention)
+                } else {
+                    // Summed over heads too: every head has the sum.
+                    let sums = read("score_sum")[layer * 96..][..96].repeat(4);
+                    (format!("layer{layer}.attention_sums"), vec![4, 96], bytes_of(&sums))
+                });
+            }
+            let views = tensors.iter().map(|(name, shape, bytes)| {
+                (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+            });
+            safetensors::serialize_to_file(views, None, &trace).unwrap();
+            let (ratio, sink) = (format!("budget.ratio={kept}"), format!("budget.sink={sink}"));
+            let fields = [&ratio, &sink, "select.kind=elastic-official", "edit.official=true"];
+            let args = ["--recipe", "elastic-cache"]
+                .into_iter()
+                .chain(fields.into_iter().flat_map(|f| ["--set", f]));
+            let output = replay(&trace, &out, &args.collect::<Vec<_>>());
+            assert!(output.status.success(), "{what}: {}", stderr(&output));
+            let bytes = std::fs::read(&out).unwrap();
+            let got = SafeTensors::deserialize(&bytes).unwrap();
+            for layer in 0..2 {
+                for (theirs, ours) in [("k_out", "k"), ("v_out", "v")] {
+                    let expected = read(&format!("{theirs}.{layer}"));
+                    let got = floats(&got.tensor(&format!("layer{layer}.{ours}")).unwrap());
+                    assert_eq!(got.len(), expected.len(), "{what}");
+                    for (g, e) in got.iter().zip(&expected) {
+                        assert!((g - e).abs() <= 1e-5, "{what}: {g} for {e} in layer {layer}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Windows and blocks that the methods' own repositories chose.
+#[test]
+fn repositories_choices_are_reproduced() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.safetensors");
+    let kept = |seed: usize, args: &str| {
+        let args: Vec<&str> = args.split_whitespace().collect();
+        let output = replay(&golden(&format!("inputs_seed{seed}")), &out, &args);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let bytes = std::fs::read(&out).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let kept = file.tensor("kept").unwrap();
+        let row = kept.shape()[1];
+        integers(&kept).chunks_exact(row).map(<[i64]>::to_vec).collect::<Vec<_>>()
+    };
+    for seed in 0..2 {
+        for (pool, task) in [("max", "question-answering"), ("average", "aggregation")] {
+            let bytes = std::fs::read(golden(&format!("official_windowkv_{pool}_seed{seed}"))).unwrap();
+            let file = SafeTensors::deserialize(&bytes).unwrap();
+            let mut expected = integers(&file.tensor("kept_cache_order.layer0").unwrap());
+            expected.sort_unstable();
+            let args = "--recipe window-kv --layer 0 --layers 8 --set budget.tokens=128 --set budget.layers.shared=2";
+            for head in kept(seed, &format!("{args} --set score.task={task}")) {
+                assert_eq!(head, expected, "windows, {pool}, seed {seed}");
+            }
+        }
+        for chunk in 1..=2 {
+            let bytes =
+                std::fs::read(golden(&format!("official_rekv_topk4_chunk{chunk}_seed{seed}"))).unwrap();
+            let file = SafeTensors::deserialize(&bytes).unwrap();
+            let tokens = [256, 320][seed];
+            let retrieved = integers(&file.tensor("retrieved").unwrap());
+            let mut blocks: Vec<i64> = retrieved.iter().flat_map(|b| 16 + 16 * b..32 + 16 * b).collect();
+            blocks.sort_unstable();
+            let expected: Vec<i64> = (0..16).chain(blocks).chain(tokens - 32..tokens).collect();
+            for head in kept(seed, &format!("--recipe rekv --set select.top=4 --set select.chunk={chunk}")) {
+                assert_eq!(head, expected, "blocks, chunk {chunk}, seed {seed}");
+            }
+        }
+    }
+}
+
 /// A trace of two layers in half precision, as models write them.
 fn small(folder: &Path, spoil: impl Fn(&str, &mut Vec<f32>)) -> PathBuf {
     let path = folder.join("trace.safetensors");

@@ -548,6 +548,47 @@ fn a_question_s_mean_logit() {
     }
 }
 
+/// One query head over keys of two channels, and the query that comes after them.
+fn asked(keys: &[[f32; 2]], query: [f32; 2]) -> RecordedTokens {
+    let keys: Vec<f32> = keys.iter().chain([&[9.0, -3.0]]).flatten().copied().collect();
+    let tokens = keys.len() / 2;
+    let seen = RecordedTokens::new((1, 1), tokens, (2, 2), keys, vec![0.0; 2 * tokens]).unwrap();
+    seen.with_queries(query.to_vec()).unwrap()
+}
+
+#[test]
+fn importance_and_redundancy_by_hand() {
+    let keys = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]];
+    let of = |importance: f32, keys: &[[f32; 2]], query| {
+        let scorer = ImportanceRedundancy { window: 1, kernel: 1, importance };
+        scorer.score(&asked(keys, query), request(2)).unwrap().head(0)[..keys.len()].to_vec()
+    };
+    let near = |got: &[f32], want: &[f32]| {
+        assert_eq!(got.len(), want.len());
+        got.iter().zip(want).for_each(|(g, w)| assert!((g - w).abs() < 1e-6, "{got:?} for {want:?}"));
+    };
+    // The mean cosines are 1/3, 1/3 and 0.
+    near(&of(0.0, &keys, [0.0, 2.0]), &[-0.368_117, -0.368_117, -0.263_767]);
+    near(&of(1.0, &keys, [0.0, 2.0]), &[0.163_579, 0.163_579, 0.672_842]);
+    near(&of(0.07, &keys, [0.0, 2.0]), &[-0.330_898, -0.330_898, -0.198_204]);
+    // Where all keys are alike only attention tells, and a key alone is like no other.
+    let alike = of(0.5, &[[2.0, 1.0]; 4], [1.0, 1.0]);
+    near(&alike, &[alike[0]; 4]);
+    near(&of(0.0, &[[2.0, 1.0]], [1.0, 1.0]), &[-1.0]);
+    // A key of no length has no direction: it is like none of the others, and they are alike.
+    let empty = of(0.0, &[[0.0, 0.0], [1.0, 0.0], [1.0, 0.0]], [1.0, 0.0]);
+    assert!(empty[0] > empty[1] && empty[1] == empty[2], "{empty:?}");
+
+    // The largest logit of a key head's query heads counts, and the largest of a neighbourhood.
+    let keys: Vec<f32> = [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0], [5.0, 5.0]].concat();
+    let seen = RecordedTokens::new((2, 1), 5, (2, 2), keys, vec![0.0; 10]).unwrap();
+    let seen = seen.with_queries(vec![2.0, 0.0, 0.0, 2.0]).unwrap();
+    let scorer = ImportanceRedundancy { window: 1, kernel: 3, importance: 1.0 };
+    let scores = scorer.score(&seen, request(2)).unwrap();
+    let [high, low] = [2f32.sqrt().exp(), 1.0].map(|x| x / (2.0 * 2f32.sqrt().exp() + 2.0));
+    near(&scores.head(0)[..4], &[high, high, high, low]);
+}
+
 #[test]
 fn scores_that_cannot_be_ranked_are_refused() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -577,6 +618,13 @@ fn settings_out_of_range_are_refused() {
         (
             TokenScorer::CriticalKv(CriticalKv { first_stage: 2.0, ..CriticalKv::default() }),
             "score.first_stage",
+        ),
+        (
+            TokenScorer::ImportanceRedundancy(ImportanceRedundancy {
+                importance: 1.5,
+                ..ImportanceRedundancy::default()
+            }),
+            "score.importance",
         ),
         (TokenScorer::PageBounds(PageBounds { page: 0 }), "score.page"),
         (TokenScorer::DapQ(DapQ { first: 0, last: 0, ..DapQ::default() }), "score.first + score.last"),

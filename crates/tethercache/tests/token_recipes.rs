@@ -131,7 +131,7 @@ fn recipes() -> Vec<TokenRecipe> {
         .map(|row| {
             let recipe = TokenRecipe::named(row.name).unwrap();
             let fitted: &[&str] = match row.name {
-                "snapkv" | "pyramidkv" | "adakv" | "chunkkv" => &["score.window=6"],
+                "snapkv" | "pyramidkv" | "adakv" | "chunkkv" | "flowcache" => &["score.window=6"],
                 "criticalkv" => &["score.base.window=6"],
                 "lagkv" => &["score.lag=6"],
                 "window-kv" => &["score.suffix=6", "budget.layers.shared=2"],

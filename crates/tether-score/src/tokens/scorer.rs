@@ -74,6 +74,8 @@ scorers! {
     "keydiff" KeyDiff(KeyDiff),
     /// Attention expected from queries to come (arXiv:2510.00636).
     "expected-attention" ExpectedAttention(ExpectedAttention),
+    /// Attention less what other keys say too (`FlowCache`, arXiv:2602.10825).
+    "importance-redundancy" ImportanceRedundancy(ImportanceRedundancy),
     /// Blocks measured against the next one (arXiv:2504.04704).
     "lagkv" LagKv(LagKv),
     /// Attention first, then what a value does to the output (arXiv:2502.03805).

@@ -242,6 +242,16 @@ const CATALOGUE: &[Catalogued] = &[
         toml: toml_of!("tokens/lagkv"),
     },
     Catalogued {
+        name: "flowcache",
+        summary: "attention, less what other keys say too",
+        paper: "arXiv:2602.10825",
+        unit: "token",
+        needs: "queries",
+        frees_memory: true,
+        proof: Proof::HandWorked,
+        toml: toml_of!("tokens/flowcache"),
+    },
+    Catalogued {
         name: "pyramidkv",
         summary: "snapkv, with a budget that falls from layer to layer",
         paper: "arXiv:2406.02069",

@@ -22,7 +22,7 @@ fn recipes() -> Vec<TokenRecipe> {
         let mut recipe = TokenRecipe::named(name).unwrap();
         let fitted: &[&str] = match name {
             "full" => &[],
-            "snapkv" | "pyramidkv" | "adakv" | "chunkkv" => &["score.window=6"],
+            "snapkv" | "pyramidkv" | "adakv" | "chunkkv" | "flowcache" => &["score.window=6"],
             "criticalkv" => &["score.base.window=6"],
             "st-lite" => &["score.base.window=6"],
             "question-guided" => &["score.question=6"],
