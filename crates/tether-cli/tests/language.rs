@@ -71,7 +71,7 @@ fn a_model_that_is_there_answers_and_reads() {
     assert!(String::from_utf8(output.stdout).unwrap().starts_with(" Paris"));
     // Speeds are of what was read and of what was made apart, however long the continuation.
     let speeds = String::from_utf8(output.stderr).unwrap();
-    assert!(speeds.contains("prompt 5 tokens, ") && speeds.contains("after it 3 tokens, "), "{speeds}");
+    assert!(speeds.contains("prompt 6 tokens, ") && speeds.contains("after it 3 tokens, "), "{speeds}");
 
     let text = folder.path().join("text");
     std::fs::write(&text, "The quick brown fox jumps over the lazy dog. ".repeat(8)).unwrap();

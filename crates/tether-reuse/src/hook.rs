@@ -221,12 +221,10 @@ impl<E: ReuseEngine> StepReuse<E> {
         let plan = plan.as_ref().ok_or(ReuseError::NotBegun)?;
         let undecided = ReuseError::Undecided { lane, what: "a result was stored" };
         let Some(kept) = lanes.get_mut(&lane) else { return Err(undecided.into()) };
-        let at = match kept.pending.take() {
-            Some((at, Verdict::Compute)) => at,
-            other => {
-                kept.pending = other;
-                return Err(undecided.into());
-            }
+        // It stays pending until it is stored whole: after an error the next decision drops what is kept.
+        let at = match &kept.pending {
+            Some((at, Verdict::Compute)) => *at,
+            _ => return Err(undecided.into()),
         };
         let shape = engine.shape(output);
         let differs = lane.unit.place.keeps_difference();
@@ -273,6 +271,7 @@ impl<E: ReuseEngine> StepReuse<E> {
         if needs.reference_output {
             store(engine, output, &mut kept.reference_output)?;
         }
+        kept.pending = None;
         let bytes = lanes.values().flat_map(Kept::tensors).map(|t| engine.bytes(t)).sum();
         stats.peak_bytes = stats.peak_bytes.max(bytes);
         Ok(())

@@ -167,8 +167,10 @@ impl Profile {
                 length("reuse", d.reuse.len(), steps)?;
                 length("phi", d.phi.len(), steps)?;
                 length("sigmas", d.sigmas.len(), steps + 1)?;
-                length("a", d.a.len(), steps * d.groups.max(1))?;
-                length("b", d.b.len(), steps * d.groups.max(1))?;
+                holds("groups", d.groups > 0, "is 0")?;
+                let lines = steps.saturating_mul(d.groups);
+                length("a", d.a.len(), lines)?;
+                length("b", d.b.len(), lines)?;
                 holds("phi", d.phi.iter().all(|x| (0.0..=1.0).contains(x)), "leaves 0..=1")?;
                 holds("a", d.a.iter().all(|x| x.is_finite()), "is not finite")?;
                 holds("b", d.b.iter().all(|x| x.is_finite()), "is not finite")?;

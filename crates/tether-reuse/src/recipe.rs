@@ -9,7 +9,7 @@ use crate::policies::{
     AdaCache, Always, Correct, DbCache, EasyCache, ErtaCache, FasterCache, FlowCache, Fora, MagCache, Pab,
     ProfilingDit, TaylorSeer, TeaCache,
 };
-use crate::profile::{Profile, ProfileData};
+use crate::profile::Profile;
 use crate::{ProfileError, ReuseError, StepReusePolicy};
 
 /// Where a model saves work.
@@ -352,14 +352,7 @@ impl ReuseRecipe {
             PolicySpec::ErtaCache(correct) => {
                 ErtaCache::new(profile.ok_or_else(needed)?.clone(), *correct)?.boxed()
             }
-            PolicySpec::ProfilingDit(p) => {
-                // Its blocks are the site's; which they are must have been measured.
-                if !matches!(profile.ok_or_else(needed)?.data, ProfileData::Blocks { .. }) {
-                    let got = profile.map_or("none", |p| p.data.kind());
-                    return Err(ProfileError::Kind { expected: "profiling-dit", got }.into());
-                }
-                p.boxed()
-            }
+            PolicySpec::ProfilingDit(p) => p.clone().with_profile(profile.ok_or_else(needed)?)?.boxed(),
             PolicySpec::FlowCache(p) => p.boxed(),
             PolicySpec::TeaCache(p) => match profile {
                 Some(profile) => p.clone().with_profile(profile.clone())?.boxed(),

@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use proptest::prelude::*;
+use tether_reuse::profile::ErtaData;
 use tether_reuse::{
-    CfgLead, DbCache, EasyCache, FlowCache, Guard, HostReuse, Lane, MagCache, Place, Profile, ProfileData,
-    ProfileError, ProfileHeader, ReuseError, ReuseRecipe, RunPlan, Site, Step, StepReuse, StepReusePolicy,
-    TeaCache, Verdict, catalogue,
+    CfgLead, DbCache, EasyCache, FlowCache, Fora, Guard, HostReuse, Lane, MagCache, Place, Profile,
+    ProfileData, ProfileError, ProfileHeader, ReuseError, ReuseRecipe, RunPlan, Site, Step, StepReuse,
+    StepReusePolicy, TeaCache, Verdict, catalogue,
 };
 
 const STEPS: usize = 12;
@@ -25,14 +26,7 @@ fn profile(policy: &str) -> Option<Profile> {
             let reuse: Vec<bool> = (0..STEPS).map(|i| i % 3 != 0 && i + 1 < STEPS).collect();
             let phi = vec![1.0; STEPS];
             let (a, b) = (vec![0.01; STEPS], vec![0.02; STEPS]);
-            ProfileData::Erta(tether_reuse::profile::ErtaData {
-                reuse,
-                phi,
-                sigmas: plan().sigmas,
-                a,
-                b,
-                groups: 1,
-            })
+            ProfileData::Erta(ErtaData { reuse, phi, sigmas: plan().sigmas, a, b, groups: 1 })
         }
         "magcache" => ProfileData::Mag { ratios: vec![0.99; STEPS] },
         "profiling-dit" => ProfileData::Blocks { foreground: vec![0.1, 0.9], background: vec![0] },
@@ -180,6 +174,24 @@ fn answers_that_do_not_fit_are_errors() {
     assert!(reuse.decide(lane, 1, &[1.0]).unwrap().is_compute());
     reuse.computed(lane, &[1.0], &[2.0]).unwrap();
     assert!(matches!(reuse.computed(lane, &[1.0], &[2.0]), Err(ReuseError::Undecided { .. })));
+    // A result that could not be stored leaves nothing older to reuse; one that then fits is taken.
+    let mut reuse = StepReuse::new(HostReuse::new(), Fora { interval: 3 });
+    reuse.begin(&plan()).unwrap();
+    let computes = |reuse: &mut StepReuse<HostReuse>, step| {
+        let verdict = reuse.decide(lane, step, &[1.0]).unwrap();
+        verdict.is_compute()
+    };
+    assert!(computes(&mut reuse, 2));
+    reuse.computed(lane, &[1.0], &[2.0]).unwrap();
+    assert!(!computes(&mut reuse, 3), "there is something to reuse");
+    assert!(computes(&mut reuse, 5));
+    assert!(matches!(reuse.computed(lane, &[1.0, 2.0], &[0.0]), Err(ReuseError::Shape { .. })));
+    assert!(computes(&mut reuse, 6), "what is kept is older than the policy believes");
+    reuse.computed(lane, &[1.0], &[2.0]).unwrap();
+    assert!(computes(&mut reuse, 8));
+    assert!(matches!(reuse.computed(lane, &[1.0, 2.0], &[0.0]), Err(ReuseError::Shape { .. })));
+    reuse.computed(lane, &[1.0], &[3.0]).unwrap();
+    assert!(!computes(&mut reuse, 9));
     let bad = RunPlan::new("m", "s", "r", &[1.0, 1.0]);
     assert!(matches!(reuse.begin(&bad), Err(ReuseError::Plan(_))));
     let mut wrong = StepReuse::new(HostReuse::new(), EasyCache::new(-1.0));
@@ -279,13 +291,41 @@ fn profiles_survive_files_and_are_refused_elsewhere() {
         ("guidance", RunPlan { guidance: 6.0, ..plan() }),
     ];
     for (field, other) in others {
-        let mut reuse = StepReuse::new(HostReuse::new(), recipe.build(Some(&mag)).unwrap());
-        match reuse.begin(&other) {
-            Err(ReuseError::Profile(ProfileError::Mismatch { what, .. })) => assert_eq!(what, field),
-            got => panic!("{field}: {got:?}"),
+        for name in ["ertacache", "magcache", "profiling-dit"] {
+            let policy = ReuseRecipe::named(name).unwrap().build(profile(name).as_ref()).unwrap();
+            let mut reuse = StepReuse::new(HostReuse::new(), policy);
+            match reuse.begin(&other) {
+                Err(ReuseError::Profile(ProfileError::Mismatch { what, .. })) => {
+                    assert_eq!(what, field, "{name}")
+                }
+                got => panic!("{name}, {field}: {got:?}"),
+            }
+            assert!(reuse.decide(Place::Span(0), 0, &[0.0]).is_err(), "no run has begun");
         }
-        assert!(reuse.decide(Place::Span(0), 0, &[0.0]).is_err(), "no run has begun");
     }
+    // Arrays that do not fit are refused also where a profile never was a file.
+    let spoils: [fn(&mut ErtaData); 3] = [|d| d.groups = 0, |d| d.groups = usize::MAX, |d| d.a.truncate(3)];
+    for spoil in spoils {
+        let mut erta = profile("ertacache").unwrap();
+        if let ProfileData::Erta(d) = &mut erta.data {
+            spoil(d);
+        }
+        let built = ReuseRecipe::named("ertacache").unwrap().build(Some(&erta));
+        assert!(matches!(built, Err(ReuseError::Profile(ProfileError::Array { .. }))));
+    }
+    let mut short = mag.clone();
+    short.data = ProfileData::Mag { ratios: vec![1.0; 3] };
+    assert!(matches!(recipe.build(Some(&short)), Err(ReuseError::Profile(ProfileError::Array { .. }))));
+    // Noise levels that end early would leave noise in the picture.
+    let mut early = profile("ertacache").unwrap();
+    if let ProfileData::Erta(d) = &mut early.data {
+        d.sigmas[STEPS] = 0.05;
+    }
+    let policy = ReuseRecipe::named("ertacache").unwrap().build(Some(&early)).unwrap();
+    assert!(matches!(
+        StepReuse::new(HostReuse::new(), policy).begin(&plan()),
+        Err(ReuseError::Profile(ProfileError::Mismatch { what: "noise levels", .. }))
+    ));
     // Adjusted noise levels are not for every solver.
     let mut erta = profile("ertacache").unwrap();
     if let ProfileData::Erta(d) = &mut erta.data {

@@ -73,6 +73,17 @@ impl StepReusePolicy for ErtaCache {
             return Ok(None);
         }
         let sigmas = self.data().map(|d| d.sigmas.clone()).filter(|s| *s != plan.sigmas);
+        // Lengths of steps change, not where the run begins and ends: else noise would stay.
+        let ends = |s: &[f32]| [s.first().copied(), s.last().copied()].map(Option::unwrap_or_default);
+        let near = |[a, b]: [f32; 2]| (a - b).abs() <= 1e-4;
+        if let Some(sigmas) = &sigmas {
+            let [first, last] = ends(sigmas);
+            let [begin, end] = ends(&plan.sigmas);
+            if !(near([first, begin]) && near([last, end])) {
+                let (profile, run) = (format!("{first} to {last}"), format!("{begin} to {end}"));
+                return Err(ProfileError::Mismatch { what: "noise levels", profile, run }.into());
+            }
+        }
         if sigmas.is_some() && !plan.free_sigmas {
             return Err(ProfileError::FixedSigmas { scheduler: plan.scheduler.clone() }.into());
         }

@@ -58,6 +58,7 @@ impl MagCache {
     /// # Errors
     /// [`ProfileError::Kind`].
     pub fn with_profile(mut self, profile: Profile) -> Result<Self, ProfileError> {
+        profile.validate()?;
         let ProfileData::Mag { ratios } = &profile.data else {
             return Err(ProfileError::Kind { expected: "magcache", got: profile.data.kind() });
         };

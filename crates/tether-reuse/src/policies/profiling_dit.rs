@@ -5,7 +5,8 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use crate::error::require;
-use crate::{ReuseError, RunPlan, Step, StepReusePolicy, Verdict};
+use crate::profile::{Profile, ProfileData, ProfileHeader};
+use crate::{ProfileError, ReuseError, RunPlan, Step, StepReusePolicy, Verdict};
 
 /// When the cached blocks run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +36,9 @@ pub struct ProfilingDit {
     pub start: u32,
     /// The refreshes after it.
     pub refresh: Refresh,
+    /// What its blocks were measured on.
+    #[serde(skip)]
+    measured_on: Option<ProfileHeader>,
     #[serde(skip)]
     due: Vec<bool>,
 }
@@ -48,7 +52,19 @@ impl Default for ProfilingDit {
 impl ProfilingDit {
     /// A schedule.
     pub fn new(start: u32, refresh: Refresh) -> Self {
-        Self { start, refresh, due: Vec::new() }
+        Self { start, refresh, measured_on: None, due: Vec::new() }
+    }
+
+    /// For runs like those that `profile` was measured on, and no others. Which blocks are cached is the site's affair.
+    ///
+    /// # Errors
+    /// [`ProfileError::Kind`], and those of [`Profile::validate`].
+    pub fn with_profile(self, profile: &Profile) -> Result<Self, ProfileError> {
+        profile.validate()?;
+        match profile.data {
+            ProfileData::Blocks { .. } => Ok(Self { measured_on: Some(profile.header.clone()), ..self }),
+            _ => Err(ProfileError::Kind { expected: "profiling-dit", got: profile.data.kind() }),
+        }
     }
 
     /// Steps of a run of `steps` at which cached blocks are stored anew.
@@ -78,6 +94,9 @@ impl StepReusePolicy for ProfilingDit {
     }
 
     fn begin(&mut self, plan: &RunPlan) -> Result<Option<Vec<f32>>, ReuseError> {
+        if let Some(header) = &self.measured_on {
+            header.check(plan)?;
+        }
         match &self.refresh {
             Refresh::Every(n) => {
                 require(*n > 0, "profiling-dit", "refresh interval", f64::from(*n), "must be positive")?;

@@ -44,6 +44,7 @@ impl TeaCache {
     /// # Errors
     /// [`ProfileError::Kind`].
     pub fn with_profile(mut self, profile: Profile) -> Result<Self, ProfileError> {
+        profile.validate()?;
         let ProfileData::Tea { polynomial } = &profile.data else {
             return Err(ProfileError::Kind { expected: "teacache", got: profile.data.kind() });
         };
