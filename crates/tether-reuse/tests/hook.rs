@@ -296,7 +296,7 @@ fn profiles_survive_files_and_are_refused_elsewhere() {
             let mut reuse = StepReuse::new(HostReuse::new(), policy);
             match reuse.begin(&other) {
                 Err(ReuseError::Profile(ProfileError::Mismatch { what, .. })) => {
-                    assert_eq!(what, field, "{name}")
+                    assert_eq!(what, field, "{name}");
                 }
                 got => panic!("{name}, {field}: {got:?}"),
             }
