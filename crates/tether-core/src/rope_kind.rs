@@ -12,6 +12,16 @@ pub enum Pairing {
     Half,
 }
 
+impl Pairing {
+    /// The two channels of pair `pair` of `pairs`.
+    pub fn channels(self, pair: usize, pairs: usize) -> (usize, usize) {
+        match self {
+            Self::Half => (pair, pair + pairs),
+            Self::Interleaved => (2 * pair, 2 * pair + 1),
+        }
+    }
+}
+
 /// A rotary position embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]

@@ -111,10 +111,6 @@ impl RotationExtents {
 
     /// The two channels of pair `pair` of the rotation.
     pub fn channels(&self, pair: usize) -> (usize, usize) {
-        let pair = self.first_pair + pair;
-        match self.pairing {
-            Pairing::Half => (pair, pair + self.rotary_dim / 2),
-            Pairing::Interleaved => (2 * pair, 2 * pair + 1),
-        }
+        self.pairing.channels(self.first_pair + pair, self.rotary_dim / 2)
     }
 }

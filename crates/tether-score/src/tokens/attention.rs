@@ -27,16 +27,19 @@ impl WindowRows {
 
     /// Means over the queries of the first `prefix` columns, `[query_heads, prefix]`.
     pub fn mean_over_queries(&self, prefix: usize) -> Vec<f32> {
-        let mut means = Vec::with_capacity(self.weights.len() / self.window.max(1));
-        for head in self.weights.chunks_exact(self.window * self.tokens) {
-            let mut sums = vec![0f64; prefix];
-            for row in head.chunks_exact(self.tokens) {
-                sums.iter_mut().zip(row).for_each(|(s, &w)| *s += f64::from(w));
-            }
-            means.extend(sums.into_iter().map(|s| (s / self.window as f64) as f32));
-        }
-        means
+        let heads = self.weights.chunks_exact(self.window * self.tokens);
+        heads.flat_map(|head| mean_of_rows(head, self.tokens, prefix)).collect()
     }
+}
+
+/// Means of the first `prefix` columns of `rows`, `[any, tokens]`.
+pub(super) fn mean_of_rows(rows: &[f32], tokens: usize, prefix: usize) -> Vec<f32> {
+    let count = (rows.len() / tokens) as f64;
+    let mut sums = vec![0f64; prefix];
+    for row in rows.chunks_exact(tokens) {
+        sums.iter_mut().zip(row).for_each(|(s, &w)| *s += f64::from(w));
+    }
+    sums.into_iter().map(|s| (s / count) as f32).collect()
 }
 
 /// Heads that group evenly.

@@ -116,6 +116,14 @@ impl ScoreTokens for TokenScorer {
     }
 }
 
+/// A smoothing window has a middle.
+pub(super) fn odd(setting: &'static str, value: usize) -> Result<(), ScoreError> {
+    if value.is_multiple_of(2) {
+        return Err(ScoreError::Setting { setting, value: value as f32, requirement: "must be odd" });
+    }
+    Ok(())
+}
+
 pub(super) fn at_least(setting: &'static str, value: usize, least: usize) -> Result<(), ScoreError> {
     let requirement = match least {
         1 => "must be at least 1",

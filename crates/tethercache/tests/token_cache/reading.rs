@@ -25,9 +25,12 @@ impl Block {
     }
 
     fn extend(&self, cache: &mut TokenCache<Host>, sequence: SequenceId, layer: usize) -> Vec<f32> {
+        cache.extend(sequence, layer, &self.tokens(Some(&self.q))).unwrap().to_f32_vec()
+    }
+
+    fn tokens<'a>(&'a self, raw_q: Option<&'a HostTensor>) -> NewTokens<'a, Host> {
         let Self { q, k, v, positions } = self;
-        let new = NewTokens { q, k, v, raw_q: Some(q), positions, grid: None };
-        cache.extend(sequence, layer, &new).unwrap().to_f32_vec()
+        NewTokens { q, k, v, raw_q, positions, grid: None }
     }
 
     /// Queries, keys and values of a token.
@@ -140,14 +143,7 @@ fn a_token_that_cannot_choose_leaves_the_cache_as_it_was() {
         let half = x.len() / 2;
         x.as_f32_mut().unwrap()[half..].iter_mut().for_each(|x| *x = 1e30);
     }
-    let new = NewTokens {
-        q: &block.q,
-        k: &block.k,
-        v: &block.v,
-        raw_q: None,
-        positions: &block.positions,
-        grid: None,
-    };
+    let new = block.tokens(None);
     let error = pair.cache.extend(sequence, 0, &new).unwrap_err();
     assert!(matches!(error, Error::Score(tether_score::ScoreError::NonFiniteToken { .. })), "{error}");
     let after = pair.cache.bytes();
@@ -303,14 +299,7 @@ fn what_a_choice_for_every_token_cannot_do_is_refused() {
     let mut cache = TokenCache::new(Host::new(), geometry(), recipe("rekv", &[])).unwrap();
     let sequence = cache.start();
     let block = Block::new(&mut Noise(3), 0, 4);
-    let new = NewTokens {
-        q: &block.q,
-        k: &block.k,
-        v: &block.v,
-        raw_q: None,
-        positions: &block.positions,
-        grid: None,
-    };
+    let new = block.tokens(None);
     let error = cache.extend(sequence, 0, &new).unwrap_err();
     assert!(matches!(error, Error::Score(tether_score::ScoreError::Missing { .. })), "{error}");
     assert_eq!((cache.seen(sequence, 0).unwrap(), cache.bytes().in_use), (0, 0));

@@ -144,13 +144,9 @@ impl MeanRotation {
     }
 
     fn vector(&self, x: &[f64]) -> Vec<f64> {
-        let half = self.phases.len();
         let mut out = x.to_vec();
         for (i, [cos, sin]) in self.phases.iter().enumerate() {
-            let (a, b) = match self.pairing {
-                Pairing::Half => (i, i + half),
-                Pairing::Interleaved => (2 * i, 2 * i + 1),
-            };
+            let (a, b) = self.pairing.channels(i, self.phases.len());
             out[a] = cos * x[a] - sin * x[b];
             out[b] = cos * x[b] + sin * x[a];
         }

@@ -8,8 +8,8 @@ use tether_core::host::softmax_rows;
 use super::keydiff::norm;
 use super::snapkv::with_tail;
 use crate::ScoreError;
-use crate::tokens::attention::{group, logits};
-use crate::tokens::scorer::at_least;
+use crate::tokens::attention::{group, logits, mean_of_rows};
+use crate::tokens::scorer::{at_least, odd};
 use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, TokenObservation, pooled};
 
 /// Attention of the last queries, less the likeness of a key to the others (`FlowCache`, arXiv:2602.10825): `importance * I - (1 - importance) * R`.
@@ -36,10 +36,7 @@ impl Default for ImportanceRedundancy {
 impl ScoreTokens for ImportanceRedundancy {
     fn validate(&self) -> Result<(), ScoreError> {
         at_least("score.window", self.window, 1)?;
-        if self.kernel.is_multiple_of(2) {
-            let (setting, value) = ("score.kernel", self.kernel as f32);
-            return Err(ScoreError::Setting { setting, value, requirement: "must be odd" });
-        }
+        odd("score.kernel", self.kernel)?;
         if !(0.0..=1.0).contains(&self.importance) {
             let (setting, value) = ("score.importance", self.importance);
             return Err(ScoreError::Setting { setting, value, requirement: "must be 0 to 1" });
@@ -90,17 +87,16 @@ fn importance(queries: &[f32], keys: &[f32], (window, dim): (usize, usize)) -> V
         largest.iter_mut().zip(&of_head).for_each(|(l, &x)| *l = l.max(x));
     }
     softmax_rows(&mut largest, tokens);
-    let mut sums = vec![0f64; tokens];
-    for row in largest.chunks_exact(tokens) {
-        sums.iter_mut().zip(row).for_each(|(s, &w)| *s += f64::from(w));
-    }
-    sums.into_iter().map(|s| (s / window as f64) as f32).collect()
+    mean_of_rows(&largest, tokens, tokens)
 }
+
+/// What keeps a key of no length from being divided by it.
+const EPSILON: f64 = 1e-8;
 
 /// Softmax over tokens of the mean cosine of each key and the others.
 fn redundancy(keys: &[f32], dim: usize) -> Vec<f64> {
     let tokens = keys.len() / dim;
-    let lengths: Vec<f64> = keys.chunks_exact(dim).map(|key| norm(key) + 1e-8).collect();
+    let lengths: Vec<f64> = keys.chunks_exact(dim).map(|key| norm(key) + EPSILON).collect();
     let mut sum = vec![0f64; dim];
     for (key, length) in keys.chunks_exact(dim).zip(&lengths) {
         sum.iter_mut().zip(key).for_each(|(s, &x)| *s += f64::from(x) / length);
@@ -108,7 +104,7 @@ fn redundancy(keys: &[f32], dim: usize) -> Vec<f64> {
     // The cosine of a key and itself is among the sum; a single key is like no other.
     let mean = |(key, length): (&[f32], &f64)| {
         let dot: f64 = key.iter().zip(&sum).map(|(&x, s)| f64::from(x) * s).sum();
-        let own = norm(key) / length;
+        let own = (length - EPSILON) / length;
         (dot / length - own * own) / tokens as f64
     };
     let means: Vec<f64> = keys.chunks_exact(dim).zip(&lengths).map(mean).collect();

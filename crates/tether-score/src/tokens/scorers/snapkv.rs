@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tether_core::Pool;
 
 use crate::ScoreError;
-use crate::tokens::scorer::at_least;
+use crate::tokens::scorer::{at_least, odd};
 use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, TokenObservation, pooled};
 
 /// How scores are smoothed along the tokens.
@@ -81,11 +81,7 @@ impl SnapKv {
 impl ScoreTokens for SnapKv {
     fn validate(&self) -> Result<(), ScoreError> {
         at_least("score.window", self.window, 1)?;
-        if self.kernel.is_multiple_of(2) {
-            let (setting, value) = ("score.kernel", self.kernel as f32);
-            return Err(ScoreError::Setting { setting, value, requirement: "must be odd" });
-        }
-        Ok(())
+        odd("score.kernel", self.kernel)
     }
 
     fn needs(&self) -> Needs {
