@@ -1,8 +1,7 @@
 //! A language model's attention over a `TokenCache`.
 
-use tether_core::{CoreError, DType, HostTensor, Pairing, Readback, TensorData, TokenEngine};
+use tether_core::{CoreError, DType, HostTensor, Readback, TensorData, TokenEngine};
 use tethercache::Error;
-use tethercache::rope::TokenRope;
 use tethercache::score::tokens::HeadProfile;
 use tethercache::tokens::{
     EvictReport, ModelFacts, NewTokens, SequenceId, TokenBytes, TokenCache, TokenGeometry, TokenRecipe,
@@ -64,7 +63,7 @@ impl<E: TokenEngine> CachedAttention<E> {
             Vec::new()
         };
         // The pairs that the model's own turns are of.
-        let rope = Some(TokenRope::from_frequencies(Pairing::Half, model.inv_freq().to_vec())?);
+        let rope = Some(model.rope().clone());
         cache = cache.with_facts(ModelFacts { rope, output_projections, head_profile });
         let sequence = cache.start();
         Ok(Self { cache, sequence })

@@ -30,7 +30,7 @@ pub use dense_attention::DenseAttention;
 pub use error::{ForwardError, ModelError};
 pub use frame::{CHANNELS, FRAME_SIZE, Frame, PATCH, TOKEN_VALUES, TOKENS_PER_FRAME, patchify, unpatchify};
 pub use llama::{
-    GgufFile, HeadProbe, Llama, LlamaConfig, LlamaSession, LlamaWorkspace, Prediction, TextStream,
+    GgufFile, HeadProbe, Llama, LlamaConfig, LlamaSession, LlamaWorkspace, Prediction, RopeScaling, TextStream,
     TextTokenizer, TokenTiming, greedy,
 };
 pub use metrics::{FrameMetrics, SegmentScore, drift, frame_metrics, segment_scores};

@@ -16,9 +16,10 @@ mod workspace;
 use pulp::Arch;
 use rayon::prelude::*;
 use tether_core::host::exp;
-use tether_core::{Host, HostTensor, Pairing, Rotation, TokenEngine, TokenLayout};
+use tether_core::{Host, HostTensor, Pairing, TokenEngine, TokenLayout};
+use tethercache::rope::{RopeError, TokenRope};
 
-pub use self::config::LlamaConfig;
+pub use self::config::{LlamaConfig, RopeScaling};
 pub use self::gguf::GgufFile;
 pub use self::head_probe::HeadProbe;
 pub use self::session::{LlamaSession, Prediction, TokenTiming, greedy};
@@ -48,7 +49,26 @@ pub struct Llama {
     norm: Vec<f32>,
     /// `None` when the embedding is the output layer too.
     head: Option<Matrix>,
-    inv_freq: Vec<f64>,
+    rope: TokenRope,
+}
+
+/// The turns that a model's settings ask for.
+fn turns(config: &LlamaConfig) -> Result<TokenRope, ModelError> {
+    let &LlamaConfig { rope_theta: theta, head_dim, .. } = config;
+    match config.rope_scaling {
+        None => TokenRope::new(Pairing::Half, theta, head_dim),
+        Some(RopeScaling::Linear { factor }) => {
+            let plain = TokenRope::new(Pairing::Half, theta, head_dim).map_err(unsound)?;
+            let slower = plain.frequencies().iter().map(|f| f / factor).collect();
+            TokenRope::from_frequencies(Pairing::Half, slower)
+        }
+        Some(RopeScaling::Yarn(yarn)) => TokenRope::yarn(Pairing::Half, theta, head_dim, yarn),
+    }
+    .map_err(unsound)
+}
+
+fn unsound(_: RopeError) -> ModelError {
+    metadata("llama.rope.freq_base", "and the scaling must give finite frequencies")
 }
 
 impl Llama {
@@ -62,7 +82,7 @@ impl Llama {
     pub fn load(file: &GgufFile) -> Result<Self, ModelError> {
         let config = LlamaConfig::read(file)?;
         let mut tensors = file.tensors();
-        let &LlamaConfig { vocabulary, dim, head_dim, rope_theta, .. } = &config;
+        let &LlamaConfig { vocabulary, dim, head_dim, .. } = &config;
         let embedding = tensors.matrix("token_embd.weight", vocabulary, dim)?;
         let layers = (0..config.layers)
             .map(|layer| Layer::load(&mut tensors, &config, layer))
@@ -72,19 +92,18 @@ impl Llama {
             true => Some(tensors.matrix("output.weight", vocabulary, dim)?),
             false => None,
         };
-        let pairs = head_dim / 2;
-        let mut inv_freq: Vec<f64> =
-            (0..pairs).map(|i| rope_theta.powf(-(i as f64) / pairs as f64)).collect();
+        let mut rope = turns(&config)?;
         // Llama 3.1 and later stretch the slow pairs.
         if tensors.has("rope_freqs.weight") {
-            let factors = tensors.vector("rope_freqs.weight", pairs)?;
-            if factors.iter().any(|f| *f <= 0.0) {
-                return Err(metadata("rope_freqs.weight", "must be positive"));
+            let factors = tensors.vector("rope_freqs.weight", head_dim / 2)?;
+            if factors.iter().any(|f| *f <= 0.0) || config.rope_scaling.is_some() {
+                return Err(metadata("rope_freqs.weight", "must be positive, and come without llama.rope.scaling"));
             }
-            inv_freq.iter_mut().zip(factors).for_each(|(f, factor)| *f /= f64::from(factor));
+            let stretched = rope.frequencies().iter().zip(factors).map(|(f, factor)| f / f64::from(factor));
+            rope = TokenRope::from_frequencies(rope.pairing(), stretched.collect()).map_err(unsound)?;
         }
         tensors.finish()?;
-        Ok(Self { config, arch: Arch::new(), embedding, layers, norm, head, inv_freq })
+        Ok(Self { config, arch: Arch::new(), embedding, layers, norm, head, rope })
     }
 
     /// The model's dimensions.
@@ -92,9 +111,9 @@ impl Llama {
         &self.config
     }
 
-    /// Radians per position of each pair of a head, `[head_dim / 2]`.
-    pub fn inv_freq(&self) -> &[f64] {
-        &self.inv_freq
+    /// How queries and keys are turned by their positions.
+    pub fn rope(&self) -> &TokenRope {
+        &self.rope
     }
 
     /// Bytes that the weights take.
@@ -141,7 +160,7 @@ impl Llama {
         }
         self.check_tokens(tokens)?;
         let engine = Host::parallel();
-        let rotation = engine.upload_rotation(&self.rotation(&[positions])).map_err(ModelError::Core)?;
+        let rotation = engine.upload_rotation(&self.rope.to_positions(&[positions])).map_err(ModelError::Core)?;
         ws.fit(&self.config, tokens.len()).map_err(ModelError::Core)?;
 
         let dim = self.config.dim;
@@ -200,20 +219,6 @@ impl Llama {
         }
         self.head.as_ref().unwrap_or(&self.embedding).apply(self.arch, hidden, out, &mut ws.strip);
         Ok(())
-    }
-
-    /// The rotation of raw queries and keys to `deltas[0]`.
-    fn rotation<'a>(&'a self, deltas: &'a [&'a [i32]]) -> Rotation<'a> {
-        Rotation {
-            pairing: Pairing::Half,
-            rotary_dim: self.config.head_dim,
-            first_pair: 0,
-            frequencies: &self.inv_freq,
-            axes: &[],
-            deltas,
-            tokens_per_delta: 1,
-            scale: 1.0,
-        }
     }
 
     fn check_tokens(&self, tokens: &[u32]) -> Result<(), ModelError> {

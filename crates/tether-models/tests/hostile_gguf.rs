@@ -57,7 +57,9 @@ fn settings_out_of_range_are_named() {
         ("llama.rope.dimension_count", Value::U32(8)),
         ("llama.rope.freq_base", Value::F32(f32::NAN)),
         ("llama.rope.freq_base", Value::F32(0.5)),
+        // Without a factor.
         ("llama.rope.scaling.type", Value::String("yarn".into())),
+        ("llama.rope.scaling.type", Value::String("linear".into())),
         ("llama.expert_count", Value::U32(8)),
         ("llama.attention.layer_norm_rms_epsilon", Value::F32(f32::INFINITY)),
         ("llama.context_length", Value::F32(64.0)),
@@ -66,6 +68,29 @@ fn settings_out_of_range_are_named() {
         let got = load_changed(|s| drop(s.metadata.insert(key.into(), value.clone())));
         assert!(matches!(got, Err(ModelError::Metadata { .. })), "{key} = {value:?}: {got:?}");
     }
+    for (kind, key, value) in [
+        ("linear", "factor", Value::F32(0.5)),
+        ("linear", "factor", Value::F32(f32::NAN)),
+        ("longrope", "factor", Value::F32(4.0)),
+        ("yarn", "factor", Value::F32(f32::INFINITY)),
+        ("yarn", "original_context_length", Value::U32(0)),
+        ("yarn", "attn_factor", Value::F32(0.5)),
+        ("yarn", "yarn_beta_fast", Value::F32(0.5)),
+        ("yarn", "yarn_beta_slow", Value::F32(0.0)),
+    ] {
+        let got = load_changed(|s| {
+            for (key, value) in [("type", Value::String(kind.into())), ("factor", Value::F32(4.0)), (key, value)] {
+                s.metadata.insert(format!("llama.rope.scaling.{key}"), value);
+            }
+        });
+        assert!(matches!(got, Err(ModelError::Metadata { .. })), "{kind} {key}: {got:?}");
+    }
+    let got = load_changed(|s| {
+        s.metadata.insert("llama.rope.scaling.type".into(), Value::String("linear".into()));
+        s.metadata.insert("llama.rope.scaling.factor".into(), Value::F32(4.0));
+        s.tensors.insert("rope_freqs.weight".into(), tensor(&[8], 1.0, GgmlDType::F32));
+    });
+    assert!(matches!(got, Err(ModelError::Metadata { key, .. }) if key == "rope_freqs.weight"));
     let got = load_changed(|s| drop(s.metadata.remove("llama.feed_forward_length")));
     assert!(matches!(got, Err(ModelError::Metadata { key, .. }) if key == "llama.feed_forward_length"));
     let other = Value::String("mamba".into());

@@ -151,8 +151,8 @@ fn a_cache_is_given_raw_and_rotated_heads_and_what_they_were_made_of() {
     logits(&model, &mut looking, &tokens(10), 5, 10);
     let layers: Vec<usize> = looking.blocks.iter().map(|b| b.0).collect();
     assert_eq!(layers, [0, 1]);
-    assert_eq!(model.inv_freq().len(), HEAD_DIM / 2);
-    assert!((model.inv_freq()[4] - 500f64.powf(-0.5)).abs() < 1e-12);
+    assert_eq!(model.rope().frequencies().len(), HEAD_DIM / 2);
+    assert!((model.rope().frequencies()[4] - 500f64.powf(-0.5)).abs() < 1e-12);
     let projection = model.output_projection(1).expect("a layer");
     assert_eq!(projection.len(), DIM * QUERY_HEADS * HEAD_DIM);
     assert!(model.output_projection(2).is_none());
@@ -235,8 +235,8 @@ fn frequencies_can_be_stretched_and_the_embedding_can_be_the_output_layer() {
     small.tensors.insert("rope_freqs.weight".into(), factors.expect("a tensor"));
     let model = model(&small);
     let frequency = |i: usize, factor: f64| 500f64.powf(-(i as f64) / 8.0) / factor;
-    assert!((model.inv_freq()[3] - frequency(3, 1.0)).abs() < 1e-12);
-    assert!((model.inv_freq()[5] - frequency(5, 4.0)).abs() < 1e-12);
+    assert!((model.rope().frequencies()[3] - frequency(3, 1.0)).abs() < 1e-12);
+    assert!((model.rope().frequencies()[5] - frequency(5, 4.0)).abs() < 1e-12);
 
     let mut ws = model.workspace();
     let hidden: Vec<f32> = (0..DIM).map(|i| (i as f32).sin()).collect();
@@ -248,6 +248,43 @@ fn frequencies_can_be_stretched_and_the_embedding_can_be_the_output_layer() {
     for (row, got) in embedding.iter().zip(&out) {
         let want: f64 = row.iter().zip(&hidden).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
         assert!((f64::from(*got) - want).abs() < 1e-4, "{got} for {want}");
+    }
+}
+
+/// Models that were stretched for longer texts turn by their own frequencies.
+#[test]
+fn scaled_frequencies_are_the_files() {
+    let number = |x: f32| Value::F32(x);
+    let key = |name: &str| format!("llama.rope.scaling.{name}");
+    let tokens = tokens(60);
+
+    let mut linear = SmallLlama::new();
+    linear.metadata.insert(key("type"), Value::String("linear".into()));
+    linear.metadata.insert(key("factor"), number(4.0));
+    linear.turns.0.iter_mut().for_each(|f| *f /= 4.0);
+
+    // 32 tokens in training. A pair that turned twice in those stays, one that turned half of a time is divided by 4; pairs between them are mixed
+    // by their number: floor and ceiling of 8 ln(32 / (2 pi turns)) / ln 500 are 1 and 3.
+    let mut yarn = SmallLlama::new();
+    yarn.metadata.insert(key("type"), Value::String("yarn".into()));
+    yarn.metadata.insert(key("factor"), number(4.0));
+    yarn.metadata.insert(key("original_context_length"), Value::U32(32));
+    yarn.metadata.insert(key("yarn_beta_fast"), number(2.0));
+    yarn.metadata.insert(key("yarn_beta_slow"), number(0.5));
+    for (pair, f) in yarn.turns.0.iter_mut().enumerate() {
+        let slow = ((pair as f64 - 1.0) / 2.0).clamp(0.0, 1.0);
+        *f = *f * (1.0 - slow) + *f / 4.0 * slow;
+    }
+    yarn.turns.1 = 0.1 * 4f64.ln() + 1.0;
+
+    for (name, small) in [("linear", linear), ("yarn", yarn)] {
+        let model = model(&small);
+        let want = small.logits(&tokens, 0);
+        assert_near(name, &logits(&model, DenseAttention::new(), &tokens, 0, 60), &want);
+        // Every key is turned again, to the place that it has already.
+        let recipe = TokenRecipe::named("full").expect("a recipe");
+        let cache = CachedAttention::new(Host::new(), &model, recipe, DType::F32).expect("a cache");
+        assert_near(name, &logits(&model, cache, &tokens, 0, 7), &want);
     }
 }
 

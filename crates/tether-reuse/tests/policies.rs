@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-use tether_reuse::profile::{ErtaChoice, LineFit, adjusted_sigmas, choose, fraction_kept};
+use tether_reuse::profile::{ErtaChoice, ErtaData, LineFit, adjusted_sigmas, choose, fraction_kept};
 use tether_reuse::{
-    AdaCache, Correction, DbCache, EasyCache, FasterCache, FlowCache, FlowMode, Fora, Guard, HostReuse, Lane,
-    MagCache, Measure, MotionRegulation, Pab, Place, Profile, ProfileData, ProfileHeader, ProfilingDit,
+    AdaCache, Correct, Correction, DbCache, EasyCache, ErtaCache, FasterCache, FlowCache, FlowMode, Fora,
+    Forecast, Guard, HostReuse, Lane, MagCache, Measure, ModuleKind, MotionRegulation, Pab, Place, Profile, ProfileData, ProfileHeader, ProfilingDit,
     Refresh, RunPlan, Slot, Step, StepReuse, StepReusePolicy, TaylorSeer, TeaCache, Verdict, block_runs,
 };
 
@@ -175,6 +175,48 @@ fn erta_et4_residual_cache_on_a_linear_equation() {
     path.iter().zip([0.9, 0.79, 0.669, 0.6021, 0.52851]).for_each(|(x, w)| close(*x, w));
 }
 
+/// The corrections as the model's author sees them: noise levels to call the model at, and an output from which the fitted error of this
+/// step and this channel was taken.
+#[test]
+fn erta_corrects_steps_and_velocities() {
+    let run = plan(4);
+    let phi = vec![1.0, 0.5, 0.5, 1.0];
+    let sigmas = adjusted_sigmas(&run.sigmas, &phi);
+    // Slopes and offsets differ between steps and channels, and from each other.
+    let a: Vec<f32> = (0..8).map(|i| 0.01 * i as f32).collect();
+    let b: Vec<f32> = (0..8).map(|i| 0.5 - 0.03 * i as f32).collect();
+    let reuse = vec![false, true, true, false];
+    let data = ErtaData { reuse, phi, sigmas: sigmas.clone(), a: a.clone(), b: b.clone(), groups: 2 };
+    let header = ProfileHeader::new("ertacache", &run, "", "");
+    let profile = Profile { header, data: ProfileData::Erta(data) };
+    let model = |x: &[f32]| x.iter().map(|x| x * x - 2.0).collect::<Vec<f32>>();
+    let input = |step: u32| [0.1f32, 0.2, 0.3, 0.4].map(|x| x + 0.05 * step as f32);
+    for (time, error) in [(true, true), (false, true), (true, false), (false, false)] {
+        let policy = ErtaCache::new(profile.clone(), Correct { time, error }).unwrap();
+        let mut reuse = StepReuse::new(HostReuse::new(), policy);
+        assert_eq!(reuse.begin(&run).unwrap(), if time { sigmas.clone() } else { run.sigmas.clone() });
+        let lane = Lane::new(Place::Model);
+        let cached = {
+            let (x, y) = (input(0), model(&input(0)));
+            assert!(reuse.decide(lane, 0, &x).unwrap().is_compute());
+            reuse.computed(lane, &x, &y).unwrap();
+            [0, 1, 2, 3].map(|i| f64::from(y[i]) - f64::from(x[i]))
+        };
+        for step in [1u32, 2] {
+            let (x, mut y) = (input(step), [f32::NAN; 4]);
+            assert!(!reuse.decide(lane, step, &x).unwrap().is_compute());
+            reuse.reused(lane, &x, &mut y).unwrap();
+            for i in 0..4 {
+                let velocity = f64::from(x[i]) + cached[i];
+                let line = 2 * step as usize + i % 2;
+                let corrected = velocity - (f64::from(a[line]) * velocity + f64::from(b[line]));
+                close(f64::from(y[i]), if error { corrected } else { velocity });
+            }
+        }
+        assert!(reuse.decide(lane, 3, &input(3)).unwrap().is_compute());
+    }
+}
+
 /// Reuses the listed steps.
 #[derive(Clone, Debug)]
 struct Listed(Vec<u32>);
@@ -275,7 +317,7 @@ fn fora_counts_from_the_last_step() {
 
 #[test]
 fn pab_broadcasts_in_its_range_only() {
-    use tether_reuse::{Broadcast, ModuleKind, Unit};
+    use tether_reuse::{Broadcast, Unit};
     let mut pab = Pab::new(None, Some(Broadcast { range: 2, above: 0.25, below: 0.85 }), None, None);
     pab.begin(&plan(10)).unwrap();
     let of = |pab: &mut Pab, kind| {
@@ -300,7 +342,7 @@ fn taylorseer_by_hand() {
         let policy = TaylorSeer { interval: 3, first: 3, order, newton };
         let mut reuse = StepReuse::new(HostReuse::new(), policy);
         reuse.begin(&plan(6)).unwrap();
-        let lane = Lane::new(Place::Module { layer: 0, kind: tether_reuse::ModuleKind::Mlp });
+        let lane = Lane::new(Place::Module { layer: 0, kind: ModuleKind::Mlp });
         let mut out = Vec::new();
         for i in 0..5 {
             let mut y = [square(i as f32)];
@@ -314,12 +356,44 @@ fn taylorseer_by_hand() {
     }
 }
 
+/// A policy that would hold what is cached, under `Forecast`, makes what TaylorSeer makes of the same computed steps; one that corrects
+/// its values itself is left alone.
+#[test]
+fn forecasts_extrapolate_what_would_be_held() {
+    let outputs = |policy: Box<dyn StepReusePolicy>| {
+        let mut reuse = StepReuse::new(HostReuse::new(), policy);
+        reuse.begin(&plan(6)).unwrap();
+        let lane = Lane::new(Place::Module { layer: 0, kind: ModuleKind::Mlp });
+        (0..6u32)
+            .map(|i| {
+                let mut y = [(i * i) as f32];
+                match reuse.decide(lane, i, &[0.0]).unwrap() {
+                    Verdict::Compute => reuse.computed(lane, &[0.0], &y).unwrap(),
+                    Verdict::Reuse(_) => reuse.reused(lane, &[0.0], &mut y).unwrap(),
+                }
+                y[0]
+            })
+            .collect::<Vec<f32>>()
+    };
+    let listed = || Listed(vec![3, 4]);
+    assert_eq!(outputs(listed().boxed()), [0.0, 1.0, 4.0, 4.0, 4.0, 25.0]);
+    for (order, newton, at3, at4) in
+        [(0, false, 4.0, 4.0), (1, false, 7.0, 10.0), (2, false, 8.0, 14.0), (2, true, 9.0, 16.0)]
+    {
+        let got = outputs(Forecast::new(listed(), order, newton).boxed());
+        assert_eq!(got, [0.0, 1.0, 4.0, at3, at4, 25.0], "order {order}, newton {newton}");
+    }
+    let own = || FasterCache { start: 3, interval: 6, weight: 0.3 };
+    assert_eq!(outputs(Forecast::new(own(), 2, true).boxed()), outputs(own().boxed()));
+    assert!(Forecast::new(listed(), 5, false).begin(&plan(6)).is_err());
+}
+
 #[test]
 fn fastercache_by_hand() {
     let policy = FasterCache { start: 2, interval: 3, weight: 0.3 };
     let mut reuse = StepReuse::new(HostReuse::new(), policy);
     reuse.begin(&plan(4)).unwrap();
-    let lane = Lane::new(Place::Module { layer: 0, kind: tether_reuse::ModuleKind::CrossAttention });
+    let lane = Lane::new(Place::Module { layer: 0, kind: ModuleKind::CrossAttention });
     for (i, y) in [0.8f32, 1.0].into_iter().enumerate() {
         assert!(reuse.decide(lane, i as u32, &[0.0]).unwrap().is_compute());
         reuse.computed(lane, &[0.0], &[y]).unwrap();
@@ -351,6 +425,47 @@ fn adacache_by_hand() {
     }
     // 1.6 over 5 steps is 0.32: interval 2, as 0.40 is the first above; over 2 steps 0.8: 1.
     assert_eq!(computed, [0, 1, 6, 8, 9, 10, 11]);
+}
+
+/// Motion multiplies the distance, and so does its change per step, which another scene's motion before it does not reach.
+#[test]
+fn adacache_reuses_less_where_scenes_move() {
+    let motion = MotionRegulation { scale: 1.0, power: 1, gradient: 10.0, from: 0, to: 9 };
+    let mut ada = AdaCache { motion: Some(motion), ..AdaCache::default() };
+    // Distance 0.1 a step throughout. Motion 2: 0.2, interval 4. Then motion 1, which fell by 1 in 4 steps: 0.1 (1 + 10 / 4) = 0.35, interval
+    // 2. Then 1 again: 0.1, interval 5. From step 9 on motion is not asked for.
+    let motions = [2.0, 1.0, 1.0];
+    for round in 0..2 {
+        ada.begin(&plan(20)).unwrap();
+        let mut computed: Vec<u32> = Vec::new();
+        for i in 0..20 {
+            let step = Step::new(i, 20);
+            if !ada.decide(&step, &[]).is_compute() {
+                continue;
+            }
+            let led = f64::from(i - computed.last().copied().unwrap_or(0));
+            let signals: Vec<f64> = match ada.observe_request(&step).len() {
+                0 => vec![],
+                1 => vec![0.1 * led],
+                _ => vec![0.1 * led, motions[computed.len() - 1]],
+            };
+            assert_eq!(signals.len(), if i == 0 { 0 } else if i < 9 { 2 } else { 1 });
+            ada.observe(&step, &signals);
+            computed.push(i);
+        }
+        assert_eq!(computed, [0, 1, 5, 7, 12, 17], "run {round}");
+    }
+    // Two places: their mean decides, and each has its own motion before.
+    let mut ada = AdaCache { motion: Some(MotionRegulation { to: 90, ..motion }), ..AdaCache::default() };
+    ada.begin(&plan(20)).unwrap();
+    let unit = |layer| tether_reuse::Unit::new(Place::Module { layer, kind: ModuleKind::Mlp });
+    let at = |i, layer| Step { unit: unit(layer), ..Step::new(i, 20) };
+    (0..2).for_each(|layer| ada.observe(&at(0, layer), &[]));
+    (0..2).for_each(|layer| ada.observe(&at(1, layer), &[0.1, 1.0 + f64::from(layer)]));
+    // 0.1 and 0.2: 0.15, interval 5.
+    assert!(!ada.decide(&at(5, 0), &[]).is_compute() && ada.decide(&at(6, 0), &[]).is_compute());
+    (0..2).for_each(|layer| ada.observe(&at(6, layer), &[0.5, 1.0 + f64::from(layer)]));
+    assert!(!ada.decide(&at(10, 0), &[]).is_compute() && ada.decide(&at(11, 0), &[]).is_compute());
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub(crate) const BINS: u32 = COARSE * FINE;
 const LOW_BINS: u32 = 1024;
 /// Words that `gather_candidates` leaves for each slice.
 pub(crate) const CUT: u32 = 5;
+/// Candidates that a thread loads at once: one after the other, each would wait for memory, because an atomic stands between them.
+const BATCH: u32 = 16;
 
 /// How a selection is spread. All of it is known when a kernel is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -369,6 +371,21 @@ fn write_chosen(
     }
 }
 
+/// The candidates `first`, `first + threads`, .. of a list that begins at `list` and has `len`.
+#[cube]
+fn load_batch(candidates: &Array<u32>, list: u32, first: u32, len: u32, #[comptime] spread: Spread) -> Array<u32> {
+    let mut keys = Array::<u32>::new(BATCH as usize);
+    #[unroll]
+    for i in 0..BATCH {
+        let at = first + i * spread.threads;
+        keys[i as usize] = 0u32;
+        if at < len {
+            keys[i as usize] = candidates[(list + at) as usize];
+        }
+    }
+    keys
+}
+
 /// `out[row]`: the chosen columns, ascending.
 #[cube(launch_unchecked)]
 pub(crate) fn emit_chosen<N: Size>(
@@ -405,11 +422,15 @@ pub(crate) fn emit_chosen<N: Size>(
         tally[UNIT_POS as usize].store(0u32);
     }
     clear(&counts, LOW_BINS, spread);
-    for part in 0..has.div_ceil(spread.threads) {
-        let i = part * spread.threads + UNIT_POS;
-        if i < has {
-            let key = candidates[(list + i) as usize];
-            counts[((key >> 10u32) % LOW_BINS) as usize].fetch_add(1u32);
+    let batches = has.div_ceil(comptime!(spread.threads * BATCH));
+    for batch in 0..batches {
+        let first = batch * comptime!(spread.threads * BATCH) + UNIT_POS;
+        let keys = load_batch(candidates, list, first, has, spread);
+        #[unroll]
+        for i in 0..BATCH {
+            if first + i * spread.threads < has {
+                counts[((keys[i as usize] >> 10u32) % LOW_BINS) as usize].fetch_add(1u32);
+            }
         }
     }
     sync_cube();
@@ -418,11 +439,13 @@ pub(crate) fn emit_chosen<N: Size>(
     let needed = found[1];
     sync_cube();
     clear(&counts, LOW_BINS, spread);
-    for part in 0..has.div_ceil(spread.threads) {
-        let i = part * spread.threads + UNIT_POS;
-        if i < has {
-            let key = candidates[(list + i) as usize];
-            if key >> 10u32 == middle {
+    for batch in 0..batches {
+        let first = batch * comptime!(spread.threads * BATCH) + UNIT_POS;
+        let keys = load_batch(candidates, list, first, has, spread);
+        #[unroll]
+        for i in 0..BATCH {
+            let key = keys[i as usize];
+            if first + i * spread.threads < has && key >> 10u32 == middle {
                 counts[(key % LOW_BINS) as usize].fetch_add(1u32);
             }
         }
@@ -434,12 +457,14 @@ pub(crate) fn emit_chosen<N: Size>(
 
     let mut above = 0u32;
     let mut equal = 0u32;
-    for part in 0..has_before.div_ceil(spread.threads) {
-        let i = part * spread.threads + UNIT_POS;
-        if i < has_before {
-            let key = candidates[(list + i) as usize];
-            above += select(key > threshold, 1u32, 0u32);
-            equal += select(key == threshold, 1u32, 0u32);
+    for batch in 0..has_before.div_ceil(comptime!(spread.threads * BATCH)) {
+        let first = batch * comptime!(spread.threads * BATCH) + UNIT_POS;
+        let keys = load_batch(candidates, list, first, has_before, spread);
+        #[unroll]
+        for i in 0..BATCH {
+            let there = first + i * spread.threads < has_before;
+            above += select(there && keys[i as usize] > threshold, 1u32, 0u32);
+            equal += select(there && keys[i as usize] == threshold, 1u32, 0u32);
         }
     }
     if above > 0 {

@@ -1,7 +1,21 @@
 //! A Llama model's dimensions.
 
+use tethercache::rope::Yarn;
+
 use super::gguf::{GgufFile, metadata};
 use crate::ModelError;
+
+/// How a model's rotary frequencies were changed for texts longer than those that it first learned from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// All are divided by a number (position interpolation, arXiv:2306.15595).
+    Linear {
+        /// That number.
+        factor: f64,
+    },
+    /// Slow ones are divided, fast ones stay, and heads grow longer (`YaRN`, arXiv:2309.00071).
+    Yarn(Yarn),
+}
 
 /// The dimensions of a model of the Llama architecture, as its file gives them.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +38,8 @@ pub struct LlamaConfig {
     pub context: usize,
     /// Base of the rotary embedding's frequencies.
     pub rope_theta: f64,
+    /// What was done to the frequencies, if anything; a file's own factors for single pairs are in [`Llama::rope`](super::Llama::rope) alone.
+    pub rope_scaling: Option<RopeScaling>,
     /// Added to the mean square in a norm.
     pub rms_eps: f32,
 }
@@ -59,9 +75,6 @@ impl LlamaConfig {
         if file.count("llama.expert_count")?.unwrap_or(0) != 0 {
             return Err(metadata("llama.expert_count", "must be 0: mixtures of experts are not implemented"));
         }
-        if !matches!(file.text("llama.rope.scaling.type")?, None | Some("none")) {
-            return Err(metadata("llama.rope.scaling.type", "must be none: no scaling is implemented"));
-        }
         let rope_theta = file.number("llama.rope.freq_base")?.unwrap_or(10_000.0);
         if !(rope_theta.is_finite() && rope_theta > 1.0) {
             return Err(metadata("llama.rope.freq_base", "must be above 1"));
@@ -74,6 +87,7 @@ impl LlamaConfig {
             return Err(metadata("llama.attention.layer_norm_rms_epsilon", "must lie in [0, 1)"));
         }
         let tokens = file.texts("tokenizer.ggml.tokens")?.len();
+        let context = size("llama.context_length", None)?;
         Ok(Self {
             vocabulary: size("llama.vocab_size", Some(tokens))?,
             dim,
@@ -82,9 +96,45 @@ impl LlamaConfig {
             kv_heads,
             head_dim,
             ffn: size("llama.feed_forward_length", None)?,
-            context: size("llama.context_length", None)?,
+            context,
             rope_theta,
+            rope_scaling: scaling(file, context)?,
             rms_eps,
         })
+    }
+}
+
+fn scaling(file: &GgufFile, context: usize) -> Result<Option<RopeScaling>, ModelError> {
+    let kind = match file.text("llama.rope.scaling.type")? {
+        None | Some("none") => return Ok(None),
+        Some(kind) => kind,
+    };
+    let key = "llama.rope.scaling.factor";
+    let factor = file.number(key)?.ok_or_else(|| metadata(key, "is missing"))?;
+    if !(1.0..=1e6).contains(&factor) {
+        return Err(metadata(key, "must lie in [1, 1000000]"));
+    }
+    match kind {
+        "linear" => Ok(Some(RopeScaling::Linear { factor })),
+        "yarn" => {
+            let key = "llama.rope.scaling.original_context_length";
+            let original = file.count(key)?.unwrap_or(context);
+            if !(1..=LARGEST).contains(&original) {
+                return Err(metadata(key, "must be at least 1 and no more than a model's context"));
+            }
+            let key = "llama.rope.scaling.attn_factor";
+            if file.number(key)?.is_some_and(|x| x != 1.0) {
+                return Err(metadata(key, "must be 1: another length of heads is not implemented"));
+            }
+            let key = "llama.rope.scaling.yarn_beta_fast";
+            let yarn = Yarn::new(factor, original);
+            let beta_fast = file.number(key)?.unwrap_or(yarn.beta_fast);
+            let beta_slow = file.number("llama.rope.scaling.yarn_beta_slow")?.unwrap_or(yarn.beta_slow);
+            if !(beta_slow > 0.0 && beta_fast > beta_slow && beta_fast.is_finite()) {
+                return Err(metadata(key, "must be above yarn_beta_slow, and that above 0"));
+            }
+            Ok(Some(RopeScaling::Yarn(Yarn { beta_fast, beta_slow, ..yarn })))
+        }
+        _ => Err(metadata("llama.rope.scaling.type", "must be none, linear or yarn")),
     }
 }

@@ -93,6 +93,18 @@ impl GgufFile {
         }
     }
 
+    /// A setting that is true or false.
+    ///
+    /// # Errors
+    /// [`ModelError::Metadata`] when it is there and is something else.
+    pub fn flag(&self, key: &str) -> Result<Option<bool>, ModelError> {
+        match self.content.metadata.get(key) {
+            None => Ok(None),
+            Some(Value::Bool(x)) => Ok(Some(*x)),
+            Some(_) => Err(metadata(key, "must be true or false")),
+        }
+    }
+
     /// The items of a list; empty when there is none of that name.
     pub(super) fn list<'a, T>(
         &'a self,

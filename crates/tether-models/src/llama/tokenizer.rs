@@ -2,7 +2,12 @@
 
 use ahash::AHashMap;
 use candle_core::quantized::gguf_file::Value;
+use tokenizers::decoders::byte_fallback::ByteFallback;
+use tokenizers::decoders::fuse::Fuse;
+use tokenizers::decoders::sequence::Sequence as Decoders;
+use tokenizers::decoders::strip::Strip;
 use tokenizers::models::bpe::BPE;
+use tokenizers::normalizers::Replace;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
@@ -17,7 +22,11 @@ use tokenizers::{
 use super::gguf::{GgufFile, metadata};
 use crate::ModelError;
 
-/// The type that files give to tokens which stand for no text.
+/// The type that files give to tokens which are pieces of text.
+const NORMAL: i64 = 1;
+/// The type of the token for what there is no other for.
+const UNKNOWN: i64 = 2;
+/// The type of tokens which stand for no text.
 const CONTROL: i64 = 3;
 /// The type of tokens that are never split.
 const USER_DEFINED: i64 = 4;
@@ -25,13 +34,18 @@ const USER_DEFINED: i64 = 4;
 /// How Llama 3's tokenizer cuts a text before it merges bytes.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// A file's byte-level byte-pair encoding ("gpt2" in GGUF).
+/// What SentencePiece writes for a space.
+const SPACE: &str = "\u{2581}";
+
+/// A file's byte-pair encoding: of bytes ("gpt2" in GGUF), or SentencePiece's of characters with bytes for those that it lacks ("llama").
 #[derive(Clone, Debug)]
 pub struct TextTokenizer {
     tokenizer: Tokenizer,
     bos: Option<u32>,
     eos: Option<u32>,
     turns: bool,
+    /// Whether texts are read as if a space stood before them.
+    space_first: bool,
 }
 
 fn problem(error: impl std::fmt::Display) -> ModelError {
@@ -43,31 +57,29 @@ impl TextTokenizer {
     ///
     /// # Errors
     /// [`ModelError::Metadata`] for settings that are missing or malformed, [`ModelError::Tokenizer`] for kinds of tokenizers other
-    /// than byte-level byte-pair encodings, ways to cut a text that are not known, and merges of tokens that there are not.
+    /// than byte-pair encodings, ways to cut a text that are not known, and merges of tokens that there are not.
     pub fn load(file: &GgufFile) -> Result<Self, ModelError> {
-        let kind = file.text("tokenizer.ggml.model")?.unwrap_or_default();
-        if kind != "gpt2" {
-            return Err(problem(format!("kind {kind:?} is not implemented, only \"gpt2\"")));
-        }
         let tokens = file.texts("tokenizer.ggml.tokens")?;
         if tokens.is_empty() {
             return Err(metadata("tokenizer.ggml.tokens", "is missing"));
         }
-        let ids = |(id, token): (usize, &&str)| u32::try_from(id).map(|id| ((*token).to_owned(), id));
-        let vocabulary: AHashMap<String, u32> =
-            tokens.iter().enumerate().map(ids).collect::<Result<_, _>>().map_err(problem)?;
-        let merges = merges(&file.texts("tokenizer.ggml.merges")?, &vocabulary)?;
-        let model = BPE::builder().vocab_and_merges(vocabulary, merges).build().map_err(problem)?;
-
-        let mut tokenizer = Tokenizer::new(model);
-        tokenizer.with_pre_tokenizer(Some(cuts(file.text("tokenizer.ggml.pre")?.unwrap_or("default"))?));
-        tokenizer.with_decoder(Some(ByteLevel::default()));
         let types =
             file.list("tokenizer.ggml.token_type", "must be a list of whole numbers", |v| match v {
                 Value::I32(x) => Some(i64::from(*x)),
                 Value::U32(x) => Some(i64::from(*x)),
                 _ => None,
             })?;
+        let space_first = file.flag("tokenizer.ggml.add_space_prefix")?;
+        let (mut tokenizer, space_first) = match file.text("tokenizer.ggml.model")?.unwrap_or_default() {
+            "gpt2" => (of_bytes(file, &tokens)?, space_first.unwrap_or(false)),
+            "llama" => {
+                let space_first = space_first.unwrap_or(true);
+                (of_pieces(file, &tokens, &types, space_first)?, space_first)
+            }
+            kind => {
+                return Err(problem(format!("kind {kind:?} is not implemented, only \"gpt2\" and \"llama\"")));
+            }
+        };
         let whole = tokens.iter().zip(&types).filter(|(token, _)| !token.is_empty());
         let added = whole.filter_map(|(token, kind)| match *kind {
             CONTROL => Some(AddedToken::from(*token, true)),
@@ -91,6 +103,7 @@ impl TextTokenizer {
             bos: id("tokenizer.ggml.bos_token_id")?,
             eos: id("tokenizer.ggml.eos_token_id")?,
             turns,
+            space_first,
         })
     }
 
@@ -109,6 +122,8 @@ impl TextTokenizer {
     /// # Errors
     /// [`ModelError::Tokenizer`] for text that the vocabulary cannot express.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        let spaced = (self.space_first && !text.is_empty()).then(|| format!(" {text}"));
+        let text = spaced.as_deref().unwrap_or(text);
         Ok(self.tokenizer.encode_fast(text, false).map_err(problem)?.get_ids().to_vec())
     }
 
@@ -179,6 +194,66 @@ impl TextStream<'_> {
     pub fn push(&mut self, id: u32) -> Result<String, ModelError> {
         Ok(self.0.step(id).map_err(problem)?.unwrap_or_default())
     }
+}
+
+fn vocabulary(tokens: &[&str]) -> Result<AHashMap<String, u32>, ModelError> {
+    let ids = |(id, token): (usize, &&str)| u32::try_from(id).map(|id| ((*token).to_owned(), id));
+    tokens.iter().enumerate().map(ids).collect::<Result<_, _>>().map_err(problem)
+}
+
+/// A byte-level byte-pair encoding, with its merges listed.
+fn of_bytes(file: &GgufFile, tokens: &[&str]) -> Result<Tokenizer, ModelError> {
+    let vocabulary = vocabulary(tokens)?;
+    let merges = merges(&file.texts("tokenizer.ggml.merges")?, &vocabulary)?;
+    let model = BPE::builder().vocab_and_merges(vocabulary, merges).build().map_err(problem)?;
+    let mut tokenizer = Tokenizer::new(model);
+    tokenizer.with_pre_tokenizer(Some(cuts(file.text("tokenizer.ggml.pre")?.unwrap_or("default"))?));
+    tokenizer.with_decoder(Some(ByteLevel::default()));
+    Ok(tokenizer)
+}
+
+/// `SentencePiece`'s byte-pair encoding: any two neighbours that together are a piece may merge, the piece of the best score first. Texts are
+/// not cut beforehand; spaces are pieces' own.
+fn of_pieces(
+    file: &GgufFile,
+    tokens: &[&str],
+    types: &[i64],
+    space_first: bool,
+) -> Result<Tokenizer, ModelError> {
+    let scores = file.list("tokenizer.ggml.scores", "must be a list of numbers", |v| match v {
+        Value::F32(x) if !x.is_nan() => Some(*x),
+        _ => None,
+    })?;
+    for (key, len) in [("tokenizer.ggml.scores", scores.len()), ("tokenizer.ggml.token_type", types.len())] {
+        if len != tokens.len() {
+            return Err(metadata(key, "must have an entry for each token"));
+        }
+    }
+    let unknown = types.iter().position(|kind| *kind == UNKNOWN).map(|id| tokens[id].to_owned());
+    let vocabulary = vocabulary(tokens)?;
+    let is_piece = |id: usize| matches!(types[id], NORMAL | USER_DEFINED);
+    let half = |text: &str| vocabulary.get(text).is_some_and(|id| is_piece(*id as usize));
+    let mut merges = Vec::new();
+    for (id, token) in tokens.iter().enumerate().filter(|(id, _)| is_piece(*id)) {
+        let cuts = token.char_indices().skip(1).map(|(at, _)| token.split_at(at));
+        let known = cuts.filter(|(a, b)| half(a) && half(b));
+        merges.extend(known.map(|(a, b)| (scores[id], (a.to_owned(), b.to_owned()))));
+    }
+    merges.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let merges = merges.into_iter().map(|(_, halves)| halves).collect();
+    let mut model = BPE::builder().vocab_and_merges(vocabulary, merges).byte_fallback(true).fuse_unk(true);
+    if let Some(unknown) = unknown {
+        model = model.unk_token(unknown);
+    }
+    let mut tokenizer = Tokenizer::new(model.build().map_err(problem)?);
+    tokenizer.with_normalizer(Some(Replace::new(" ", SPACE).map_err(problem)?)).map_err(problem)?;
+    let mut read: Vec<DecoderWrapper> =
+        vec![Replace::new(SPACE, " ").map_err(problem)?.into(), ByteFallback::new().into(), Fuse::new().into()];
+    if space_first {
+        read.push(Strip::new(' ', 1, 0).into());
+    }
+    tokenizer.with_decoder(Some(Decoders::new(read)));
+    Ok(tokenizer)
 }
 
 /// Pairs of tokens that are merged, most urgent first.

@@ -20,6 +20,9 @@ const EPS: f64 = 1e-3;
 pub(crate) struct SmallLlama {
     pub(crate) metadata: BTreeMap<String, Value>,
     pub(crate) tensors: BTreeMap<String, QTensor>,
+    /// What the oracle turns pairs by, and how much longer heads then are.
+    #[allow(dead_code, reason = "only one of the tests that include this file has an oracle")]
+    pub(crate) turns: (Vec<f64>, f64),
 }
 
 fn tensor(seed: &mut u32, shape: &[usize], dtype: GgmlDType, centre: f32, spread: f32) -> QTensor {
@@ -82,7 +85,10 @@ impl SmallLlama {
             ("tokenizer.ggml.token_type", Value::Array([1, 1, 1, 1, 1, 3, 1, 1].map(Value::I32).to_vec())),
             ("tokenizer.ggml.eos_token_id", count(5)),
         ];
-        Self { metadata: metadata.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(), tensors }
+        let pairs = HEAD_DIM / 2;
+        let turns = (0..pairs).map(|pair| THETA.powf(-(pair as f64) / pairs as f64)).collect();
+        let metadata = metadata.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        Self { metadata, tensors, turns: (turns, 1.0) }
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
@@ -113,7 +119,7 @@ impl SmallLlama {
             let (mut q, mut k, v) = (all("attn_q"), all("attn_k"), all("attn_v"));
             for (token, row) in q.iter_mut().chain(&mut k).enumerate() {
                 let position = f64::from(first_position) + (token % tokens.len()) as f64;
-                row.chunks_mut(HEAD_DIM).for_each(|head| rotate(head, position));
+                row.chunks_mut(HEAD_DIM).for_each(|head| rotate(head, position, &self.turns));
             }
             for token in 0..tokens.len() {
                 let mut out = vec![0.0; QUERY_HEADS * HEAD_DIM];
@@ -158,12 +164,12 @@ fn norm(x: &[f64], weight: &[f64]) -> Vec<f64> {
     x.iter().zip(weight).map(|(x, w)| x / rms * w).collect()
 }
 
-fn rotate(head: &mut [f64], position: f64) {
-    for pair in 0..HEAD_DIM / 2 {
-        let angle = position * THETA.powf(-(pair as f64) / (HEAD_DIM / 2) as f64);
+fn rotate(head: &mut [f64], position: f64, (frequencies, longer): &(Vec<f64>, f64)) {
+    for (pair, frequency) in frequencies.iter().enumerate() {
+        let (sin, cos) = (position * frequency).sin_cos();
         let (a, b) = (head[2 * pair], head[2 * pair + 1]);
-        head[2 * pair] = a * angle.cos() - b * angle.sin();
-        head[2 * pair + 1] = a * angle.sin() + b * angle.cos();
+        head[2 * pair] = longer * (a * cos - b * sin);
+        head[2 * pair + 1] = longer * (a * sin + b * cos);
     }
 }
 

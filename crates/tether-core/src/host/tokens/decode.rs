@@ -1,9 +1,7 @@
 //! Paged decode attention.
 
-use rayon::prelude::*;
-
 use super::HostTables;
-use super::paged::PagedHead;
+use super::paged::{PagedHead, attend_in_parts};
 use crate::engine::Side;
 use crate::{CoreError, DecodeProblem, HostTensor, TensorData};
 
@@ -38,13 +36,11 @@ pub fn paged_attention(
             got: queries.q.shape().into(),
         });
     }
-    let of_head = |i: usize| attend(problem, tables, queries, (i / kv_heads, i % kv_heads), &load);
+    let heads: Vec<(PagedHead<'_>, Vec<f32>)> = (0..sequences * kv_heads)
+        .map(|i| of_head(problem, tables, queries, (i / kv_heads, i % kv_heads)))
+        .collect();
     // Sequence-major, and a key head's queries lie together, so the parts are the result.
-    let parts: Vec<(Vec<f32>, Vec<f32>)> = if queries.parallel {
-        (0..sequences * kv_heads).into_par_iter().map(of_head).collect()
-    } else {
-        (0..sequences * kv_heads).map(of_head).collect()
-    };
+    let parts = attend_in_parts(&heads, (problem.head_dim_k, head_dim_v), queries.parallel, load)?;
     let (out, lse): (Vec<Vec<f32>>, Vec<Vec<f32>>) = parts.into_iter().unzip();
     let out = TensorData::narrowed(queries.q.dtype(), &out.concat());
     Ok((
@@ -53,19 +49,17 @@ pub fn paged_attention(
     ))
 }
 
-/// Output and log-sum-exps of the query heads that share a key head.
-fn attend(
+/// The tokens of a key head, and the scaled queries of the heads that share it.
+fn of_head<'t>(
     problem: &DecodeProblem,
-    tables: &HostTables,
+    tables: &'t HostTables,
     queries: &PagedQueries<'_>,
     (sequence, kv_head): (usize, usize),
-    load: impl Fn(Side, usize, &mut [f32]),
-) -> (Vec<f32>, Vec<f32>) {
-    let &DecodeProblem { group, head_dim_k, head_dim_v, page_size, page_heads, .. } = problem;
+) -> (PagedHead<'t>, Vec<f32>) {
+    let &DecodeProblem { group, head_dim_k, page_size, page_heads, .. } = problem;
     let (pages, tokens) = tables.list(kv_head / page_heads, sequence);
     let head = PagedHead { pages, tokens, page_size, page_heads, place: kv_head % page_heads };
     let first_query = (sequence * problem.query_heads() + kv_head * group) * head_dim_k;
     let q = queries.q.data().widened(first_query..first_query + group * head_dim_k);
-    let q: Vec<f32> = q.iter().map(|x| x * queries.scale).collect();
-    head.attend(&q, (head_dim_k, head_dim_v), |_| tokens, load)
+    (head, q.iter().map(|x| x * queries.scale).collect())
 }

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::PagedQueries;
-use super::paged::PagedHead;
+use super::paged::{PagedHead, attend_in_parts};
 use crate::engine::Side;
 use crate::{BlockTables, CoreError, DecodeProblem, HostTensor, TensorData};
 
@@ -22,7 +22,7 @@ pub(super) fn causal(
     let &PagedQueries { q, scale, parallel } = queries;
     let heads = problem.query_heads();
     let runs = tokens.div_ceil(QUERIES);
-    let task = |i: usize| {
+    let of_run = |i: usize| {
         let (first, kv_head) = (i / kv_heads * QUERIES, i % kv_heads);
         let count = QUERIES.min(tokens - first);
         let list = kv_head / page_heads;
@@ -36,9 +36,20 @@ pub(super) fn causal(
             q.data().widen_into(((first + i) * heads + kv_head * group) * head_dim_k, row);
             row.iter_mut().for_each(|x| *x *= scale);
         }
-        head.attend(&rows, (head_dim_k, head_dim_v), |row| seen + row / group, &load)
+        (head, rows, seen)
     };
-    let parts: Vec<(Vec<f32>, Vec<f32>)> = if parallel {
+    let dims = (head_dim_k, head_dim_v);
+    let task = |i: usize| {
+        let (head, rows, seen) = of_run(i);
+        head.attend(&rows, dims, |row| seen + row / group, &load)
+    };
+    let parts: Vec<(Vec<f32>, Vec<f32>)> = if tokens == 1 {
+        let lists = |i| {
+            let (head, rows, _) = of_run(i);
+            (head, rows)
+        };
+        attend_in_parts(&(0..kv_heads).map(lists).collect::<Vec<_>>(), dims, parallel, &load)?
+    } else if parallel {
         (0..runs * kv_heads).into_par_iter().map(task).collect()
     } else {
         (0..runs * kv_heads).map(task).collect()

@@ -1,12 +1,19 @@
 //! Attention over the pages of one head: keys are scored block by block, then values are summed the same way.
 
+use std::ops::Range;
+
+use rayon::prelude::*;
+
 use super::super::matmul::{MatRef, matmul};
 use super::super::softmax::softmax_rows;
-use crate::EMPTY_LSE;
 use crate::engine::Side;
+use crate::{CoreError, EMPTY_LSE, merge_partial};
 
 /// Tokens that are brought together at a time; they stay in the second-level cache.
 const BLOCK: usize = 256;
+/// Tokens of a part of a list, at most, but whole pages: parts are tasks of their own, because key heads are fewer than a machine's cores or no
+/// multiple of them. How a list is parted does not depend on the machine, so neither do a result's bits.
+const PART: usize = 256;
 
 /// Attention of one head's queries `[rows, dims.0]`, already scaled, to `tokens` rows in any form, each query to all of them: outputs `[rows, dims.1]` and log-sum-exps
 /// `[rows]`, as [`crate::merge_partial`] takes them. `load(side, row, into)` writes the rows from row `row` on, as many as fit `into`, widened.
@@ -18,6 +25,33 @@ pub fn attend_to_rows(
 ) -> (Vec<f32>, Vec<f32>) {
     let head = PagedHead { pages: &[0], tokens, page_size: tokens.max(1), page_heads: 1, place: 0 };
     head.attend(queries, dims, |_| tokens, load)
+}
+
+/// Attention of one token's queries of each head, already scaled, to all that the head has: outputs and log-sum-exps, as [`PagedHead::attend`] makes them.
+pub(super) fn attend_in_parts(
+    heads: &[(PagedHead<'_>, Vec<f32>)],
+    dims: (usize, usize),
+    parallel: bool,
+    load: impl Fn(Side, usize, &mut [f32]) + Sync,
+) -> Result<Vec<(Vec<f32>, Vec<f32>)>, CoreError> {
+    let tasks: Vec<(usize, Range<usize>)> =
+        heads.iter().enumerate().flat_map(|(i, (head, _))| head.parts().map(move |part| (i, part))).collect();
+    let attend = |(i, part): &(usize, Range<usize>)| {
+        let (head, queries) = &heads[*i];
+        let pages = &head.pages[part.start / head.page_size..];
+        let part = PagedHead { pages, tokens: part.len(), ..*head };
+        part.attend(queries, dims, |_| part.tokens, &load)
+    };
+    let parts: Vec<(Vec<f32>, Vec<f32>)> =
+        if parallel { tasks.par_iter().map(attend).collect() } else { tasks.iter().map(attend).collect() };
+    let mut merged: Vec<(Vec<f32>, Vec<f32>)> = Vec::with_capacity(heads.len());
+    for ((head, _), (out, lse)) in tasks.iter().zip(parts) {
+        match merged.get_mut(*head) {
+            Some((all, all_lse)) => merge_partial((all, all_lse), (&out, &lse))?,
+            None => merged.push((out, lse)),
+        }
+    }
+    Ok(merged)
 }
 
 /// The tokens of one head of one sequence.
@@ -32,6 +66,13 @@ pub(super) struct PagedHead<'a> {
 }
 
 impl PagedHead<'_> {
+    /// Parts of the tokens, of about the same length; one where there are no tokens.
+    fn parts(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (tokens, page) = (self.tokens, self.page_size.max(1));
+        let length = tokens.div_ceil(tokens.div_ceil(PART).max(1)).next_multiple_of(page).max(1);
+        (0..tokens.max(1)).step_by(length).map(move |start| start.min(tokens)..(start + length).min(tokens))
+    }
+
     /// Output `[rows, dims.1]` and log-sum-exps of scaled queries `[rows, dims.0]`, of which row `i` sees the first `seen(i)` tokens, at least one
     /// where there are any. `load(side, row, into)` writes the rows of a pool from row `row` on, as many as fit `into`, widened.
     pub(super) fn attend(
