@@ -30,8 +30,8 @@ pub use dense_attention::DenseAttention;
 pub use error::{ForwardError, ModelError};
 pub use frame::{CHANNELS, FRAME_SIZE, Frame, PATCH, TOKEN_VALUES, TOKENS_PER_FRAME, patchify, unpatchify};
 pub use llama::{
-    GgufFile, HeadProbe, Llama, LlamaConfig, LlamaSession, LlamaWorkspace, Prediction, RopeScaling, TextStream,
-    TextTokenizer, TokenTiming, greedy,
+    GgufFile, HeadProbe, Llama, LlamaConfig, LlamaSession, LlamaWorkspace, Prediction, RopeScaling,
+    TextStream, TextTokenizer, TokenTiming, greedy,
 };
 pub use metrics::{FrameMetrics, SegmentScore, drift, frame_metrics, segment_scores};
 pub use noise::chunk_noise;

@@ -97,7 +97,10 @@ impl Llama {
         if tensors.has("rope_freqs.weight") {
             let factors = tensors.vector("rope_freqs.weight", head_dim / 2)?;
             if factors.iter().any(|f| *f <= 0.0) || config.rope_scaling.is_some() {
-                return Err(metadata("rope_freqs.weight", "must be positive, and come without llama.rope.scaling"));
+                return Err(metadata(
+                    "rope_freqs.weight",
+                    "must be positive, and come without llama.rope.scaling",
+                ));
             }
             let stretched = rope.frequencies().iter().zip(factors).map(|(f, factor)| f / f64::from(factor));
             rope = TokenRope::from_frequencies(rope.pairing(), stretched.collect()).map_err(unsound)?;
@@ -160,7 +163,8 @@ impl Llama {
         }
         self.check_tokens(tokens)?;
         let engine = Host::parallel();
-        let rotation = engine.upload_rotation(&self.rope.to_positions(&[positions])).map_err(ModelError::Core)?;
+        let rotation =
+            engine.upload_rotation(&self.rope.to_positions(&[positions])).map_err(ModelError::Core)?;
         ws.fit(&self.config, tokens.len()).map_err(ModelError::Core)?;
 
         let dim = self.config.dim;

@@ -79,7 +79,9 @@ fn settings_out_of_range_are_named() {
         ("yarn", "yarn_beta_slow", Value::F32(0.0)),
     ] {
         let got = load_changed(|s| {
-            for (key, value) in [("type", Value::String(kind.into())), ("factor", Value::F32(4.0)), (key, value)] {
+            for (key, value) in
+                [("type", Value::String(kind.into())), ("factor", Value::F32(4.0)), (key, value)]
+            {
                 s.metadata.insert(format!("llama.rope.scaling.{key}"), value);
             }
         });

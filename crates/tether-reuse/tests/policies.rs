@@ -5,8 +5,9 @@
 use tether_reuse::profile::{ErtaChoice, ErtaData, LineFit, adjusted_sigmas, choose, fraction_kept};
 use tether_reuse::{
     AdaCache, Correct, Correction, DbCache, EasyCache, ErtaCache, FasterCache, FlowCache, FlowMode, Fora,
-    Forecast, Guard, HostReuse, Lane, MagCache, Measure, ModuleKind, MotionRegulation, Pab, Place, Profile, ProfileData, ProfileHeader, ProfilingDit,
-    Refresh, RunPlan, Slot, Step, StepReuse, StepReusePolicy, TaylorSeer, TeaCache, Verdict, block_runs,
+    Forecast, Guard, HostReuse, Lane, MagCache, Measure, ModuleKind, MotionRegulation, Pab, Place, Profile,
+    ProfileData, ProfileHeader, ProfilingDit, Refresh, RunPlan, Slot, Step, StepReuse, StepReusePolicy,
+    TaylorSeer, TeaCache, Verdict, block_runs,
 };
 
 fn plan(steps: usize) -> RunPlan {
@@ -431,7 +432,8 @@ fn adacache_by_hand() {
 #[test]
 fn adacache_reuses_less_where_scenes_move() {
     let motion = MotionRegulation { scale: 1.0, power: 1, gradient: 10.0, from: 0, to: 9 };
-    let mut ada = AdaCache { motion: Some(motion), ..AdaCache::default() };
+    let mut ada = AdaCache::default();
+    ada.motion = Some(motion);
     // Distance 0.1 a step throughout. Motion 2: 0.2, interval 4. Then motion 1, which fell by 1 in 4 steps: 0.1 (1 + 10 / 4) = 0.35, interval
     // 2. Then 1 again: 0.1, interval 5. From step 9 on motion is not asked for.
     let motions = [2.0, 1.0, 1.0];
@@ -449,14 +451,24 @@ fn adacache_reuses_less_where_scenes_move() {
                 1 => vec![0.1 * led],
                 _ => vec![0.1 * led, motions[computed.len() - 1]],
             };
-            assert_eq!(signals.len(), if i == 0 { 0 } else if i < 9 { 2 } else { 1 });
+            assert_eq!(
+                signals.len(),
+                if i == 0 {
+                    0
+                } else if i < 9 {
+                    2
+                } else {
+                    1
+                }
+            );
             ada.observe(&step, &signals);
             computed.push(i);
         }
         assert_eq!(computed, [0, 1, 5, 7, 12, 17], "run {round}");
     }
     // Two places: their mean decides, and each has its own motion before.
-    let mut ada = AdaCache { motion: Some(MotionRegulation { to: 90, ..motion }), ..AdaCache::default() };
+    let mut ada = AdaCache::default();
+    ada.motion = Some(MotionRegulation { to: 90, ..motion });
     ada.begin(&plan(20)).unwrap();
     let unit = |layer| tether_reuse::Unit::new(Place::Module { layer, kind: ModuleKind::Mlp });
     let at = |i, layer| Step { unit: unit(layer), ..Step::new(i, 20) };

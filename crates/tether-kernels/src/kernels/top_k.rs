@@ -373,7 +373,13 @@ fn write_chosen(
 
 /// The candidates `first`, `first + threads`, .. of a list that begins at `list` and has `len`.
 #[cube]
-fn load_batch(candidates: &Array<u32>, list: u32, first: u32, len: u32, #[comptime] spread: Spread) -> Array<u32> {
+fn load_batch(
+    candidates: &Array<u32>,
+    list: u32,
+    first: u32,
+    len: u32,
+    #[comptime] spread: Spread,
+) -> Array<u32> {
     let mut keys = Array::<u32>::new(BATCH as usize);
     #[unroll]
     for i in 0..BATCH {

@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 use tether_core::{CoreError, TopKProblem};
 
-use crate::cube::launch::{array, vector_size, whole_planes};
+use crate::cube::launch::{array, vector_size, whole_planes, words_together};
 use crate::kernels::top_k::{self, BINS, COARSE, CUT, Spread};
 use crate::{CubeIndices, CubeTensor};
 
@@ -93,12 +93,12 @@ pub(crate) fn launch<R: Runtime>(
         Blueprint::Slices(spread, slices) => {
             let count = || CubeCount::Static(slices, rows_y, rows_z);
             let dim = CubeDim::new_1d(spread.threads);
-            let words = |len: usize| client.empty(len * size_of::<u32>());
             let parts = rows * slices as usize;
             let (fine_len, coarse_len) = (parts * BINS as usize, parts * COARSE as usize);
             let (cuts_len, candidates_len) = (parts * CUT as usize, rows * columns);
-            let (fine, coarse, cuts) = (words(fine_len), words(coarse_len), words(cuts_len));
-            let candidates = words(candidates_len);
+            // One request for memory: the host is what this operation waits for, and each request is work for it.
+            let [fine, coarse, cuts, candidates] =
+                words_together(client, [fine_len, coarse_len, cuts_len, candidates_len]);
             #[allow(unsafe_code, reason = "unchecked: a cube looks at its own bounds, once for many columns")]
             // SAFETY: columns are compared with `columns` before they are read; a row has no more candidates than columns; slices come from
             // the cube count that the buffers were made for; places come from counts that add up to `k` a row.

@@ -34,10 +34,10 @@ const USER_DEFINED: i64 = 4;
 /// How Llama 3's tokenizer cuts a text before it merges bytes.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// What SentencePiece writes for a space.
+/// What `SentencePiece` writes for a space.
 const SPACE: &str = "\u{2581}";
 
-/// A file's byte-pair encoding: of bytes ("gpt2" in GGUF), or SentencePiece's of characters with bytes for those that it lacks ("llama").
+/// A file's byte-pair encoding: of bytes ("gpt2" in GGUF), or `SentencePiece`'s of characters with bytes for those that it lacks ("llama").
 #[derive(Clone, Debug)]
 pub struct TextTokenizer {
     tokenizer: Tokenizer,
@@ -77,7 +77,9 @@ impl TextTokenizer {
                 (of_pieces(file, &tokens, &types, space_first)?, space_first)
             }
             kind => {
-                return Err(problem(format!("kind {kind:?} is not implemented, only \"gpt2\" and \"llama\"")));
+                return Err(problem(format!(
+                    "kind {kind:?} is not implemented, only \"gpt2\" and \"llama\""
+                )));
             }
         };
         let whole = tokens.iter().zip(&types).filter(|(token, _)| !token.is_empty());
@@ -247,8 +249,11 @@ fn of_pieces(
     }
     let mut tokenizer = Tokenizer::new(model.build().map_err(problem)?);
     tokenizer.with_normalizer(Some(Replace::new(" ", SPACE).map_err(problem)?)).map_err(problem)?;
-    let mut read: Vec<DecoderWrapper> =
-        vec![Replace::new(SPACE, " ").map_err(problem)?.into(), ByteFallback::new().into(), Fuse::new().into()];
+    let mut read: Vec<DecoderWrapper> = vec![
+        Replace::new(SPACE, " ").map_err(problem)?.into(),
+        ByteFallback::new().into(),
+        Fuse::new().into(),
+    ];
     if space_first {
         read.push(Strip::new(' ', 1, 0).into());
     }

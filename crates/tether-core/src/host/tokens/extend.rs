@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::PagedQueries;
-use super::paged::{PagedHead, attend_in_parts};
+use super::paged::{Attended, PagedHead, attend_in_parts};
 use crate::engine::Side;
 use crate::{BlockTables, CoreError, DecodeProblem, HostTensor, TensorData};
 
@@ -43,7 +43,7 @@ pub(super) fn causal(
         let (head, rows, seen) = of_run(i);
         head.attend(&rows, dims, |row| seen + row / group, &load)
     };
-    let parts: Vec<(Vec<f32>, Vec<f32>)> = if tokens == 1 {
+    let parts: Vec<Attended> = if tokens == 1 {
         let lists = |i| {
             let (head, rows, _) = of_run(i);
             (head, rows)

@@ -27,13 +27,16 @@ pub fn attend_to_rows(
     head.attend(queries, dims, |_| tokens, load)
 }
 
+/// Outputs and log-sum-exps.
+pub(super) type Attended = (Vec<f32>, Vec<f32>);
+
 /// Attention of one token's queries of each head, already scaled, to all that the head has: outputs and log-sum-exps, as [`PagedHead::attend`] makes them.
 pub(super) fn attend_in_parts(
     heads: &[(PagedHead<'_>, Vec<f32>)],
     dims: (usize, usize),
     parallel: bool,
     load: impl Fn(Side, usize, &mut [f32]) + Sync,
-) -> Result<Vec<(Vec<f32>, Vec<f32>)>, CoreError> {
+) -> Result<Vec<Attended>, CoreError> {
     let tasks: Vec<(usize, Range<usize>)> =
         heads.iter().enumerate().flat_map(|(i, (head, _))| head.parts().map(move |part| (i, part))).collect();
     let attend = |(i, part): &(usize, Range<usize>)| {
@@ -42,9 +45,9 @@ pub(super) fn attend_in_parts(
         let part = PagedHead { pages, tokens: part.len(), ..*head };
         part.attend(queries, dims, |_| part.tokens, &load)
     };
-    let parts: Vec<(Vec<f32>, Vec<f32>)> =
+    let parts: Vec<Attended> =
         if parallel { tasks.par_iter().map(attend).collect() } else { tasks.iter().map(attend).collect() };
-    let mut merged: Vec<(Vec<f32>, Vec<f32>)> = Vec::with_capacity(heads.len());
+    let mut merged: Vec<Attended> = Vec::with_capacity(heads.len());
     for ((head, _), (out, lse)) in tasks.iter().zip(parts) {
         match merged.get_mut(*head) {
             Some((all, all_lse)) => merge_partial((all, all_lse), (&out, &lse))?,
@@ -81,7 +84,7 @@ impl PagedHead<'_> {
         dims: (usize, usize),
         seen: impl Fn(usize) -> usize,
         load: impl Fn(Side, usize, &mut [f32]),
-    ) -> (Vec<f32>, Vec<f32>) {
+    ) -> Attended {
         let rows = queries.len() / dims.0.max(1);
         let mut out = vec![0f32; rows * dims.1];
         if self.tokens == 0 {
