@@ -55,16 +55,20 @@ pub struct Llama {
 /// The turns that a model's settings ask for.
 fn turns(config: &LlamaConfig) -> Result<TokenRope, ModelError> {
     let &LlamaConfig { rope_theta: theta, head_dim, .. } = config;
+    let plain = TokenRope::new(Pairing::Half, theta, head_dim).map_err(unsound)?;
     match config.rope_scaling {
-        None => TokenRope::new(Pairing::Half, theta, head_dim),
-        Some(RopeScaling::Linear { factor }) => {
-            let plain = TokenRope::new(Pairing::Half, theta, head_dim).map_err(unsound)?;
-            let slower = plain.frequencies().iter().map(|f| f / factor).collect();
-            TokenRope::from_frequencies(Pairing::Half, slower)
+        None => Ok(plain),
+        Some(RopeScaling::Linear { factor }) => slowed(&plain, std::iter::repeat(factor)),
+        Some(RopeScaling::Yarn(yarn)) => {
+            TokenRope::yarn(Pairing::Half, theta, head_dim, yarn).map_err(unsound)
         }
-        Some(RopeScaling::Yarn(yarn)) => TokenRope::yarn(Pairing::Half, theta, head_dim, yarn),
     }
-    .map_err(unsound)
+}
+
+/// `rope` with each pair's frequency divided by its factor.
+fn slowed(rope: &TokenRope, factors: impl IntoIterator<Item = f64>) -> Result<TokenRope, ModelError> {
+    let slower = rope.frequencies().iter().zip(factors).map(|(f, factor)| f / factor).collect();
+    TokenRope::from_frequencies(rope.pairing(), slower).map_err(unsound)
 }
 
 fn unsound(_: RopeError) -> ModelError {
@@ -102,8 +106,7 @@ impl Llama {
                     "must be positive, and come without llama.rope.scaling",
                 ));
             }
-            let stretched = rope.frequencies().iter().zip(factors).map(|(f, factor)| f / f64::from(factor));
-            rope = TokenRope::from_frequencies(rope.pairing(), stretched.collect()).map_err(unsound)?;
+            rope = slowed(&rope, factors.into_iter().map(f64::from))?;
         }
         tensors.finish()?;
         Ok(Self { config, arch: Arch::new(), embedding, layers, norm, head, rope })

@@ -334,25 +334,30 @@ fn pab_broadcasts_in_its_range_only() {
     assert_eq!(of(&mut pab, ModuleKind::Mlp).len(), 10);
 }
 
-#[test]
-fn taylorseer_by_hand() {
-    let square = |t: f32| t * t;
-    for (order, newton, at3, at4) in
-        [(0, false, 4.0, 4.0), (1, false, 7.0, 10.0), (2, false, 8.0, 14.0), (2, true, 9.0, 16.0)]
-    {
-        let policy = TaylorSeer { interval: 3, first: 3, order, newton };
-        let mut reuse = StepReuse::new(HostReuse::new(), policy);
-        reuse.begin(&plan(6)).unwrap();
-        let lane = Lane::new(Place::Module { layer: 0, kind: ModuleKind::Mlp });
-        let mut out = Vec::new();
-        for i in 0..5 {
-            let mut y = [square(i as f32)];
+/// The first outputs of a run of 6 steps at a module that makes a step's number squared.
+fn squares(policy: Box<dyn StepReusePolicy>, steps: u32) -> Vec<f32> {
+    let mut reuse = StepReuse::new(HostReuse::new(), policy);
+    reuse.begin(&plan(6)).unwrap();
+    let lane = Lane::new(Place::Module { layer: 0, kind: ModuleKind::Mlp });
+    (0..steps)
+        .map(|i| {
+            let mut y = [(i * i) as f32];
             match reuse.decide(lane, i, &[0.0]).unwrap() {
                 Verdict::Compute => reuse.computed(lane, &[0.0], &y).unwrap(),
                 Verdict::Reuse(_) => reuse.reused(lane, &[0.0], &mut y).unwrap(),
             }
-            out.push(y[0]);
-        }
+            y[0]
+        })
+        .collect()
+}
+
+#[test]
+fn taylorseer_by_hand() {
+    for (order, newton, at3, at4) in
+        [(0, false, 4.0, 4.0), (1, false, 7.0, 10.0), (2, false, 8.0, 14.0), (2, true, 9.0, 16.0)]
+    {
+        let policy = TaylorSeer { interval: 3, first: 3, order, newton };
+        let out = squares(policy.boxed(), 5);
         assert_eq!(out, [0.0, 1.0, 4.0, at3, at4], "order {order}, newton {newton}");
     }
 }
@@ -361,21 +366,7 @@ fn taylorseer_by_hand() {
 /// its values itself is left alone.
 #[test]
 fn forecasts_extrapolate_what_would_be_held() {
-    let outputs = |policy: Box<dyn StepReusePolicy>| {
-        let mut reuse = StepReuse::new(HostReuse::new(), policy);
-        reuse.begin(&plan(6)).unwrap();
-        let lane = Lane::new(Place::Module { layer: 0, kind: ModuleKind::Mlp });
-        (0..6u32)
-            .map(|i| {
-                let mut y = [(i * i) as f32];
-                match reuse.decide(lane, i, &[0.0]).unwrap() {
-                    Verdict::Compute => reuse.computed(lane, &[0.0], &y).unwrap(),
-                    Verdict::Reuse(_) => reuse.reused(lane, &[0.0], &mut y).unwrap(),
-                }
-                y[0]
-            })
-            .collect::<Vec<f32>>()
-    };
+    let outputs = |policy| squares(policy, 6);
     let listed = || Listed(vec![3, 4]);
     assert_eq!(outputs(listed().boxed()), [0.0, 1.0, 4.0, 4.0, 4.0, 25.0]);
     for (order, newton, at3, at4) in
@@ -451,16 +442,12 @@ fn adacache_reuses_less_where_scenes_move() {
                 1 => vec![0.1 * led],
                 _ => vec![0.1 * led, motions[computed.len() - 1]],
             };
-            assert_eq!(
-                signals.len(),
-                if i == 0 {
-                    0
-                } else if i < 9 {
-                    2
-                } else {
-                    1
-                }
-            );
+            let asked = match i {
+                0 => 0,
+                1..9 => 2,
+                _ => 1,
+            };
+            assert_eq!(signals.len(), asked);
             ada.observe(&step, &signals);
             computed.push(i);
         }

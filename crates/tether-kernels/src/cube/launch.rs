@@ -47,8 +47,8 @@ pub(crate) fn words_together<R: Runtime, const N: usize>(
     lens: [usize; N],
 ) -> [Handle; N] {
     let descriptors = lens.map(|len| MemoryLayoutDescriptor::contiguous([len].into(), size_of::<u32>()));
-    let mut handles = client.empty_tensors(descriptors.into()).into_iter().map(|layout| layout.memory);
-    std::array::from_fn(|_| handles.next().unwrap_or_else(|| client.empty(0)))
+    let layouts = client.empty_tensors(descriptors.into());
+    std::array::from_fn(|i| layouts[i].memory.clone())
 }
 
 /// Cubes for `len` elements, one a thread. Spread over two axes, because one axis may hold 65535 cubes only.

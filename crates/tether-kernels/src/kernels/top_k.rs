@@ -392,6 +392,30 @@ fn load_batch(
     keys
 }
 
+/// Counts candidates by their `LOW_BINS` values from bit `low` on: those whose bits above that are `prefix`.
+#[cube]
+fn count_candidates(
+    counts: &SharedMemory<Atomic<u32>>,
+    candidates: &Array<u32>,
+    list: u32,
+    len: u32,
+    prefix: u32,
+    #[comptime] low: u32,
+    #[comptime] spread: Spread,
+) {
+    for batch in 0..len.div_ceil(comptime!(spread.threads * BATCH)) {
+        let first = batch * comptime!(spread.threads * BATCH) + UNIT_POS;
+        let keys = load_batch(candidates, list, first, len, spread);
+        #[unroll]
+        for i in 0..BATCH {
+            let key = keys[i as usize];
+            if first + i * spread.threads < len && key >> comptime!(low + LOW_BINS.ilog2()) == prefix {
+                counts[((key >> low) % LOW_BINS) as usize].fetch_add(1u32);
+            }
+        }
+    }
+}
+
 /// `out[row]`: the chosen columns, ascending.
 #[cube(launch_unchecked)]
 pub(crate) fn emit_chosen<N: Size>(
@@ -428,34 +452,14 @@ pub(crate) fn emit_chosen<N: Size>(
         tally[UNIT_POS as usize].store(0u32);
     }
     clear(&counts, LOW_BINS, spread);
-    let batches = has.div_ceil(comptime!(spread.threads * BATCH));
-    for batch in 0..batches {
-        let first = batch * comptime!(spread.threads * BATCH) + UNIT_POS;
-        let keys = load_batch(candidates, list, first, has, spread);
-        #[unroll]
-        for i in 0..BATCH {
-            if first + i * spread.threads < has {
-                counts[((keys[i as usize] >> 10u32) % LOW_BINS) as usize].fetch_add(1u32);
-            }
-        }
-    }
+    count_candidates(&counts, candidates, list, has, digit, LOW_BINS.ilog2(), spread);
     sync_cube();
     find_bin(&counts, needed, &mut scratch, &mut found, LOW_BINS, spread);
     let middle = digit * LOW_BINS + found[0];
     let needed = found[1];
     sync_cube();
     clear(&counts, LOW_BINS, spread);
-    for batch in 0..batches {
-        let first = batch * comptime!(spread.threads * BATCH) + UNIT_POS;
-        let keys = load_batch(candidates, list, first, has, spread);
-        #[unroll]
-        for i in 0..BATCH {
-            let key = keys[i as usize];
-            if first + i * spread.threads < has && key >> 10u32 == middle {
-                counts[(key % LOW_BINS) as usize].fetch_add(1u32);
-            }
-        }
-    }
+    count_candidates(&counts, candidates, list, has, middle, 0u32, spread);
     sync_cube();
     find_bin(&counts, needed, &mut scratch, &mut found, LOW_BINS, spread);
     let threshold = middle * LOW_BINS + found[0];

@@ -69,11 +69,10 @@ impl TextTokenizer {
                 Value::U32(x) => Some(i64::from(*x)),
                 _ => None,
             })?;
-        let space_first = file.flag("tokenizer.ggml.add_space_prefix")?;
         let (mut tokenizer, space_first) = match file.text("tokenizer.ggml.model")?.unwrap_or_default() {
-            "gpt2" => (of_bytes(file, &tokens)?, space_first.unwrap_or(false)),
+            "gpt2" => (of_bytes(file, &tokens)?, false),
             "llama" => {
-                let space_first = space_first.unwrap_or(true);
+                let space_first = file.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
                 (of_pieces(file, &tokens, &types, space_first)?, space_first)
             }
             kind => {

@@ -3,7 +3,7 @@
 use super::HostTables;
 use super::paged::{PagedHead, attend_in_parts};
 use crate::engine::Side;
-use crate::{CoreError, DecodeProblem, HostTensor, TensorData};
+use crate::{BlockTables, CoreError, DecodeProblem, HostTensor, TensorData};
 
 /// Who asks, and how.
 #[derive(Clone, Copy, Debug)]
@@ -27,8 +27,7 @@ pub fn paged_attention(
     queries: &PagedQueries<'_>,
     load: impl Fn(Side, usize, &mut [f32]) + Sync,
 ) -> Result<(HostTensor, HostTensor), CoreError> {
-    let &DecodeProblem { sequences, kv_heads, head_dim_v, .. } = problem;
-    let expected = [sequences, problem.query_heads(), problem.head_dim_k];
+    let expected = [problem.sequences, problem.query_heads(), problem.head_dim_k];
     if queries.q.shape() != expected {
         return Err(CoreError::ShapeMismatch {
             what: "q",
@@ -36,6 +35,17 @@ pub fn paged_attention(
             got: queries.q.shape().into(),
         });
     }
+    attend_to_lists(problem, &tables.view(), queries, load)
+}
+
+/// [`paged_attention`] with arguments that are checked.
+pub(super) fn attend_to_lists(
+    problem: &DecodeProblem,
+    tables: &BlockTables<'_>,
+    queries: &PagedQueries<'_>,
+    load: impl Fn(Side, usize, &mut [f32]) + Sync,
+) -> Result<(HostTensor, HostTensor), CoreError> {
+    let &DecodeProblem { sequences, kv_heads, head_dim_v, .. } = problem;
     let heads: Vec<(PagedHead<'_>, Vec<f32>)> = (0..sequences * kv_heads)
         .map(|i| of_head(problem, tables, queries, (i / kv_heads, i % kv_heads)))
         .collect();
@@ -52,12 +62,14 @@ pub fn paged_attention(
 /// The tokens of a key head, and the scaled queries of the heads that share it.
 fn of_head<'t>(
     problem: &DecodeProblem,
-    tables: &'t HostTables,
+    tables: &BlockTables<'t>,
     queries: &PagedQueries<'_>,
     (sequence, kv_head): (usize, usize),
 ) -> (PagedHead<'t>, Vec<f32>) {
     let &DecodeProblem { group, head_dim_k, page_size, page_heads, .. } = problem;
-    let (pages, tokens) = tables.list(kv_head / page_heads, sequence);
+    let list = kv_head / page_heads * problem.sequences + sequence;
+    let pages = &tables.pages[tables.indptr[list] as usize..tables.indptr[list + 1] as usize];
+    let tokens = tables.lengths[list] as usize;
     let head = PagedHead { pages, tokens, page_size, page_heads, place: kv_head % page_heads };
     let first_query = (sequence * problem.query_heads() + kv_head * group) * head_dim_k;
     let q = queries.q.data().widened(first_query..first_query + group * head_dim_k);

@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 
 use super::PagedQueries;
-use super::paged::{Attended, PagedHead, attend_in_parts};
+use super::decode::attend_to_lists;
+use super::paged::{Attended, PagedHead};
 use crate::engine::Side;
 use crate::{BlockTables, CoreError, DecodeProblem, HostTensor, TensorData};
 
@@ -19,10 +20,14 @@ pub(super) fn causal(
 ) -> Result<(HostTensor, HostTensor), CoreError> {
     let &DecodeProblem { sequences: tokens, kv_heads, group, head_dim_k, head_dim_v, .. } = problem;
     let &DecodeProblem { page_size, page_heads, .. } = problem;
+    // One token sees all there is: the attention of a decode step.
+    if tokens == 1 {
+        return attend_to_lists(problem, tables, queries, load);
+    }
     let &PagedQueries { q, scale, parallel } = queries;
     let heads = problem.query_heads();
     let runs = tokens.div_ceil(QUERIES);
-    let of_run = |i: usize| {
+    let task = |i: usize| {
         let (first, kv_head) = (i / kv_heads * QUERIES, i % kv_heads);
         let count = QUERIES.min(tokens - first);
         let list = kv_head / page_heads;
@@ -36,20 +41,9 @@ pub(super) fn causal(
             q.data().widen_into(((first + i) * heads + kv_head * group) * head_dim_k, row);
             row.iter_mut().for_each(|x| *x *= scale);
         }
-        (head, rows, seen)
+        head.attend(&rows, (head_dim_k, head_dim_v), |row| seen + row / group, &load)
     };
-    let dims = (head_dim_k, head_dim_v);
-    let task = |i: usize| {
-        let (head, rows, seen) = of_run(i);
-        head.attend(&rows, dims, |row| seen + row / group, &load)
-    };
-    let parts: Vec<Attended> = if tokens == 1 {
-        let lists = |i| {
-            let (head, rows, _) = of_run(i);
-            (head, rows)
-        };
-        attend_in_parts(&(0..kv_heads).map(lists).collect::<Vec<_>>(), dims, parallel, &load)?
-    } else if parallel {
+    let parts: Vec<Attended> = if parallel {
         (0..runs * kv_heads).into_par_iter().map(task).collect()
     } else {
         (0..runs * kv_heads).map(task).collect()

@@ -71,9 +71,10 @@ pub(super) struct PagedHead<'a> {
 impl PagedHead<'_> {
     /// Parts of the tokens, of about the same length; one where there are no tokens.
     fn parts(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (tokens, page) = (self.tokens, self.page_size.max(1));
-        let length = tokens.div_ceil(tokens.div_ceil(PART).max(1)).next_multiple_of(page).max(1);
-        (0..tokens.max(1)).step_by(length).map(move |start| start.min(tokens)..(start + length).min(tokens))
+        let tokens = self.tokens.max(1);
+        let length = tokens.div_ceil(tokens.div_ceil(PART)).next_multiple_of(self.page_size);
+        let end = self.tokens;
+        (0..tokens).step_by(length).map(move |start| start..(start + length).min(end))
     }
 
     /// Output `[rows, dims.1]` and log-sum-exps of scaled queries `[rows, dims.0]`, of which row `i` sees the first `seen(i)` tokens, at least one

@@ -43,10 +43,4 @@ impl HostTables {
         let view = self.view();
         DecodeProblem::new(q, k, v, (self.page_size, self.groups, view.sequences()), view.page_bound())
     }
-
-    /// Pages and number of tokens of a group's sequence.
-    pub(super) fn list(&self, group: usize, sequence: usize) -> (&[u32], usize) {
-        let list = group * self.view().sequences() + sequence;
-        (&self.pages[self.indptr[list] as usize..self.indptr[list + 1] as usize], self.lengths[list] as usize)
-    }
 }
