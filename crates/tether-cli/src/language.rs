@@ -55,6 +55,7 @@ impl Language {
             }
             None => model.into(),
         };
+        join_pool();
         let unusable = || format!("cannot use {}", path.display());
         let file = GgufFile::open(&path).with_context(unusable)?;
         let model = Llama::load(&file).with_context(unusable)?;
@@ -68,6 +69,13 @@ impl Language {
         let unreadable = || format!("cannot read {}", self.path.display());
         sha256_of(File::open(&self.path).with_context(unreadable)?).with_context(unreadable)
     }
+}
+
+/// Makes this thread one of rayon's. A token is several hundred parallel calls of a few microseconds, and a call from outside the pool waits
+/// each time for a sleeping thread to wake.
+fn join_pool() {
+    // Fails where the pool is there already, which is as good.
+    let _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
 }
 
 /// Reads a text file.

@@ -2,6 +2,7 @@
 
 mod decode;
 mod extend;
+mod few;
 mod gather;
 mod paged;
 mod rotate;
@@ -10,6 +11,7 @@ mod top_k;
 mod window;
 
 pub use decode::{PagedQueries, paged_attention};
+use paged::Rows;
 pub use paged::attend_to_rows;
 pub use rotate::HostRotation;
 pub use tables::HostTables;
@@ -161,7 +163,7 @@ impl TokenEngine for Host {
         let problem = tables.problem(q.shape(), k.shape(), v.shape())?;
         DecodeProblem::same_dtype(q.dtype(), k.dtype(), v.dtype())?;
         let queries = PagedQueries { q, scale, parallel: self.parallel };
-        paged_attention(&problem, tables, &queries, widened(&problem, k, v))
+        decode::attend_to_lists(&problem, &tables.view(), &queries, &Pools { keys: k, values: v })
     }
 
     fn read_rows(&self, pool: &HostTensor, rows: &HostIndices) -> Result<HostTensor, CoreError> {
@@ -198,19 +200,33 @@ impl TokenEngine for Host {
         let problem = DecodeProblem::new(q.shape(), k.shape(), v.shape(), lists, tables.page_bound())?;
         DecodeProblem::same_dtype(q.dtype(), k.dtype(), v.dtype())?;
         let queries = PagedQueries { q, scale, parallel: self.parallel };
-        extend::causal(&problem, tables, &queries, widened(&problem, k, v))
+        extend::causal(&problem, tables, &queries, &Pools { keys: k, values: v })
     }
 }
 
-/// Loads rows of pools of numbers.
-fn widened(
-    problem: &DecodeProblem,
-    k: &HostTensor,
-    v: &HostTensor,
-) -> impl Fn(Side, usize, &mut [f32]) + Sync {
-    let (dk, dv) = (problem.head_dim_k, problem.head_dim_v);
-    move |side, row, into| match side {
-        Side::Keys => k.data().widen_into(row * dk, into),
-        Side::Values => v.data().widen_into(row * dv, into),
+/// Pools of numbers.
+struct Pools<'a> {
+    keys: &'a HostTensor,
+    values: &'a HostTensor,
+}
+
+impl Pools<'_> {
+    fn of(&self, side: Side) -> &HostTensor {
+        match side {
+            Side::Keys => self.keys,
+            Side::Values => self.values,
+        }
+    }
+}
+
+impl Rows for Pools<'_> {
+    fn load(&self, side: Side, row: usize, into: &mut [f32]) {
+        let pool = self.of(side);
+        let dim = pool.shape().last().copied().unwrap_or(0);
+        pool.data().widen_into(row * dim, into);
+    }
+
+    fn lend(&self, side: Side) -> Option<&[f32]> {
+        self.of(side).as_f32()
     }
 }

@@ -1,7 +1,7 @@
 //! Paged decode attention.
 
 use super::HostTables;
-use super::paged::{PagedHead, attend_in_parts};
+use super::paged::{PagedHead, Rows, attend_in_parts};
 use crate::engine::Side;
 use crate::{BlockTables, CoreError, DecodeProblem, HostTensor, TensorData};
 
@@ -35,7 +35,7 @@ pub fn paged_attention(
             got: queries.q.shape().into(),
         });
     }
-    attend_to_lists(problem, &tables.view(), queries, load)
+    attend_to_lists(problem, &tables.view(), queries, &load)
 }
 
 /// [`paged_attention`] with arguments that are checked.
@@ -43,14 +43,14 @@ pub(super) fn attend_to_lists(
     problem: &DecodeProblem,
     tables: &BlockTables<'_>,
     queries: &PagedQueries<'_>,
-    load: impl Fn(Side, usize, &mut [f32]) + Sync,
+    rows: &(impl Rows + Sync),
 ) -> Result<(HostTensor, HostTensor), CoreError> {
     let &DecodeProblem { sequences, kv_heads, head_dim_v, .. } = problem;
     let heads: Vec<(PagedHead<'_>, Vec<f32>)> = (0..sequences * kv_heads)
         .map(|i| of_head(problem, tables, queries, (i / kv_heads, i % kv_heads)))
         .collect();
     // Sequence-major, and a key head's queries lie together, so the parts are the result.
-    let parts = attend_in_parts(&heads, (problem.head_dim_k, head_dim_v), queries.parallel, load)?;
+    let parts = attend_in_parts(&heads, (problem.head_dim_k, head_dim_v), queries.parallel, rows)?;
     let (out, lse): (Vec<Vec<f32>>, Vec<Vec<f32>>) = parts.into_iter().unzip();
     let out = TensorData::narrowed(queries.q.dtype(), &out.concat());
     Ok((

@@ -4,25 +4,24 @@ use rayon::prelude::*;
 
 use super::PagedQueries;
 use super::decode::attend_to_lists;
-use super::paged::{Attended, PagedHead};
-use crate::engine::Side;
+use super::paged::{Attended, PagedHead, Rows};
 use crate::{BlockTables, CoreError, DecodeProblem, HostTensor, TensorData};
 
 /// Query tokens of a task.
 const QUERIES: usize = 32;
 
-/// Output and log-sum-exps; arguments are checked. `load` is that of [`super::paged_attention`].
+/// Output and log-sum-exps; arguments are checked.
 pub(super) fn causal(
     problem: &DecodeProblem,
     tables: &BlockTables<'_>,
     queries: &PagedQueries<'_>,
-    load: impl Fn(Side, usize, &mut [f32]) + Sync,
+    pool: &(impl Rows + Sync),
 ) -> Result<(HostTensor, HostTensor), CoreError> {
     let &DecodeProblem { sequences: tokens, kv_heads, group, head_dim_k, head_dim_v, .. } = problem;
     let &DecodeProblem { page_size, page_heads, .. } = problem;
     // One token sees all there is: the attention of a decode step.
     if tokens == 1 {
-        return attend_to_lists(problem, tables, queries, load);
+        return attend_to_lists(problem, tables, queries, pool);
     }
     let &PagedQueries { q, scale, parallel } = queries;
     let heads = problem.query_heads();
@@ -41,7 +40,7 @@ pub(super) fn causal(
             q.data().widen_into(((first + i) * heads + kv_head * group) * head_dim_k, row);
             row.iter_mut().for_each(|x| *x *= scale);
         }
-        head.attend(&rows, (head_dim_k, head_dim_v), |row| seen + row / group, &load)
+        head.attend(&rows, (head_dim_k, head_dim_v), |row| seen + row / group, pool)
     };
     let parts: Vec<Attended> = if parallel {
         (0..runs * kv_heads).into_par_iter().map(task).collect()

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::super::matmul::{MatRef, matmul};
 use super::super::softmax::softmax_rows;
+use super::few::{FEW, Run, attend_few};
 use crate::engine::Side;
 use crate::{CoreError, EMPTY_LSE, merge_partial};
 
@@ -14,6 +15,25 @@ const BLOCK: usize = 256;
 /// Tokens of a part of a list, at most, but whole pages: parts are tasks of their own, because key heads are fewer than a machine's cores or no
 /// multiple of them. How a list is parted does not depend on the machine, so neither do a result's bits.
 const PART: usize = 256;
+/// Rows that are widened at a time for few queries: they stay in the first-level cache.
+const RUN: usize = 32;
+
+/// Rows of pools `[pages * page_size * page_heads, head_dim]`, in any form.
+pub(super) trait Rows {
+    /// Writes the rows from row `row` on, as many as fit `into`, widened.
+    fn load(&self, side: Side, row: usize, into: &mut [f32]);
+
+    /// All rows as they lie, where they are 32-bit floats.
+    fn lend(&self, _side: Side) -> Option<&[f32]> {
+        None
+    }
+}
+
+impl<F: Fn(Side, usize, &mut [f32])> Rows for F {
+    fn load(&self, side: Side, row: usize, into: &mut [f32]) {
+        self(side, row, into);
+    }
+}
 
 /// Attention of one head's queries `[rows, dims.0]`, already scaled, to `tokens` rows in any form, each query to all of them: outputs `[rows, dims.1]` and log-sum-exps
 /// `[rows]`, as [`crate::merge_partial`] takes them. `load(side, row, into)` writes the rows from row `row` on, as many as fit `into`, widened.
@@ -24,7 +44,7 @@ pub fn attend_to_rows(
     load: impl Fn(Side, usize, &mut [f32]),
 ) -> (Vec<f32>, Vec<f32>) {
     let head = PagedHead { pages: &[0], tokens, page_size: tokens.max(1), page_heads: 1, place: 0 };
-    head.attend(queries, dims, |_| tokens, load)
+    head.attend_all(queries, dims, &load)
 }
 
 /// Outputs and log-sum-exps.
@@ -35,7 +55,7 @@ pub(super) fn attend_in_parts(
     heads: &[(PagedHead<'_>, Vec<f32>)],
     dims: (usize, usize),
     parallel: bool,
-    load: impl Fn(Side, usize, &mut [f32]) + Sync,
+    rows: &(impl Rows + Sync),
 ) -> Result<Vec<Attended>, CoreError> {
     let tasks: Vec<(usize, Range<usize>)> =
         heads.iter().enumerate().flat_map(|(i, (head, _))| head.parts().map(move |part| (i, part))).collect();
@@ -43,7 +63,7 @@ pub(super) fn attend_in_parts(
         let (head, queries) = &heads[*i];
         let pages = &head.pages[part.start / head.page_size..];
         let part = PagedHead { pages, tokens: part.len(), ..*head };
-        part.attend(queries, dims, |_| part.tokens, &load)
+        part.attend_all(queries, dims, rows)
     };
     let parts: Vec<Attended> =
         if parallel { tasks.par_iter().map(attend).collect() } else { tasks.iter().map(attend).collect() };
@@ -77,14 +97,22 @@ impl PagedHead<'_> {
         (0..tokens).step_by(length).map(move |start| start..(start + length).min(end))
     }
 
+    /// [`PagedHead::attend`] where every query sees all tokens.
+    fn attend_all(&self, queries: &[f32], dims: (usize, usize), rows: &impl Rows) -> Attended {
+        if self.tokens > 0 && (1..=FEW * dims.0).contains(&queries.len()) {
+            return attend_few(self, queries, dims, rows);
+        }
+        self.attend(queries, dims, |_| self.tokens, rows)
+    }
+
     /// Output `[rows, dims.1]` and log-sum-exps of scaled queries `[rows, dims.0]`, of which row `i` sees the first `seen(i)` tokens, at least one
-    /// where there are any. `load(side, row, into)` writes the rows of a pool from row `row` on, as many as fit `into`, widened.
+    /// where there are any.
     pub(super) fn attend(
         &self,
         queries: &[f32],
         dims: (usize, usize),
         seen: impl Fn(usize) -> usize,
-        load: impl Fn(Side, usize, &mut [f32]),
+        source: &impl Rows,
     ) -> Attended {
         let rows = queries.len() / dims.0.max(1);
         let mut out = vec![0f32; rows * dims.1];
@@ -97,7 +125,7 @@ impl PagedHead<'_> {
         let mut weights = vec![0f32; rows * total];
         for start in (0..total).step_by(BLOCK) {
             let count = BLOCK.min(total - start);
-            self.gather(Side::Keys, start, count, dims.0, &mut block, &load);
+            self.gather(Side::Keys, start, count, dims.0, &mut block, source);
             let keys = MatRef::row_major(&block, count, dims.0, dims.0);
             matmul(&mut weights[start..], total, 0.0, queries, keys.transposed());
         }
@@ -110,7 +138,7 @@ impl PagedHead<'_> {
         }
         for start in (0..total).step_by(BLOCK) {
             let count = BLOCK.min(total - start);
-            self.gather(Side::Values, start, count, dims.1, &mut block, &load);
+            self.gather(Side::Values, start, count, dims.1, &mut block, source);
             let values = MatRef::row_major(&block, count, dims.1, dims.1);
             let weights = MatRef::row_major(&weights[start..], rows, count, total);
             matmul(&mut out, dims.1, 1.0, weights, values);
@@ -126,16 +154,58 @@ impl PagedHead<'_> {
         count: usize,
         dim: usize,
         block: &mut [f32],
-        load: &impl Fn(Side, usize, &mut [f32]),
+        rows: &impl Rows,
     ) {
         let mut done = 0;
         while dim > 0 && done < count {
-            let token = start + done;
-            let place = token % self.page_size;
-            let run = if self.page_heads == 1 { (self.page_size - place).min(count - done) } else { 1 };
-            let slot = self.pages[token / self.page_size] as usize * self.page_size + place;
-            load(side, slot * self.page_heads + self.place, &mut block[done * dim..(done + run) * dim]);
+            let (row, run) = self.run(start + done, count - done);
+            self.load(side, row, rows, &mut block[done * dim..(done + run) * dim], dim);
             done += run;
+        }
+    }
+
+    /// The row of token `token`, and how many tokens from it on, `most` at most, are in its page.
+    fn run(&self, token: usize, most: usize) -> (usize, usize) {
+        let place = token % self.page_size;
+        let slot = self.pages[token / self.page_size] as usize * self.page_size + place;
+        (slot * self.page_heads + self.place, (self.page_size - place).min(most))
+    }
+
+    /// The rows of tokens of one page, of which the first is `row`; what lies together is loaded together.
+    fn load(&self, side: Side, row: usize, rows: &impl Rows, into: &mut [f32], dim: usize) {
+        if self.page_heads == 1 {
+            return rows.load(side, row, into);
+        }
+        for (i, into) in into.chunks_exact_mut(dim).enumerate() {
+            rows.load(side, row + i * self.page_heads, into);
+        }
+    }
+
+    /// Calls `each` with the rows of every page, and with the first one's token.
+    pub(super) fn each_run(
+        &self,
+        (side, dim): (Side, usize),
+        rows: &impl Rows,
+        mut each: impl FnMut(usize, Run<'_>),
+    ) {
+        let lent = rows.lend(side);
+        let mut loaded = Vec::new();
+        let mut token = 0;
+        while dim > 0 && token < self.tokens {
+            let (row, count) = self.run(token, RUN.min(self.tokens - token));
+            match lent {
+                Some(all) => {
+                    let stride = self.page_heads * dim;
+                    let data = &all[row * dim..][..(count - 1) * stride + dim];
+                    each(token, Run { data, stride, dim });
+                }
+                None => {
+                    loaded.resize(count * dim, 0.0);
+                    self.load(side, row, rows, &mut loaded, dim);
+                    each(token, Run { data: &loaded, stride: dim, dim });
+                }
+            }
+            token += count;
         }
     }
 }
