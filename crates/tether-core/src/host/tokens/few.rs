@@ -9,6 +9,8 @@ use crate::engine::Side;
 pub(super) const FEW: usize = 8;
 /// Queries that are multiplied with a row while it is in registers.
 const TOGETHER: usize = 4;
+/// Numbers of a cache line.
+const CACHE_LINE: usize = 16;
 
 /// Output `[rows, dims.1]` and log-sum-exps of scaled queries `[rows, dims.0]`, each of which sees all tokens of `head`, at least one.
 pub(super) fn attend_few(
@@ -37,9 +39,29 @@ pub(super) struct Run<'a> {
     pub data: &'a [f32],
     pub stride: usize,
     pub dim: usize,
+    /// The run after it, `stride` alike; nothing after the last.
+    pub next: &'a [f32],
 }
 
 impl<'a> Run<'a> {
+    /// Asks for row `row` of what comes next: a processor fetches ahead by itself only inside a page of memory, and those of a pool are hardly longer.
+    #[inline(always)]
+    fn fetch(self, row: usize) {
+        let Some(row) = self.next.get(row * self.stride..row * self.stride + self.dim) else { return };
+        for line in row.chunks(CACHE_LINE) {
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code, reason = "an instruction that only hints")]
+            // SAFETY: a prefetch reads and writes nothing that a program can see, at any address.
+            unsafe {
+                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+            }
+            // Elsewhere there is no stable instruction for it.
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = line;
+        }
+    }
+
     #[inline(always)]
     fn rows(self) -> impl Iterator<Item = &'a [f32]> {
         self.data.chunks(self.stride).map(move |row| &row[..self.dim])
@@ -74,20 +96,59 @@ impl pulp::WithSimd for Scores<'_> {
 impl Scores<'_> {
     #[inline(always)]
     fn of<S: pulp::Simd, const N: usize>(&mut self, simd: S, first: usize) {
-        let dim = self.keys.dim;
-        let queries: [(&[S::f32s], &[f32]); N] =
-            std::array::from_fn(|i| S::as_simd_f32s(&self.queries[(first + i) * dim..][..dim]));
-        for (token, key) in self.keys.rows().enumerate() {
-            let (wide, rest) = S::as_simd_f32s(key);
-            let mut lanes = [simd.splat_f32s(0.0); N];
-            for (j, key) in wide.iter().enumerate() {
-                for (lanes, query) in lanes.iter_mut().zip(&queries) {
-                    *lanes = simd.mul_add_f32s(query.0[j], *key, *lanes);
+        let (dim, stride) = (self.keys.dim, self.keys.stride);
+        let wide = dim / S::F32_LANES * S::F32_LANES;
+        let mut queries: [&[S::f32s]; N] = [&[]; N];
+        for (i, query) in queries.iter_mut().enumerate() {
+            *query = S::as_simd_f32s(&self.queries[(first + i) * dim..][..wide]).0;
+        }
+        // Two keys share what is loaded of the queries.
+        let mut token = 0;
+        for pair in self.keys.data.chunks(2 * stride) {
+            self.keys.fetch(token);
+            self.keys.fetch(token + 1);
+            let key = S::as_simd_f32s(&pair[..wide]).0;
+            if pair.len() > stride {
+                let other = S::as_simd_f32s(&pair[stride..][..wide]).0;
+                self.score::<S, N, 2>(simd, &queries, [key, other], (first, token));
+            } else {
+                self.score::<S, N, 1>(simd, &queries, [key], (first, token));
+            }
+            token += 2;
+        }
+        for query in first..first + N {
+            let rest = &self.queries[query * dim..][wide..dim];
+            if rest.is_empty() {
+                break;
+            }
+            for (key, score) in self.keys.rows().zip(&mut self.into[query * self.stride..]) {
+                *score += rest.iter().zip(&key[wide..]).map(|(q, k)| q * k).sum::<f32>();
+            }
+        }
+    }
+
+    // Loops and no closures: those are not always inlined here either.
+    #[inline(always)]
+    fn score<S: pulp::Simd, const N: usize, const K: usize>(
+        &mut self,
+        simd: S,
+        queries: &[&[S::f32s]; N],
+        keys: [&[S::f32s]; K],
+        (first, token): (usize, usize),
+    ) {
+        let mut lanes = [[simd.splat_f32s(0.0); K]; N];
+        for j in 0..keys[0].len() {
+            for k in 0..K {
+                let key = keys[k][j];
+                for n in 0..N {
+                    lanes[n][k] = simd.mul_add_f32s(queries[n][j], key, lanes[n][k]);
                 }
             }
-            for (i, (lanes, query)) in lanes.iter().zip(&queries).enumerate() {
-                let rest: f32 = query.1.iter().zip(rest).map(|(q, k)| q * k).sum();
-                self.into[(first + i) * self.stride + token] = simd.reduce_sum_f32s(*lanes) + rest;
+        }
+        for (n, lanes) in lanes.iter().enumerate() {
+            let into = &mut self.into[(first + n) * self.stride + token..][..K];
+            for (into, lanes) in into.iter_mut().zip(lanes) {
+                *into = simd.reduce_sum_f32s(*lanes);
             }
         }
     }
@@ -123,11 +184,17 @@ impl Sums<'_> {
         let dim = self.values.dim;
         let (columns, _) = S::as_simd_f32s(&self.values.data[..dim]);
         let columns = columns.len();
-        let pairs = columns / 2 * 2;
-        for column in (0..pairs).step_by(2) {
-            self.columns::<S, N, 2>(simd, first, column);
+        let mut column = 0;
+        // As many as there are registers for.
+        while S::REGISTER_COUNT >= 32 && columns - column >= 4 {
+            self.columns::<S, N, 4>(simd, first, column);
+            column += 4;
         }
-        for column in pairs..columns {
+        while columns - column >= 2 {
+            self.columns::<S, N, 2>(simd, first, column);
+            column += 2;
+        }
+        if column < columns {
             self.columns::<S, N, 1>(simd, first, column);
         }
         for column in columns * S::F32_LANES..dim {
@@ -149,9 +216,14 @@ impl Sums<'_> {
     ) {
         let dim = self.values.dim;
         let mut sums = [[simd.splat_f32s(0.0); C]; N];
-        let weights: [&[f32]; N] = std::array::from_fn(|i| &self.weights[(first + i) * self.stride..]);
-        for (token, value) in self.values.rows().enumerate() {
-            let value = &S::as_simd_f32s(value).0[column..column + C];
+        let count = self.values.data.len().div_ceil(self.values.stride);
+        let mut weights: [&[f32]; N] = [&[]; N];
+        for (i, weights) in weights.iter_mut().enumerate() {
+            *weights = &self.weights[(first + i) * self.stride..][..count];
+        }
+        let place = column * S::F32_LANES..(column + C) * S::F32_LANES;
+        for (token, value) in self.values.data.chunks(self.values.stride).enumerate() {
+            let value = S::as_simd_f32s(&value[place.clone()]).0;
             for (sums, weights) in sums.iter_mut().zip(&weights) {
                 let weight = simd.splat_f32s(weights[token]);
                 for (sum, value) in sums.iter_mut().zip(value) {
@@ -172,54 +244,60 @@ impl Sums<'_> {
 mod tests {
     use super::{FEW, attend_few};
     use crate::engine::Side;
-    use crate::host::tokens::paged::PagedHead;
+    use crate::host::tokens::Pools;
+    use crate::host::tokens::paged::{PagedHead, Rows};
+    use crate::{DType, HostTensor, TensorData};
+
+    /// Numbers between -1 and 1.
+    fn tensor(dtype: DType, shape: &[usize], seed: usize) -> HostTensor {
+        let numbers: Vec<f32> = (0..shape.iter().product::<usize>())
+            .map(|i| ((i * 37 + seed * 11) % 101) as f32 / 50.0 - 1.0)
+            .collect();
+        HostTensor::new(shape, TensorData::narrowed(dtype, &numbers)).unwrap()
+    }
 
     #[test]
     fn agrees_with_the_definition() {
-        let number = |i: usize, seed: usize| ((i * 37 + seed * 11) % 101) as f32 / 50.0 - 1.0;
         for (rows, dims, tokens, page_size, page_heads) in [
-            (1, (1, 3), 1, 1, 1),
+            (1usize, (1, 3), 1usize, 1usize, 1),
             (2, (19, 64), 5, 16, 1),
             (3, (64, 80), 100, 16, 1),
+            (3, (64, 64), 33, 16, 2),
             (4, (128, 33), 37, 7, 3),
             (7, (40, 24), 65, 16, 2),
             (FEW, (96, 256), 90, 128, 1),
         ] {
-            let pages: Vec<u32> =
-                (0..tokens.div_ceil(page_size)).map(|i| (i * 5 % 3 + i * 3) as u32).collect();
-            let head = PagedHead { pages: &pages, tokens, page_size, page_heads, place: page_heads - 1 };
-            let numbers = |side, row: usize, dim: usize| {
-                (0..dim).map(move |i| number(row * dim + i, if side == Side::Keys { 1 } else { 2 }))
-            };
-            let queries: Vec<f32> = (0..rows * dims.0).map(|i| number(i, 3)).collect();
-            let load = |side, row: usize, into: &mut [f32]| {
-                let dim = if side == Side::Keys { dims.0 } else { dims.1 };
-                for (i, into) in into.chunks_exact_mut(dim).enumerate() {
-                    into.iter_mut().zip(numbers(side, row + i, dim)).for_each(|(into, x)| *into = x);
-                }
-            };
-            let (out, lse) = attend_few(&head, &queries, dims, &load);
-            for (r, query) in queries.chunks_exact(dims.0).enumerate() {
-                let slot = |t: usize| {
-                    (pages[t / page_size] as usize * page_size + t % page_size) * page_heads + page_heads - 1
+            // In no order, and with pages between them that belong to nobody.
+            let count = tokens.div_ceil(page_size);
+            let pages: Vec<u32> = (0..count).rev().map(|i| 2 * i as u32 + 1).collect();
+            let (all, place) = (2 * count, page_heads - 1);
+            let head = PagedHead { pages: &pages, tokens, page_size, page_heads, place };
+            let queries = tensor(DType::F32, &[rows, dims.0], 3).to_f32_vec();
+            for dtype in [DType::F32, DType::BF16] {
+                let pool = |dim, seed| tensor(dtype, &[all, page_size, page_heads, dim], seed);
+                let (keys, values) = (pool(dims.0, 1), pool(dims.1, 2));
+                let pools = Pools { keys: &keys, values: &values };
+                assert_eq!(pools.lend(Side::Keys).is_some(), dtype == DType::F32);
+                let (out, lse) = attend_few(&head, &queries, dims, &pools);
+                let row = |x: &HostTensor, t: usize| -> Vec<f64> {
+                    let slot = pages[t / page_size] as usize * page_size + t % page_size;
+                    let (dim, row) = (x.shape()[3], slot * page_heads + place);
+                    x.to_f32_vec()[row * dim..][..dim].iter().map(|&x| f64::from(x)).collect()
                 };
-                let logit = |t: usize| -> f64 {
-                    query
-                        .iter()
-                        .zip(numbers(Side::Keys, slot(t), dims.0))
-                        .map(|(q, k)| f64::from(*q) * f64::from(k))
-                        .sum()
-                };
-                let total: f64 = (0..tokens).map(|t| logit(t).exp()).sum();
-                assert!((f64::from(lse[r]) - total.ln()).abs() < 1e-5, "{} for {}", lse[r], total.ln());
-                let mut sums = vec![0f64; dims.1];
-                for t in 0..tokens {
-                    let weight = logit(t).exp() / total;
-                    let values = numbers(Side::Values, slot(t), dims.1);
-                    sums.iter_mut().zip(values).for_each(|(sum, v)| *sum += weight * f64::from(v));
-                }
-                for (got, sum) in out[r * dims.1..][..dims.1].iter().zip(sums) {
-                    assert!((f64::from(*got) - sum).abs() < 1e-5, "{got} for {sum}");
+                for (r, query) in queries.chunks_exact(dims.0).enumerate() {
+                    let logit =
+                        |t| query.iter().zip(row(&keys, t)).map(|(q, k)| f64::from(*q) * k).sum::<f64>();
+                    let logits: Vec<f64> = (0..tokens).map(logit).collect();
+                    let total: f64 = logits.iter().map(|x| x.exp()).sum();
+                    assert!((f64::from(lse[r]) - total.ln()).abs() < 1e-5, "{} for {}", lse[r], total.ln());
+                    let mut sums = vec![0f64; dims.1];
+                    for (t, logit) in logits.iter().enumerate() {
+                        let weight = logit.exp() / total;
+                        sums.iter_mut().zip(row(&values, t)).for_each(|(sum, v)| *sum += weight * v);
+                    }
+                    for (got, sum) in out[r * dims.1..][..dims.1].iter().zip(sums) {
+                        assert!((f64::from(*got) - sum).abs() < 1e-5, "{got} for {sum}");
+                    }
                 }
             }
         }

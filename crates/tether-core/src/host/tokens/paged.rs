@@ -189,21 +189,24 @@ impl PagedHead<'_> {
         mut each: impl FnMut(usize, Run<'_>),
     ) {
         let lent = rows.lend(side);
+        let stride = self.page_heads * dim;
+        let at = |token: usize| match lent {
+            Some(all) if token < self.tokens => {
+                let (row, count) = self.run(token, RUN.min(self.tokens - token));
+                &all[row * dim..][..(count - 1) * stride + dim]
+            }
+            _ => &[],
+        };
         let mut loaded = Vec::new();
         let mut token = 0;
         while dim > 0 && token < self.tokens {
             let (row, count) = self.run(token, RUN.min(self.tokens - token));
-            match lent {
-                Some(all) => {
-                    let stride = self.page_heads * dim;
-                    let data = &all[row * dim..][..(count - 1) * stride + dim];
-                    each(token, Run { data, stride, dim });
-                }
-                None => {
-                    loaded.resize(count * dim, 0.0);
-                    self.load(side, row, rows, &mut loaded, dim);
-                    each(token, Run { data: &loaded, stride: dim, dim });
-                }
+            if lent.is_some() {
+                each(token, Run { data: at(token), next: at(token + count), stride, dim });
+            } else {
+                loaded.resize(count * dim, 0.0);
+                self.load(side, row, rows, &mut loaded, dim);
+                each(token, Run { data: &loaded, next: &[], stride: dim, dim });
             }
             token += count;
         }

@@ -80,6 +80,11 @@ pub(super) fn block_rows(heads: &[HeadList]) -> (Vec<u32>, Vec<u32>) {
     (indptr, blocks)
 }
 
+/// An eighth more blocks than are needed: growing costs a copy, and what is not needed is still held.
+fn with_room(blocks: usize) -> usize {
+    blocks + blocks / 8
+}
+
 impl<E: TokenEngine> LayerBlocks<E> {
     pub(super) fn new(engine: &E, geometry: &TokenGeometry) -> Result<Self, Error> {
         let blocks = geometry.kv_heads;
@@ -96,15 +101,13 @@ impl<E: TokenEngine> LayerBlocks<E> {
         if self.pool.free() >= more {
             return Ok(None);
         }
-        let needed = self.pool.in_use() + more;
-        // An eighth more than is needed: growing costs a copy, and what is not needed is still held.
-        self.resize(engine, needed + needed / 8).map(Some)
+        self.resize(engine, with_room(self.pool.in_use() + more)).map(Some)
     }
 
     /// Gives back what is not in use, when that is more than a third.
     pub(super) fn shrink(&mut self, engine: &E, least: usize) -> Result<Option<Vec<u32>>, Error> {
-        let wanted = self.pool.in_use().max(least);
-        if self.pool.capacity() - wanted <= self.pool.capacity() / 3 {
+        let wanted = with_room(self.pool.in_use()).max(least);
+        if self.pool.capacity().saturating_sub(wanted) <= self.pool.capacity() / 3 {
             return Ok(None);
         }
         self.resize(engine, wanted).map(Some)
