@@ -351,7 +351,8 @@ impl<E: TokenEngine> TokenCache<E> {
     }
 
     /// Block tables of a layer in the form that paged attention kernels take: a row for each head, over pools `[blocks, block_size, 1,
-    /// head_dim]` ([`TokenCache::pools`]). Tokens that are coded are in no block.
+    /// head_dim]` ([`TokenCache::pools`]). Tokens that are coded are in no block. The tokens of a row lie in no particular order, which attention to all of
+    /// them does not depend on; [`TokenCache::slot_mapping`] says where each is.
     ///
     /// # Errors
     /// [`Error::UnknownSequence`], [`Error::NoSuchLayer`].
@@ -363,7 +364,7 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok(Csr { indptr, indices, last_page_len: heads.iter().map(last).collect() })
     }
 
-    /// Where the tokens of a head lie that are in blocks, in order: rows of a layer's pools, counted from the pool's first, as slot mappings have it.
+    /// Where the tokens of a head lie that are in blocks, in the order of their positions: rows of a layer's pools, counted from the pool's first, as slot mappings have it.
     ///
     /// # Errors
     /// [`Error::UnknownSequence`], [`Error::NoSuchLayer`].

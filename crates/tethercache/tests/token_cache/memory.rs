@@ -1,6 +1,7 @@
 //! What heads of their own free, what a report says is freed, and what forks share.
 
 use super::*;
+use tether_core::Engine as _;
 use tether_rope::Angles;
 use tethercache::tokens::{KeptHead, StoredKeys, kept_heads};
 
@@ -51,6 +52,42 @@ fn recipes_by_kind_of_head_free_real_memory_and_keep_both_ends() {
         if overrides[0] != razor[0] || recipe == "hack" {
             assert!(lengths.len() > 1, "{recipe}: heads of different kinds keep different numbers");
         }
+    }
+}
+
+#[test]
+fn what_leaves_is_replaced_and_nothing_else_moves() {
+    let recipe = TokenRecipe::named("sink-recent").unwrap();
+    let recipe = recipe.with_overrides(&["budget.tokens=40", "budget.ratio=1"]).unwrap();
+    let mut pair = Pair::new(recipe, 17);
+    let (sequence, mut plain) = (pair.start(), Plain::new());
+    pair.extend(sequence, &mut plain, 40);
+    pair.evict(sequence, &mut plain);
+    let rows = |pair: &Pair, layer: usize, head: usize| -> Vec<(i32, u32)> {
+        let positions = pair.cache.positions(sequence, layer, head).unwrap();
+        let rows = pair.cache.slot_mapping(sequence, layer, head).unwrap();
+        positions.iter().copied().zip(rows).collect()
+    };
+    for step in 0..100 {
+        pair.extend(sequence, &mut plain, 1);
+        let before = rows(&pair, 1, 1);
+        let written = pair.cache.engine().traffic().written;
+        assert_eq!(pair.evict(sequence, &mut plain), LAYERS * KV_HEADS);
+        let after = rows(&pair, 1, 1);
+        let moved = after.iter().filter(|row| !before.contains(row)).count();
+        assert_eq!(moved, 1, "step {step}: the newest token goes where the oldest was");
+        // A key and a value of each head.
+        let written = pair.cache.engine().traffic().written - written;
+        assert_eq!(written as usize, LAYERS * KV_HEADS * 2 * DIM * size_of::<f32>());
+    }
+    // A fork reads the same blocks; what either does from here on, the other does not see.
+    let (fork, mut other) = (pair.cache.fork(sequence).unwrap(), plain.clone());
+    pair.sequences.push(fork);
+    for _ in 0..30 {
+        pair.extend(sequence, &mut plain, 2);
+        pair.evict(sequence, &mut plain);
+        pair.extend(fork, &mut other, 1);
+        pair.evict(fork, &mut other);
     }
 }
 

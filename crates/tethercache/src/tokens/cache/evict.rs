@@ -247,16 +247,17 @@ impl<E: TokenEngine> TokenCache<E> {
         let (layer, size) = (plan.layer, self.geometry.block_size);
         let heads = self.lists_of(sequence, layer, &of)?;
         let moves = self.moves(&heads, plan)?;
-        let first_moved = |head: usize| moves.as_ref().and_then(|m| m[head].places.first()).copied();
         let pool = &self.layers[layer].pool;
-        let needed = heads
-            .iter()
-            .zip(plan.keep.sets())
-            .enumerate()
-            .map(|(number, (head, set))| {
-                touched(head, set, size, first_moved(number)).filter(|&b| pool.references(b) > 1).count()
-            })
-            .sum();
+        let mut needed = 0;
+        // Where tokens will lie, and which blocks are written for it.
+        let mut laid = Vec::with_capacity(heads.len());
+        for (number, (head, set)) in heads.iter().zip(plan.keep.sets()).enumerate() {
+            let moved = moves.as_ref().map_or(&[][..], |m| &m[number].places);
+            let places = head.places_without_gaps(set);
+            let written = head.written(set, &places, moved, size);
+            needed += written.iter().filter(|&&b| pool.references(head.blocks[b]) > 1).count();
+            laid.push((places, written));
+        }
         let renumbered = self.layers[layer].reserve(&self.engine, needed)?;
         self.renumber(layer, renumbered);
 
@@ -265,17 +266,20 @@ impl<E: TokenEngine> TokenCache<E> {
         let mut fresh = blocks.pool.allocate(needed)?.into_iter();
         let (mut heads, mut given_up) = (old.clone(), Vec::new());
         let (mut from, mut to) = (Vec::new(), Vec::new());
-        for (number, ((head, old), set)) in heads.iter_mut().zip(&old).zip(plan.keep.sets()).enumerate() {
+        for (((head, old), set), (places, written)) in
+            heads.iter_mut().zip(&old).zip(plan.keep.sets()).zip(laid)
+        {
             head.blocks.truncate(set.len().div_ceil(size));
-            let first = head.blocks.len() - touched(old, set, size, first_moved(number)).count();
-            for block in &mut head.blocks[first..] {
+            for block in written {
                 // Others read this block: what stays of it goes to one of our own.
+                let block = &mut head.blocks[block];
                 if blocks.pool.references(*block) > 1
                     && let Some(own) = fresh.next()
                 {
                     *block = own;
                 }
             }
+            head.lie(places);
             let kept = head.blocks.iter().map(Some).chain(std::iter::repeat(None));
             given_up.extend(old.blocks.iter().zip(kept).filter(|(a, b)| Some(*a) != *b).map(|(a, _)| *a));
             for (place, &token) in set.iter().enumerate() {
@@ -397,20 +401,4 @@ impl<E: TokenEngine> TokenCache<E> {
         }
         Ok(())
     }
-}
-
-/// Blocks of a head that must change for it to keep `set`: those from the first token on that changes its place or, at place `moved`, its
-/// position, as far as they are still needed.
-fn touched<'a>(
-    head: &'a HeadList,
-    set: &[u32],
-    size: usize,
-    moved: Option<usize>,
-) -> impl Iterator<Item = u32> + 'a {
-    let first =
-        set.iter().enumerate().find(|(place, t)| *place != **t as usize).map_or(set.len(), |(p, _)| p);
-    let first = moved.map_or(first, |moved| first.min(moved));
-    let needed = set.len().div_ceil(size);
-    let begin = if first == set.len() { needed } else { first / size };
-    head.blocks[begin..needed].iter().copied()
 }

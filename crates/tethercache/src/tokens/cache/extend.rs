@@ -231,7 +231,7 @@ impl<E: TokenEngine> TokenCache<E> {
             engine.write_rows(&mut blocks.k, &rows, new.k)?;
             engine.write_rows(&mut blocks.v, &rows, new.v)?;
             for head in heads {
-                head.positions.extend_from_slice(new.positions);
+                head.append(new.positions);
             }
         }
         lists[..g.kv_heads].iter_mut().for_each(|head| head.stand(new.grid));

@@ -46,6 +46,9 @@ pub(super) fn check(recipe: &TokenRecipe, accumulates: bool) -> Result<(), Recip
 
 /// Places of one head that one token reads, as blocks where they are whole blocks up to `upto` tokens.
 fn whole_blocks(head: &HeadList, set: &[u32], upto: usize, size: usize) -> Option<Vec<u32>> {
+    if !head.is_in_order() {
+        return None;
+    }
     let of_block = |a: &u32, b: &u32| *a as usize / size == *b as usize / size;
     let mut blocks = Vec::with_capacity(set.len().div_ceil(size));
     for run in set.chunk_by(of_block) {
@@ -79,19 +82,14 @@ impl<E: TokenEngine> TokenCache<E> {
     /// Reads what the plan keeps from now on, instead of what was chosen before.
     pub(super) fn read_only(&mut self, sequence: SequenceId, plan: &TokenPlan) -> Result<(), Error> {
         let held = &self.sequence(sequence)?.layers[plan.layer];
-        // What counts attention and moves looks at the tokens themselves.
-        let bare = |head: &HeadList| HeadList {
-            blocks: head.blocks.clone(),
-            positions: head.positions.clone(),
-            ..HeadList::default()
-        };
         let gapless = |head: &HeadList| match (head.positions.first(), head.positions.last()) {
             (Some(first), Some(last)) => (last - first) as usize + 1 == head.len(),
             _ => true,
         };
         let everything = plan.keep.total() == plan.total;
         let all = everything && (plan.positions.is_none() || held.heads.iter().all(gapless));
-        let read: Vec<HeadList> = if all { Vec::new() } else { held.heads.iter().map(bare).collect() };
+        let read: Vec<HeadList> =
+            if all { Vec::new() } else { held.heads.iter().map(HeadList::bare).collect() };
         let before = held.read.clone();
         let pool = &mut self.layers[plan.layer].pool;
         for &block in read.iter().flat_map(|h| &h.blocks) {
