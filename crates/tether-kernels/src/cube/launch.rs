@@ -2,7 +2,7 @@
 
 use cubecl::ir::features::MmaConfig;
 use cubecl::prelude::*;
-use cubecl::server::{Handle, MemoryLayoutDescriptor};
+use cubecl::server::Handle;
 use tether_core::DType;
 
 use crate::kernels::words::WordsLaunch;
@@ -39,16 +39,6 @@ pub(crate) fn array<R: Runtime>(handle: &Handle, len: usize) -> ArrayArg<R> {
     unsafe {
         ArrayArg::from_raw_parts(handle.clone(), len)
     }
-}
-
-/// Buffers of so many words, whose contents are undefined, in one request for memory.
-pub(crate) fn words_together<R: Runtime, const N: usize>(
-    client: &ComputeClient<R>,
-    lens: [usize; N],
-) -> [Handle; N] {
-    let descriptors = lens.map(|len| MemoryLayoutDescriptor::contiguous([len].into(), size_of::<u32>()));
-    let layouts = client.empty_tensors(descriptors.into());
-    std::array::from_fn(|i| layouts[i].memory.clone())
 }
 
 /// Cubes for `len` elements, one a thread. Spread over two axes, because one axis may hold 65535 cubes only.

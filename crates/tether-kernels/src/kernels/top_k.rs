@@ -19,11 +19,11 @@ pub(crate) const COARSE: u32 = 256;
 /// Bins within each of those: the next 4 bits.
 const FINE: u32 = 16;
 /// Bins of the first digit.
-pub(crate) const BINS: u32 = COARSE * FINE;
+const BINS: u32 = COARSE * FINE;
 /// Bins of each of the two digits below.
 const LOW_BINS: u32 = 1024;
 /// Words that `gather_candidates` leaves for each slice.
-pub(crate) const CUT: u32 = 5;
+const CUT: u32 = 5;
 /// Candidates that a thread loads at once: one after the other, each would wait for memory, because an atomic stands between them.
 const BATCH: u32 = 16;
 
@@ -168,12 +168,34 @@ fn row_of_cube() -> u32 {
     CUBE_POS_Z * CUBE_COUNT_Y + CUBE_POS_Y
 }
 
+/// Where `coarse` begins in the working memory, in words; `fine` is first. One buffer for all: each that a launch names is work for the host.
+#[cube]
+fn coarse_at(rows: u32) -> u32 {
+    rows * CUBE_COUNT_X * BINS
+}
+
+/// Where `cuts` begin.
+#[cube]
+fn cuts_at(rows: u32) -> u32 {
+    rows * CUBE_COUNT_X * comptime!(BINS + COARSE)
+}
+
+/// Where `candidates` begin.
+#[cube]
+fn candidates_at(rows: u32) -> u32 {
+    rows * CUBE_COUNT_X * comptime!(BINS + COARSE + CUT)
+}
+
+/// Words of the working memory of `parts` slices of all rows, which have so many columns together.
+pub(crate) fn work_len(parts: usize, columns: usize) -> usize {
+    parts * (BINS + COARSE + CUT) as usize + columns
+}
+
 /// `fine[row, slice, place_of(digit)]` and `coarse[row, slice, digit / FINE]`: how many keys of the slice have which 12 high bits.
 #[cube(launch_unchecked)]
 pub(crate) fn count_digits<N: Size>(
     scores: &Array<Vector<u32, N>>,
-    fine: &mut Array<u32>,
-    coarse: &mut Array<u32>,
+    work: &mut Array<u32>,
     rows: u32,
     columns: u32,
     #[comptime] spread: Spread,
@@ -198,7 +220,7 @@ pub(crate) fn count_digits<N: Size>(
     let part = row * CUBE_COUNT_X + CUBE_POS_X;
     for i in 0..comptime!(BINS / spread.threads) {
         let place = i * spread.threads + UNIT_POS;
-        fine[(part * BINS + place) as usize] = counts[place as usize].load();
+        work[(part * BINS + place) as usize] = counts[place as usize].load();
     }
     if UNIT_POS < COARSE {
         let mut sum = 0u32;
@@ -206,7 +228,7 @@ pub(crate) fn count_digits<N: Size>(
         for f in 0..FINE {
             sum += counts[(f * COARSE + UNIT_POS) as usize].load();
         }
-        coarse[(part * COARSE + UNIT_POS) as usize] = sum;
+        work[(coarse_at(rows) + part * COARSE + UNIT_POS) as usize] = sum;
     }
 }
 
@@ -215,10 +237,7 @@ pub(crate) fn count_digits<N: Size>(
 #[cube(launch_unchecked)]
 pub(crate) fn gather_candidates<N: Size>(
     scores: &Array<Vector<u32, N>>,
-    fine: &Array<u32>,
-    coarse: &Array<u32>,
-    candidates: &mut Array<u32>,
-    cuts: &mut Array<u32>,
+    work: &mut Array<u32>,
     rows: u32,
     columns: u32,
     k: u32,
@@ -258,7 +277,7 @@ pub(crate) fn gather_candidates<N: Size>(
     for part in 0..slices.div_ceil(stride) {
         let s = part * stride + UNIT_POS / COARSE;
         if s < slices {
-            let count = coarse[((row * slices + s) * COARSE + bin) as usize];
+            let count = work[(coarse_at(rows) + (row * slices + s) * COARSE + bin) as usize];
             total += count;
             before += select(s < slice, count, 0u32);
         }
@@ -277,7 +296,7 @@ pub(crate) fn gather_candidates<N: Size>(
         let f = i % FINE;
         let s = i / FINE;
         if s < slices {
-            let count = fine[((row * slices + s) * BINS + f * COARSE + coarse_bin) as usize];
+            let count = work[((row * slices + s) * BINS + f * COARSE + coarse_bin) as usize];
             fine_totals[f as usize].fetch_add(count);
             if s < slice {
                 fine_totals[(FINE + f) as usize].fetch_add(count);
@@ -311,20 +330,20 @@ pub(crate) fn gather_candidates<N: Size>(
     }
     let digit = coarse_bin * FINE + fine_bin;
     if UNIT_POS == 0 {
-        let at = ((row * slices + slice) * CUT) as usize;
-        cuts[at] = digit;
-        cuts[at + 1] = needed;
-        cuts[at + 2] = has;
-        cuts[at + 3] = has_before;
-        cuts[at + 4] = above_before;
+        let at = (cuts_at(rows) + (row * slices + slice) * CUT) as usize;
+        work[at] = digit;
+        work[at + 1] = needed;
+        work[at + 2] = has;
+        work[at + 3] = has_before;
+        work[at + 4] = above_before;
     }
-    let list = row * columns + has_before;
+    let list = candidates_at(rows) + row * columns + has_before;
     #[unroll]
     for i in 0..spread.items {
         let key = keys[i as usize];
         if (first + i / width * spread.threads) * width < columns && key >> 20u32 == digit {
             let place = tally[1].fetch_add(1u32);
-            candidates[(list + place) as usize] = key;
+            work[(list + place) as usize] = key;
         }
     }
 }
@@ -373,20 +392,14 @@ fn write_chosen(
 
 /// The candidates `first`, `first + threads`, .. of a list that begins at `list` and has `len`.
 #[cube]
-fn load_batch(
-    candidates: &Array<u32>,
-    list: u32,
-    first: u32,
-    len: u32,
-    #[comptime] spread: Spread,
-) -> Array<u32> {
+fn load_batch(work: &Array<u32>, list: u32, first: u32, len: u32, #[comptime] spread: Spread) -> Array<u32> {
     let mut keys = Array::<u32>::new(BATCH as usize);
     #[unroll]
     for i in 0..BATCH {
         let at = first + i * spread.threads;
         keys[i as usize] = 0u32;
         if at < len {
-            keys[i as usize] = candidates[(list + at) as usize];
+            keys[i as usize] = work[(list + at) as usize];
         }
     }
     keys
@@ -396,7 +409,7 @@ fn load_batch(
 #[cube]
 fn count_candidates(
     counts: &SharedMemory<Atomic<u32>>,
-    candidates: &Array<u32>,
+    work: &Array<u32>,
     list: u32,
     len: u32,
     prefix: u32,
@@ -405,7 +418,7 @@ fn count_candidates(
 ) {
     for batch in 0..len.div_ceil(comptime!(spread.threads * BATCH)) {
         let first = batch * comptime!(spread.threads * BATCH) + UNIT_POS;
-        let keys = load_batch(candidates, list, first, len, spread);
+        let keys = load_batch(work, list, first, len, spread);
         #[unroll]
         for i in 0..BATCH {
             let key = keys[i as usize];
@@ -420,8 +433,7 @@ fn count_candidates(
 #[cube(launch_unchecked)]
 pub(crate) fn emit_chosen<N: Size>(
     scores: &Array<Vector<u32, N>>,
-    candidates: &Array<u32>,
-    cuts: &Array<u32>,
+    work: &Array<u32>,
     out: &mut Array<u32>,
     rows: u32,
     columns: u32,
@@ -440,26 +452,26 @@ pub(crate) fn emit_chosen<N: Size>(
     let width = N::value() as u32;
     let first_column = (CUBE_POS_X * spread.threads + UNIT_POS) * spread.items;
     let keys = load_keys::<N>(scores, row, columns, first_column / width, 1u32, spread.items);
-    let cut = ((row * CUBE_COUNT_X + CUBE_POS_X) * CUT) as usize;
-    let digit = cuts[cut];
-    let needed = cuts[cut + 1];
-    let has = cuts[cut + 2];
-    let has_before = cuts[cut + 3];
-    let above_before = cuts[cut + 4];
-    let list = row * columns;
+    let cut = (cuts_at(rows) + (row * CUBE_COUNT_X + CUBE_POS_X) * CUT) as usize;
+    let digit = work[cut];
+    let needed = work[cut + 1];
+    let has = work[cut + 2];
+    let has_before = work[cut + 3];
+    let above_before = work[cut + 4];
+    let list = candidates_at(rows) + row * columns;
 
     if UNIT_POS < 2 {
         tally[UNIT_POS as usize].store(0u32);
     }
     clear(&counts, LOW_BINS, spread);
-    count_candidates(&counts, candidates, list, has, digit, LOW_BINS.ilog2(), spread);
+    count_candidates(&counts, work, list, has, digit, LOW_BINS.ilog2(), spread);
     sync_cube();
     find_bin(&counts, needed, &mut scratch, &mut found, LOW_BINS, spread);
     let middle = digit * LOW_BINS + found[0];
     let needed = found[1];
     sync_cube();
     clear(&counts, LOW_BINS, spread);
-    count_candidates(&counts, candidates, list, has, middle, 0u32, spread);
+    count_candidates(&counts, work, list, has, middle, 0u32, spread);
     sync_cube();
     find_bin(&counts, needed, &mut scratch, &mut found, LOW_BINS, spread);
     let threshold = middle * LOW_BINS + found[0];
@@ -469,7 +481,7 @@ pub(crate) fn emit_chosen<N: Size>(
     let mut equal = 0u32;
     for batch in 0..has_before.div_ceil(comptime!(spread.threads * BATCH)) {
         let first = batch * comptime!(spread.threads * BATCH) + UNIT_POS;
-        let keys = load_batch(candidates, list, first, has_before, spread);
+        let keys = load_batch(work, list, first, has_before, spread);
         #[unroll]
         for i in 0..BATCH {
             let there = first + i * spread.threads < has_before;

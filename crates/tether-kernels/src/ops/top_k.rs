@@ -1,10 +1,10 @@
 //! Exact selection of the best of many.
 
 use cubecl::prelude::*;
-use tether_core::{CoreError, TopKProblem};
+use tether_core::{CoreError, TopKProblem, checks};
 
-use crate::cube::launch::{array, vector_size, whole_planes, words_together};
-use crate::kernels::top_k::{self, BINS, COARSE, CUT, Spread};
+use crate::cube::launch::{array, vector_size, whole_planes};
+use crate::kernels::top_k::{self, COARSE, Spread};
 use crate::{CubeIndices, CubeTensor};
 
 /// Threads of a cube, where the device has so many.
@@ -94,14 +94,13 @@ pub(crate) fn launch<R: Runtime>(
             let count = || CubeCount::Static(slices, rows_y, rows_z);
             let dim = CubeDim::new_1d(spread.threads);
             let parts = rows * slices as usize;
-            let (fine_len, coarse_len) = (parts * BINS as usize, parts * COARSE as usize);
-            let (cuts_len, candidates_len) = (parts * CUT as usize, rows * columns);
-            // One request for memory: the host is what this operation waits for, and each request is work for it.
-            let [fine, coarse, cuts, candidates] =
-                words_together(client, [fine_len, coarse_len, cuts_len, candidates_len]);
+            let work_len = top_k::work_len(parts, rows * columns);
+            checks::index_space("words of a selection", &[work_len], u32::MAX as usize)?;
+            let work = client.empty(work_len * size_of::<u32>());
+            let work = || array(&work, work_len);
             #[allow(unsafe_code, reason = "unchecked: a cube looks at its own bounds, once for many columns")]
             // SAFETY: columns are compared with `columns` before they are read; a row has no more candidates than columns; slices come from
-            // the cube count that the buffers were made for; places come from counts that add up to `k` a row.
+            // the cube count that the working memory was made for; places come from counts that add up to `k` a row.
             unsafe {
                 top_k::count_digits::launch_unchecked::<R>(
                     client,
@@ -109,8 +108,7 @@ pub(crate) fn launch<R: Runtime>(
                     dim,
                     width,
                     scores(),
-                    array(&fine, fine_len),
-                    array(&coarse, coarse_len),
+                    work(),
                     rows as u32,
                     columns as u32,
                     spread,
@@ -121,10 +119,7 @@ pub(crate) fn launch<R: Runtime>(
                     dim,
                     width,
                     scores(),
-                    array(&fine, fine_len),
-                    array(&coarse, coarse_len),
-                    array(&candidates, candidates_len),
-                    array(&cuts, cuts_len),
+                    work(),
                     rows as u32,
                     columns as u32,
                     k as u32,
@@ -136,8 +131,7 @@ pub(crate) fn launch<R: Runtime>(
                     dim,
                     width,
                     scores(),
-                    array(&candidates, candidates_len),
-                    array(&cuts, cuts_len),
+                    work(),
                     array(&out.handle, out.len()),
                     rows as u32,
                     columns as u32,
