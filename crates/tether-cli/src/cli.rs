@@ -206,7 +206,7 @@ pub(crate) struct ReplayArgs {
     /// Layers of the model, where budgets differ between layers [default: as many as the trace's highest layer needs].
     #[arg(long, value_name = "N")]
     pub(crate) layers: Option<usize>,
-    /// Where to write what the cache did: OUT.safetensors, and OUT.json beside it.
+    /// Where to write what the cache did: this file, as safetensors, and a file of the same name that ends in .json.
     #[arg(short, long, value_name = "OUT")]
     pub(crate) out: PathBuf,
 }
