@@ -41,6 +41,9 @@ impl Host {
     }
 
     /// An engine that spreads heads and rows over rayon's global pool.
+    ///
+    /// A call from outside the pool waits until one of its threads has woken, which a decode step of a few microseconds a layer feels. Decode inside
+    /// `rayon::ThreadPool::install`, or make the thread one of the pool with `rayon::ThreadPoolBuilder::use_current_thread`, as the command line does.
     pub fn parallel() -> Self {
         Self { parallel: true, ..Self::default() }
     }
