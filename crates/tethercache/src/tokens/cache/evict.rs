@@ -282,8 +282,8 @@ impl<E: TokenEngine> TokenCache<E> {
             head.lie(places);
             let kept = head.blocks.iter().map(Some).chain(std::iter::repeat(None));
             given_up.extend(old.blocks.iter().zip(kept).filter(|(a, b)| Some(*a) != *b).map(|(a, _)| *a));
-            for (place, &token) in set.iter().enumerate() {
-                let (source, target) = (old.row(token as usize, size), head.row(place, size));
+            for (number, &token) in set.iter().enumerate() {
+                let (source, target) = (old.row(token as usize, size), head.row(number, size));
                 if source != target {
                     from.push(source);
                     to.push(target);
