@@ -4,7 +4,9 @@
 #![allow(missing_docs, reason = "criterion's macros define functions")]
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use tether_core::{BlockTables, DType, Host, HostTensor, TokenEngine};
+use tether_benches::random;
+use tether_core::{BlockTables, DType, DecodeProblem, Host, HostTensor, TokenEngine};
+use tether_testing::oracle::literal_decode;
 use tethercache::tokens::{NewTokens, SequenceId, TokenCache, TokenGeometry, TokenRecipe};
 
 const LAYERS: usize = 30;
@@ -12,30 +14,23 @@ const HEADS: usize = 3;
 const GROUP: usize = 3;
 const DIM: usize = 64;
 const BLOCK: usize = 16;
+const SCALE: f32 = 0.125;
 
-fn random(shape: &[usize], seed: u64) -> HostTensor {
-    let mut state = seed;
-    let next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    let numbers = std::iter::repeat_with(next).take(shape.iter().product()).collect();
+fn tensor(shape: &[usize], seed: u64) -> HostTensor {
+    let numbers = random(shape.iter().product(), seed);
     HostTensor::from_f32(shape, numbers).expect("the shape should be that of the numbers")
 }
 
-/// Attention to the first token of a list is known: with one token, it is that token's value.
-fn check(host: &Host, q: &HostTensor, (k, v): &(HostTensor, HostTensor)) {
-    let tables = BlockTables {
-        page_size: BLOCK,
-        groups: HEADS,
-        indptr: &[0, 1, 2, 3],
-        pages: &[0, 1, 2],
-        lengths: &[1; HEADS],
-    };
-    let (out, _) = host.extend(q, k, v, &tables, 0.125).expect("the tables should fit");
-    let (out, v) = (out.to_f32_vec(), v.to_f32_vec());
-    for (row, got) in out.chunks_exact(DIM).enumerate() {
-        assert_eq!(got, &v[row / GROUP * BLOCK * DIM..][..DIM], "query head {row}");
+/// What is timed is attention to all of the tables.
+fn check(host: &Host, q: &HostTensor, (k, v): &(HostTensor, HostTensor), tables: &BlockTables<'_>) {
+    let (out, _) = host.extend(q, k, v, tables, SCALE).expect("the tables should fit");
+    let lists = (tables.page_size, tables.groups, 1);
+    let problem = DecodeProblem::new(q.shape(), k.shape(), v.shape(), lists, tables.page_bound())
+        .expect("the tables should fit");
+    let [q, k, v, out] = [q, k, v, &out].map(HostTensor::to_f32_vec);
+    let (expected, _) = literal_decode(&q, &k, &v, &problem, tables, SCALE);
+    for (got, expected) in out.iter().zip(&expected) {
+        assert!((got - expected).abs() < 1e-5, "{got} for {expected}");
     }
 }
 
@@ -52,8 +47,8 @@ fn session(tokens: usize) -> (TokenCache<Host>, SequenceId) {
     let recipe = TokenRecipe::named("full").expect("the recipe ships with the crate");
     let mut cache = TokenCache::new(Host::parallel(), geometry, recipe).expect("the recipe should fit");
     let sequence = cache.start();
-    let q = random(&[tokens, HEADS * GROUP, DIM], 1);
-    let (k, v) = (random(&[tokens, HEADS, DIM], 2), random(&[tokens, HEADS, DIM], 3));
+    let q = tensor(&[tokens, HEADS * GROUP, DIM], 1);
+    let (k, v) = (tensor(&[tokens, HEADS, DIM], 2), tensor(&[tokens, HEADS, DIM], 3));
     let positions: Vec<i32> = (0..tokens as i32).collect();
     let new = NewTokens { q: &q, k: &k, v: &v, raw_q: None, positions: &positions, grid: None };
     for layer in 0..LAYERS {
@@ -66,15 +61,14 @@ fn decode(c: &mut Criterion) {
     // A call from outside rayon's pool would wait for a thread of it to wake.
     rayon::ThreadPoolBuilder::new().use_current_thread().build_global().expect("there should be no pool yet");
     let host = Host::parallel();
-    let q = random(&[1, HEADS * GROUP, DIM], 4);
-    let (k, v) = (random(&[1, HEADS, DIM], 5), random(&[1, HEADS, DIM], 6));
+    let q = tensor(&[1, HEADS * GROUP, DIM], 4);
+    let (k, v) = (tensor(&[1, HEADS, DIM], 5), tensor(&[1, HEADS, DIM], 6));
     let mut group = c.benchmark_group("attention of a token, 30 layers");
     for tokens in [400, 4000] {
         let blocks = tokens / BLOCK;
-        let pool = |seed| random(&[HEADS * blocks, BLOCK, 1, DIM], seed);
+        let pool = |seed| tensor(&[HEADS * blocks, BLOCK, 1, DIM], seed);
         let pools: Vec<(HostTensor, HostTensor)> =
             (0..LAYERS as u64).map(|layer| (pool(2 * layer + 7), pool(2 * layer + 8))).collect();
-        check(&host, &q, &pools[0]);
         let indptr: Vec<u32> = (0..=HEADS).map(|head| (head * blocks) as u32).collect();
         let pages: Vec<u32> = (0..(HEADS * blocks) as u32).collect();
         let lengths = [tokens as u32; HEADS];
@@ -85,11 +79,12 @@ fn decode(c: &mut Criterion) {
             pages: &pages,
             lengths: &lengths,
         };
+        check(&host, &q, &pools[0], &tables);
         group.bench_function(BenchmarkId::new("engine", tokens), |b| {
             b.iter(|| {
                 for (k, v) in &pools {
                     std::hint::black_box(
-                        host.extend(&q, k, v, &tables, 0.125).expect("the tables should fit"),
+                        host.extend(&q, k, v, &tables, SCALE).expect("the tables should fit"),
                     );
                 }
             });

@@ -3,6 +3,7 @@
 #![allow(missing_docs, reason = "criterion's macros define functions")]
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use tether_benches::random;
 use tether_core::Moments;
 use tether_score::{mean_logits, mean_query};
 use tether_testing::literal_mean_logits;
@@ -12,14 +13,6 @@ const FRAME_TOKENS: usize = 64;
 const HEADS: usize = 3;
 const DIM: usize = 64;
 const QUERIES: usize = 192;
-
-fn random(len: usize, mut state: u64) -> Vec<f32> {
-    let next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    std::iter::repeat_with(next).take(len).collect()
-}
 
 fn recall(c: &mut Criterion) {
     let q = random(QUERIES * HEADS * DIM, 1);

@@ -23,12 +23,12 @@ pub(super) fn attend_few(
     let (count, total) = (queries.len() / dims.0.max(1), head.tokens);
     let mut weights = vec![0f32; count * total];
     head.each_run((Side::Keys, dims.0), rows, |start, keys| {
-        arch.dispatch(Scores { queries, keys, into: &mut weights[start..], stride: total });
+        arch.dispatch(Together(Scores { queries, keys, into: &mut weights[start..], stride: total }));
     });
     let lse = softmax_rows(&mut weights, total);
     let mut out = vec![0f32; count * dims.1];
     head.each_run((Side::Values, dims.1), rows, |start, values| {
-        arch.dispatch(Sums { weights: &weights[start..], stride: total, values, into: &mut out });
+        arch.dispatch(Together(Sums { weights: &weights[start..], stride: total, values, into: &mut out }));
     });
     (out, lse)
 }
@@ -68,6 +68,35 @@ impl<'a> Run<'a> {
     }
 }
 
+/// What is done for queries of which a few share what is loaded of a run.
+trait OfQueries {
+    fn queries(&self) -> usize;
+
+    /// Does it for the `N` queries from `first` on.
+    fn of<S: pulp::Simd, const N: usize>(&mut self, simd: S, first: usize);
+}
+
+/// All queries, [`TOGETHER`] at a time.
+struct Together<T>(T);
+
+// A type with an inlined method and not a closure, whose call is not always inlined into the function that has the vector instructions.
+impl<T: OfQueries> pulp::WithSimd for Together<T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(mut self, simd: S) {
+        let queries = self.0.queries();
+        for first in (0..queries).step_by(TOGETHER) {
+            match queries - first {
+                1 => self.0.of::<S, 1>(simd, first),
+                2 => self.0.of::<S, 2>(simd, first),
+                3 => self.0.of::<S, 3>(simd, first),
+                _ => self.0.of::<S, TOGETHER>(simd, first),
+            }
+        }
+    }
+}
+
 /// Products of all queries, `keys.dim` numbers each, with a run of keys: `into[query * stride + key]`.
 struct Scores<'a> {
     queries: &'a [f32],
@@ -76,24 +105,11 @@ struct Scores<'a> {
     stride: usize,
 }
 
-// Types with an inlined method and not closures, whose calls are not always inlined into the function that has the vector instructions.
-impl pulp::WithSimd for Scores<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: pulp::Simd>(mut self, simd: S) {
-        for first in (0..self.queries.len() / self.keys.dim).step_by(TOGETHER) {
-            match self.queries.len() / self.keys.dim - first {
-                1 => self.of::<S, 1>(simd, first),
-                2 => self.of::<S, 2>(simd, first),
-                3 => self.of::<S, 3>(simd, first),
-                _ => self.of::<S, TOGETHER>(simd, first),
-            }
-        }
+impl OfQueries for Scores<'_> {
+    fn queries(&self) -> usize {
+        self.queries.len() / self.keys.dim
     }
-}
 
-impl Scores<'_> {
     #[inline(always)]
     fn of<S: pulp::Simd, const N: usize>(&mut self, simd: S, first: usize) {
         let (dim, stride) = (self.keys.dim, self.keys.stride);
@@ -126,7 +142,9 @@ impl Scores<'_> {
             }
         }
     }
+}
 
+impl Scores<'_> {
     // Loops and no closures: those are not always inlined here either.
     #[inline(always)]
     fn score<S: pulp::Simd, const N: usize, const K: usize>(
@@ -162,28 +180,15 @@ struct Sums<'a> {
     into: &'a mut [f32],
 }
 
-impl pulp::WithSimd for Sums<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: pulp::Simd>(mut self, simd: S) {
-        for first in (0..self.into.len() / self.values.dim).step_by(TOGETHER) {
-            match self.into.len() / self.values.dim - first {
-                1 => self.of::<S, 1>(simd, first),
-                2 => self.of::<S, 2>(simd, first),
-                3 => self.of::<S, 3>(simd, first),
-                _ => self.of::<S, TOGETHER>(simd, first),
-            }
-        }
+impl OfQueries for Sums<'_> {
+    fn queries(&self) -> usize {
+        self.into.len() / self.values.dim
     }
-}
 
-impl Sums<'_> {
     #[inline(always)]
     fn of<S: pulp::Simd, const N: usize>(&mut self, simd: S, first: usize) {
         let dim = self.values.dim;
-        let (columns, _) = S::as_simd_f32s(&self.values.data[..dim]);
-        let columns = columns.len();
+        let columns = dim / S::F32_LANES;
         let mut column = 0;
         // As many as there are registers for.
         while S::REGISTER_COUNT >= 32 && columns - column >= 4 {
@@ -205,7 +210,9 @@ impl Sums<'_> {
             }
         }
     }
+}
 
+impl Sums<'_> {
     /// The sums of `C` vectors of columns stay in registers over all rows.
     #[inline(always)]
     fn columns<S: pulp::Simd, const N: usize, const C: usize>(
