@@ -5,7 +5,10 @@
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use tether_benches::random;
-use tether_core::{BlockTables, DType, DecodeProblem, Host, HostTensor, TokenEngine};
+use tether_core::host::HostTables;
+use tether_core::{
+    AttendOptions, BlockTables, DType, DecodeProblem, Host, HostTensor, NewQueries, PagedKv, TokenEngine,
+};
 use tether_testing::oracle::literal_decode;
 use tethercache::tokens::{NewTokens, SequenceId, TokenCache, TokenGeometry, TokenRecipe};
 
@@ -21,9 +24,19 @@ fn tensor(shape: &[usize], seed: u64) -> HostTensor {
     HostTensor::from_f32(shape, numbers).expect("the shape should be that of the numbers")
 }
 
+fn attend(host: &Host, q: &HostTensor, (k, v): (&HostTensor, &HostTensor), lists: &HostTables) -> HostTensor {
+    let queries = NewQueries { q, starts: &[0, 1], positions: None };
+    let kv = PagedKv { k, v, positions: None };
+    let (out, _) = host
+        .attend_paged(&queries, &kv, lists, &AttendOptions::scaled(SCALE))
+        .expect("the tables should fit");
+    out
+}
+
 /// What is timed is attention to all of the tables.
 fn check(host: &Host, q: &HostTensor, (k, v): &(HostTensor, HostTensor), tables: &BlockTables<'_>) {
-    let (out, _) = host.extend(q, k, v, tables, SCALE).expect("the tables should fit");
+    let lists = host.upload_tables(tables).expect("the tables should fit");
+    let out = attend(host, q, (k, v), &lists);
     let lists = (tables.page_size, tables.groups, 1);
     let problem = DecodeProblem::new(q.shape(), k.shape(), v.shape(), lists, tables.page_bound())
         .expect("the tables should fit");
@@ -80,12 +93,11 @@ fn decode(c: &mut Criterion) {
             lengths: &lengths,
         };
         check(&host, &q, &pools[0], &tables);
+        let lists = host.upload_tables(&tables).expect("the tables should fit");
         group.bench_function(BenchmarkId::new("engine", tokens), |b| {
             b.iter(|| {
                 for (k, v) in &pools {
-                    std::hint::black_box(
-                        host.extend(&q, k, v, &tables, SCALE).expect("the tables should fit"),
-                    );
+                    std::hint::black_box(attend(&host, &q, (k, v), &lists));
                 }
             });
         });

@@ -16,7 +16,9 @@ pub use mass::{mean_logits, mean_query};
 pub use matmul::{MatRef, matmul};
 pub use softmax::softmax_rows;
 pub use store::HostStore;
-pub use tokens::{HostIndices, HostRotation, HostTables, PagedQueries, attend_to_rows, paged_attention};
+pub use tokens::{
+    HostIndices, HostPageTable, HostRotation, HostTables, PagedQueries, attend_to_rows, paged_attention,
+};
 
 use crate::checks::{self, QueryExtents};
 use crate::engine::{AttendTable, LogitQuery, Readback, Side, StoreSpec, Summaries};

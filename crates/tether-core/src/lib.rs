@@ -31,8 +31,9 @@ pub use region::Region;
 pub use rope_kind::{Pairing, RopeKind};
 pub use tensor::{HostTensor, Shape, TensorData};
 pub use tokens::{
-    BlockTables, CausalTables, DecodeProblem, EMPTY_LSE, MAX_AXES, PageProblem, Pool, PoolRows, Rotation,
-    RotationExtents, RowProblem, TokenEngine, TokenLayout, TokenShape, TopKProblem, WindowProblem,
-    WindowSpec, check_extend, merge_partial,
+    AttendOptions, BlockTables, CausalLists, DecodeProblem, EMPTY_LSE, MAX_AXES, NewQueries, PageLists,
+    PageProblem, PagedKv, Pool, PoolRows, Rotation, RotationExtents, RowProblem, TokenEngine, TokenLayout,
+    TokenShape, TopKProblem, WindowProblem, WindowSpec, batch_problem, check_entries, check_lengths,
+    check_starts, merge_partial,
 };
 pub use traffic::{Traffic, TrafficCounters};

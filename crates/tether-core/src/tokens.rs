@@ -1,21 +1,25 @@
 //! Operations on single tokens, heads and pages: what language-model caches need beside the unit operations of [`crate::Engine`].
 
+mod attend;
 mod decode;
 mod engine;
-mod extend;
 mod gather;
 mod merge;
+mod page_table;
 mod rotation;
 mod rows;
 mod shape;
 mod top_k;
 mod window;
 
+pub use attend::{
+    AttendOptions, CausalLists, NewQueries, PagedKv, batch_problem, check_lengths, check_starts,
+};
 pub use decode::{BlockTables, DecodeProblem, EMPTY_LSE};
 pub use engine::TokenEngine;
-pub use extend::{CausalTables, check_extend};
 pub use gather::{PageProblem, RowProblem};
 pub use merge::merge_partial;
+pub use page_table::{PageLists, check_entries};
 pub use rotation::{MAX_AXES, Rotation, RotationExtents};
 pub use rows::PoolRows;
 pub use shape::{TokenLayout, TokenShape};

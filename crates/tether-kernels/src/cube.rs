@@ -27,7 +27,7 @@ pub use reuse::{CubeReuseError, QueuedSignals};
 pub use spherical::{CubeFrame, CubeSpherical};
 pub use store::CubeStore;
 pub use tensor::CubeTensor;
-pub use tokens::{CubeIndices, CubeRotation, CubeTables};
+pub use tokens::{CubeIndices, CubePageTable, CubeRotation, CubeTables};
 
 use crate::kernels::{attend, rotate};
 use launch::{array, flat, has_matrix_units, uploaded, with_storage};

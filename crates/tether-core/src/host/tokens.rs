@@ -1,7 +1,7 @@
 //! Token operations on the host.
 
+mod causal;
 mod decode;
-mod extend;
 mod few;
 mod gather;
 mod paged;
@@ -14,14 +14,14 @@ pub use decode::{PagedQueries, paged_attention};
 use paged::Rows;
 pub use paged::attend_to_rows;
 pub use rotate::HostRotation;
-pub use tables::HostTables;
+pub use tables::{HostPageTable, HostTables};
 
 use super::Host;
 use crate::engine::Side;
 use crate::{
-    BlockTables, CoreError, DType, DecodeProblem, HostTensor, PageProblem, PoolRows, Rotation, RowProblem,
-    Shape, TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec,
-    check_extend,
+    AttendOptions, BlockTables, CoreError, DType, DecodeProblem, HostTensor, NewQueries, PageLists,
+    PageProblem, PagedKv, PoolRows, Rotation, RowProblem, Shape, TokenEngine, TokenLayout, TokenShape,
+    TopKProblem, Traffic, WindowProblem, WindowSpec, batch_problem, check_lengths, check_starts,
 };
 
 /// Row, page or token numbers in host memory.
@@ -53,6 +53,8 @@ impl TokenEngine for Host {
     type Indices = HostIndices;
     type Rotation = HostRotation;
     type Tables = HostTables;
+    type PageTable = HostPageTable;
+    type Attention = AttendOptions;
 
     fn upload_indices(&self, shape: &[usize], indices: &[u32]) -> Result<HostIndices, CoreError> {
         let expected = crate::tensor::element_count(shape)?;
@@ -163,7 +165,7 @@ impl TokenEngine for Host {
         let problem = tables.problem(q.shape(), k.shape(), v.shape())?;
         DecodeProblem::same_dtype(q.dtype(), k.dtype(), v.dtype())?;
         let queries = PagedQueries { q, scale, parallel: self.parallel };
-        decode::attend_to_lists(&problem, &tables.view(), &queries, &Pools { keys: k, values: v })
+        decode::attend_to_lists(&problem, tables, &queries, &Pools { keys: k, values: v })
     }
 
     fn read_rows(&self, pool: &HostTensor, rows: &HostIndices) -> Result<HostTensor, CoreError> {
@@ -175,32 +177,89 @@ impl TokenEngine for Host {
     }
 
     fn write_rows(&self, pool: &mut HostTensor, rows: &HostIndices, x: &HostTensor) -> Result<(), CoreError> {
+        let problem = self.check_rows(pool, rows, x)?;
+        gather::scatter(&problem, pool.data_mut(), &rows.values, x.data());
+        self.traffic.add(Traffic { written: x.data().as_bytes().len() as u64, ..Traffic::default() });
+        Ok(())
+    }
+
+    fn write_rows_of_two(
+        &self,
+        (x_pool, y_pool): (&mut HostTensor, &mut HostTensor),
+        rows: &HostIndices,
+        (x, y): (&HostTensor, &HostTensor),
+    ) -> Result<(), CoreError> {
+        self.check_rows(y_pool, rows, y)?;
+        self.write_rows(x_pool, rows, x)?;
+        self.write_rows(y_pool, rows, y)
+    }
+
+    fn create_page_table(&self, entries: usize) -> Result<HostPageTable, CoreError> {
+        let mut table = HostPageTable::default();
+        table.grow(entries);
+        Ok(table)
+    }
+
+    fn grow_page_table(&self, table: &mut HostPageTable, entries: usize) -> Result<(), CoreError> {
+        table.grow(entries);
+        Ok(())
+    }
+
+    fn write_page_table(
+        &self,
+        table: &mut HostPageTable,
+        at: &[u32],
+        pages: &[u32],
+    ) -> Result<(), CoreError> {
+        table.write(at, pages)
+    }
+
+    fn page_lists(&self, table: &HostPageTable, lists: &PageLists<'_>) -> Result<HostTables, CoreError> {
+        table.lists(lists)
+    }
+
+    fn upload_attention(&self, options: &AttendOptions) -> Result<AttendOptions, CoreError> {
+        options.validate()?;
+        if !options.is_plain() {
+            let feature = "attention with more than a scale";
+            return Err(CoreError::Unsupported { engine: "host", feature });
+        }
+        Ok(options.clone())
+    }
+
+    fn attend_paged(
+        &self,
+        queries: &NewQueries<'_, Self>,
+        kv: &PagedKv<'_, Self>,
+        tables: &HostTables,
+        attention: &AttendOptions,
+    ) -> Result<(HostTensor, HostTensor), CoreError> {
+        let (q, starts) = (queries.q, queries.starts);
+        let problem = batch_problem(q.shape(), (kv.k.shape(), kv.v.shape()), tables.extents())?;
+        check_starts(starts, tables.sequences(), problem.sequences)?;
+        check_lengths(starts, tables.groups, &tables.lengths)?;
+        DecodeProblem::same_dtype(q.dtype(), kv.k.dtype(), kv.v.dtype())?;
+        attention.fit(problem.query_heads())?;
+        let queries = PagedQueries { q, scale: attention.scale, parallel: self.parallel };
+        causal::causal(&problem, tables, starts, &queries, &Pools { keys: kv.k, values: kv.v })
+    }
+}
+
+impl Host {
+    /// Rows `rows` of `pool` can take `x`.
+    fn check_rows(
+        &self,
+        pool: &HostTensor,
+        rows: &HostIndices,
+        x: &HostTensor,
+    ) -> Result<PoolRows, CoreError> {
         let problem = PoolRows::new(pool.shape(), &rows.shape)?;
         problem.holds(x.shape())?;
         if x.dtype() != pool.dtype() {
             return Err(CoreError::DTypeMismatch { what: "x", expected: pool.dtype(), got: x.dtype() });
         }
         rows.below("rows", problem.pool_rows)?;
-        gather::scatter(&problem, pool.data_mut(), &rows.values, x.data());
-        self.traffic.add(Traffic { written: x.data().as_bytes().len() as u64, ..Traffic::default() });
-        Ok(())
-    }
-
-    fn extend(
-        &self,
-        q: &HostTensor,
-        k: &HostTensor,
-        v: &HostTensor,
-        tables: &BlockTables<'_>,
-        scale: f32,
-    ) -> Result<(HostTensor, HostTensor), CoreError> {
-        let tokens = q.shape().first().copied().unwrap_or(0);
-        check_extend(tables, tokens)?;
-        let lists = (tables.page_size, tables.groups, tokens);
-        let problem = DecodeProblem::new(q.shape(), k.shape(), v.shape(), lists, tables.page_bound())?;
-        DecodeProblem::same_dtype(q.dtype(), k.dtype(), v.dtype())?;
-        let queries = PagedQueries { q, scale, parallel: self.parallel };
-        extend::causal(&problem, tables, &queries, &Pools { keys: k, values: v })
+        Ok(problem)
     }
 }
 

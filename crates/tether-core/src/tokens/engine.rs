@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use super::{BlockTables, Rotation, TokenLayout, WindowSpec};
+use super::{AttendOptions, BlockTables, NewQueries, PageLists, PagedKv, Rotation, TokenLayout, WindowSpec};
 use crate::{CoreError, Engine};
 
 /// Operations on single tokens, heads and pages.
@@ -15,8 +15,12 @@ pub trait TokenEngine: Engine {
     type Indices: Debug;
     /// An uploaded [`Rotation`].
     type Rotation: Debug;
-    /// Uploaded [`BlockTables`].
+    /// Lists of pages: uploaded [`BlockTables`], or [`PageLists`] of a table that is there.
     type Tables: Debug;
+    /// A page table that stays on the device and is written in place.
+    type PageTable: Debug;
+    /// Uploaded [`AttendOptions`].
+    type Attention: Debug;
 
     /// Copies indices of shape `shape` to the device.
     ///
@@ -159,23 +163,65 @@ pub trait TokenEngine: Engine {
         x: &Self::Tensor,
     ) -> Result<(), CoreError>;
 
-    /// Attention of the last tokens of one sequence, `q` `[tokens, query_heads, head_dim_k]`, over its pages, which hold those tokens too: none sees
-    /// a token after its own. In each list of `tables` the block is the last `tokens` tokens. Results are as those of
-    /// [`TokenEngine::decode`] for as many sequences.
+    /// [`TokenEngine::write_rows`] of two tensors to the same rows of two pools, such as keys and values; engines with launches to save make it one.
+    /// Nothing is written to either where one does not fit.
     ///
     /// # Errors
-    /// Those of [`super::check_extend`] and [`TokenEngine::decode`].
-    fn extend(
+    /// As [`TokenEngine::write_rows`].
+    fn write_rows_of_two(
         &self,
-        q: &Self::Tensor,
-        k: &Self::Tensor,
-        v: &Self::Tensor,
-        tables: &BlockTables<'_>,
-        scale: f32,
-    ) -> Result<(Self::Tensor, Self::Tensor), CoreError> {
-        let tokens = self.describe(q).0.first().copied().unwrap_or(0);
-        let causal = super::CausalTables::new(tables, tokens)?;
-        let causal = self.upload_tables(&causal.view(tables.page_size, tables.groups))?;
-        self.decode(q, k, v, &causal, scale)
-    }
+        pools: (&mut Self::Tensor, &mut Self::Tensor),
+        rows: &Self::Indices,
+        x: (&Self::Tensor, &Self::Tensor),
+    ) -> Result<(), CoreError>;
+
+    /// A page table of `entries` entries, which point nowhere yet.
+    ///
+    /// # Errors
+    /// [`CoreError::Device`] when there is no room.
+    fn create_page_table(&self, entries: usize) -> Result<Self::PageTable, CoreError>;
+
+    /// Enlarges a page table to `entries` entries; what was written stays.
+    ///
+    /// # Errors
+    /// As [`TokenEngine::create_page_table`]; the table is as it was.
+    fn grow_page_table(&self, table: &mut Self::PageTable, entries: usize) -> Result<(), CoreError>;
+
+    /// Writes pages to entries `at` of a table. Lists that were made of it before read them from then on.
+    ///
+    /// # Errors
+    /// Those of [`super::check_entries`], [`CoreError::Device`].
+    fn write_page_table(
+        &self,
+        table: &mut Self::PageTable,
+        at: &[u32],
+        pages: &[u32],
+    ) -> Result<(), CoreError>;
+
+    /// Lists of a page table: what travels is where each begins and how long it is, and not its pages.
+    ///
+    /// # Errors
+    /// Those of [`PageLists::check`], [`CoreError::Device`].
+    fn page_lists(&self, table: &Self::PageTable, lists: &PageLists<'_>) -> Result<Self::Tables, CoreError>;
+
+    /// Copies options to the device.
+    ///
+    /// # Errors
+    /// Those of [`AttendOptions::validate`], [`CoreError::Unsupported`] for options that the engine has no kernels for.
+    fn upload_attention(&self, options: &AttendOptions) -> Result<Self::Attention, CoreError>;
+
+    /// Attention of new tokens of any number of sequences over their pages, which hold those tokens too, as the last ones of each list: none
+    /// sees a token after its own. Results are as those of [`TokenEngine::decode`] with a sequence for each token: output
+    /// `[tokens, query_heads, head_dim_v]` in `q`'s dtype, log-sum-exp `f32` `[tokens, query_heads]`.
+    ///
+    /// # Errors
+    /// Those of [`super::check_starts`], [`super::check_lengths`], [`super::batch_problem`] and [`AttendOptions::fit`],
+    /// [`CoreError::DTypeMismatch`].
+    fn attend_paged(
+        &self,
+        queries: &NewQueries<'_, Self>,
+        kv: &PagedKv<'_, Self>,
+        tables: &Self::Tables,
+        attention: &Self::Attention,
+    ) -> Result<(Self::Tensor, Self::Tensor), CoreError>;
 }

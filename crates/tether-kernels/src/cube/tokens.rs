@@ -3,9 +3,10 @@
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use tether_core::{
-    BlockTables, CoreError, DType, DecodeProblem, PageProblem, PoolRows, Rotation, RotationExtents,
-    RowProblem, Shape, TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec,
-    checks,
+    AttendOptions, BlockTables, CausalLists, CoreError, DType, DecodeProblem, NewQueries, PageLists,
+    PageProblem, PagedKv, PoolRows, Rotation, RotationExtents, RowProblem, Shape, TokenEngine, TokenLayout,
+    TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec, batch_problem, check_entries, check_lengths,
+    check_starts, checks,
 };
 
 use super::launch::uploaded;
@@ -48,7 +49,7 @@ pub struct CubeRotation {
     pub(crate) scale: f32,
 }
 
-/// Block tables on the device.
+/// Lists of pages on the device.
 #[derive(Clone, Debug)]
 pub struct CubeTables {
     pub(crate) page_size: usize,
@@ -56,12 +57,35 @@ pub struct CubeTables {
     pub(crate) sequences: usize,
     pub(crate) longest: usize,
     pub(crate) page_bound: usize,
+    /// Where each list begins, and how many tokens it has: here too, for batches whose lists are those of their tokens.
+    pub(crate) lists: (Vec<u32>, Vec<u32>),
     pub(crate) indptr: Handle,
     pub(crate) indptr_len: usize,
     pub(crate) pages: Handle,
     pub(crate) pages_len: usize,
     pub(crate) lengths: Handle,
     pub(crate) lengths_len: usize,
+}
+
+/// A page table on the device.
+#[derive(Clone, Debug)]
+pub struct CubePageTable {
+    handle: Handle,
+    entries: usize,
+    /// One more than the largest page that was ever written.
+    bound: usize,
+}
+
+impl CubePageTable {
+    /// As a pool of rows of one word.
+    fn words(&self) -> CubeTensor {
+        words(&self.handle, self.entries)
+    }
+}
+
+/// Words as a tensor: copies do not look at what they copy.
+fn words(handle: &Handle, len: usize) -> CubeTensor {
+    CubeTensor { handle: handle.clone(), shape: [len, 1].as_slice().into(), dtype: DType::F32 }
 }
 
 impl<R: Runtime> Cube<R> {
@@ -99,6 +123,44 @@ impl<R: Runtime> Cube<R> {
         let mut shape = pool.shape.clone();
         shape[0] = problem.kept;
         Ok((problem, self.tensor(&shape, pool.dtype)?))
+    }
+
+    /// Lists whose pages are `pages`: memory, entries, and one more than the largest page.
+    fn lists(
+        &self,
+        (pages, pages_len, page_bound): (Handle, usize, usize),
+        lists: &PageLists<'_>,
+    ) -> CubeTables {
+        let (indptr, indptr_len) = uploaded(&self.client, lists.starts);
+        let (lengths, lengths_len) = uploaded(&self.client, lists.lengths);
+        CubeTables {
+            page_size: lists.page_size,
+            groups: lists.groups,
+            sequences: lists.lengths.len() / lists.groups,
+            longest: lists.lengths.iter().copied().max().unwrap_or(0) as usize,
+            page_bound,
+            lists: (lists.starts.to_vec(), lists.lengths.to_vec()),
+            indptr,
+            indptr_len,
+            pages,
+            pages_len,
+            lengths,
+            lengths_len,
+        }
+    }
+
+    fn written_rows(
+        &self,
+        pool: &CubeTensor,
+        rows: &CubeIndices,
+        x: &CubeTensor,
+    ) -> Result<PoolRows, CoreError> {
+        let problem = self.pool_rows(pool, rows)?;
+        problem.holds(&x.shape)?;
+        if x.dtype != pool.dtype {
+            return Err(CoreError::DTypeMismatch { what: "x", expected: pool.dtype, got: x.dtype });
+        }
+        Ok(problem)
     }
 
     fn pool_rows(&self, pool: &CubeTensor, rows: &CubeIndices) -> Result<PoolRows, CoreError> {
@@ -149,6 +211,8 @@ impl<R: Runtime> TokenEngine for Cube<R> {
     type Indices = CubeIndices;
     type Rotation = CubeRotation;
     type Tables = CubeTables;
+    type PageTable = CubePageTable;
+    type Attention = AttendOptions;
 
     fn upload_indices(&self, shape: &[usize], indices: &[u32]) -> Result<CubeIndices, CoreError> {
         let expected = shape.iter().product();
@@ -189,22 +253,12 @@ impl<R: Runtime> TokenEngine for Cube<R> {
 
     fn upload_tables(&self, tables: &BlockTables<'_>) -> Result<CubeTables, CoreError> {
         tables.check()?;
-        let (indptr, indptr_len) = uploaded(&self.client, tables.indptr);
         let (pages, pages_len) = uploaded(&self.client, tables.pages);
-        let (lengths, lengths_len) = uploaded(&self.client, tables.lengths);
-        Ok(CubeTables {
-            page_size: tables.page_size,
-            groups: tables.groups,
-            sequences: tables.sequences(),
-            longest: tables.longest(),
-            page_bound: tables.page_bound(),
-            indptr,
-            indptr_len,
-            pages,
-            pages_len,
-            lengths,
-            lengths_len,
-        })
+        let bound = tables.page_bound();
+        let starts = &tables.indptr[..tables.lengths.len()];
+        let lists =
+            PageLists { page_size: tables.page_size, groups: tables.groups, starts, lengths: tables.lengths };
+        Ok(self.lists((pages, pages_len, bound), &lists))
     }
 
     fn rotate(
@@ -344,15 +398,114 @@ impl<R: Runtime> TokenEngine for Cube<R> {
     }
 
     fn write_rows(&self, pool: &mut CubeTensor, rows: &CubeIndices, x: &CubeTensor) -> Result<(), CoreError> {
-        let problem = self.pool_rows(pool, rows)?;
-        problem.holds(&x.shape)?;
-        if x.dtype != pool.dtype {
-            return Err(CoreError::DTypeMismatch { what: "x", expected: pool.dtype, got: x.dtype });
-        }
+        let problem = self.written_rows(pool, rows, x)?;
         if x.len() > 0 {
-            ops::gather::launch_scatter(&self.client, &problem, pool, x, rows);
+            ops::gather::launch_scatter(&self.client, &problem, (x, pool), None, rows);
         }
         self.traffic.add(Traffic { written: (x.len() * x.dtype.bytes()) as u64, ..Traffic::default() });
         Ok(())
+    }
+
+    fn write_rows_of_two(
+        &self,
+        (x_pool, y_pool): (&mut CubeTensor, &mut CubeTensor),
+        rows: &CubeIndices,
+        (x, y): (&CubeTensor, &CubeTensor),
+    ) -> Result<(), CoreError> {
+        let (problem, other) = (self.written_rows(x_pool, rows, x)?, self.written_rows(y_pool, rows, y)?);
+        if problem != other || x.dtype != y.dtype {
+            self.write_rows(x_pool, rows, x)?;
+            return self.write_rows(y_pool, rows, y);
+        }
+        if x.len() > 0 {
+            ops::gather::launch_scatter(&self.client, &problem, (x, x_pool), Some((y, y_pool)), rows);
+        }
+        self.traffic.add(Traffic { written: 2 * (x.len() * x.dtype.bytes()) as u64, ..Traffic::default() });
+        Ok(())
+    }
+
+    fn create_page_table(&self, entries: usize) -> Result<CubePageTable, CoreError> {
+        let table = self.tensor(&[entries, 1], DType::F32)?;
+        Ok(CubePageTable { handle: table.handle, entries, bound: 0 })
+    }
+
+    fn grow_page_table(&self, table: &mut CubePageTable, entries: usize) -> Result<(), CoreError> {
+        if entries <= table.entries {
+            return Ok(());
+        }
+        let grown = self.create_page_table(entries)?;
+        // Entries that point nowhere copy the first one, which is overwritten before it is read.
+        let from: Vec<u32> =
+            (0..entries as u32).map(|i| if (i as usize) < table.entries { i } else { 0 }).collect();
+        if table.entries > 0 {
+            let rows = self.upload_indices(&[entries], &from)?;
+            let problem = PageProblem { pages: table.entries, page_len: 1, kept: entries };
+            ops::gather::launch_pages(&self.client, &problem, (&table.words(), &grown.words()), None, &rows);
+        }
+        *table = CubePageTable { bound: table.bound, ..grown };
+        Ok(())
+    }
+
+    fn write_page_table(
+        &self,
+        table: &mut CubePageTable,
+        at: &[u32],
+        pages: &[u32],
+    ) -> Result<(), CoreError> {
+        check_entries(table.entries, at, pages)?;
+        if at.is_empty() {
+            return Ok(());
+        }
+        let rows = self.upload_indices(&[at.len()], at)?;
+        let (handle, len) = uploaded(&self.client, pages);
+        let problem = PoolRows::new(&[table.entries, 1], &[len])?;
+        let (x, pool) = (words(&handle, len), table.words());
+        ops::gather::launch_scatter(&self.client, &problem, (&x, &pool), None, &rows);
+        table.bound = pages.iter().fold(table.bound, |bound, &page| bound.max(page as usize + 1));
+        Ok(())
+    }
+
+    fn page_lists(&self, table: &CubePageTable, lists: &PageLists<'_>) -> Result<CubeTables, CoreError> {
+        lists.check(table.entries)?;
+        Ok(self.lists((table.handle.clone(), table.entries.max(1), table.bound), lists))
+    }
+
+    fn upload_attention(&self, options: &AttendOptions) -> Result<AttendOptions, CoreError> {
+        options.validate()?;
+        if !options.is_plain() {
+            let feature = "attention with more than a scale";
+            return Err(CoreError::Unsupported { engine: self.name, feature });
+        }
+        Ok(options.clone())
+    }
+
+    fn attend_paged(
+        &self,
+        queries: &NewQueries<'_, Self>,
+        kv: &PagedKv<'_, Self>,
+        tables: &CubeTables,
+        attention: &AttendOptions,
+    ) -> Result<(CubeTensor, CubeTensor), CoreError> {
+        let (q, k, v) = (queries.q, kv.k, kv.v);
+        let extents = (tables.page_size, tables.groups, tables.page_bound);
+        let problem = batch_problem(&q.shape, (&k.shape, &v.shape), extents)?;
+        check_starts(queries.starts, tables.sequences, problem.sequences)?;
+        check_lengths(queries.starts, tables.groups, &tables.lists.1)?;
+        DecodeProblem::same_dtype(q.dtype, k.dtype, v.dtype)?;
+        attention.fit(problem.query_heads())?;
+        let stored = Stored::Numbers { k, v };
+        if problem.sequences == tables.sequences {
+            return self.decode_stored(&problem, tables, attention.scale, q, &stored);
+        }
+        let (starts, lengths) = &tables.lists;
+        let causal = CausalLists::new(queries.starts, tables.groups, (starts, lengths));
+        let lists = PageLists {
+            page_size: tables.page_size,
+            groups: tables.groups,
+            starts: &causal.starts,
+            lengths: &causal.lengths,
+        };
+        let pages = (tables.pages.clone(), tables.pages_len, tables.page_bound);
+        self.decode_stored(&problem, &self.lists(pages, &lists), attention.scale, q, &stored)
     }
 }

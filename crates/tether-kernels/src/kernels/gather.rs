@@ -136,9 +136,8 @@ pub(crate) fn gather_pages_of_two<W: Numeric, N: Size>(
     }
 }
 
-/// Row `indices[i]` of `pool` becomes row `i` of `x`. A row is `row` vectors.
-#[cube(launch_unchecked)]
-pub(crate) fn scatter_rows<W: Numeric, N: Size>(
+#[cube]
+fn scattered<W: Numeric, N: Size>(
     x: &Array<Vector<W, N>>,
     indices: &Array<u32>,
     pool: &mut Array<Vector<W, N>>,
@@ -154,5 +153,35 @@ pub(crate) fn scatter_rows<W: Numeric, N: Size>(
             let index = indices[(at / row) as usize];
             pool[(index * row + at % row) as usize] = x[at as usize];
         }
+    }
+}
+
+/// Row `indices[i]` of `pool` becomes row `i` of `x`. A row is `row` vectors.
+#[cube(launch_unchecked)]
+pub(crate) fn scatter_rows<W: Numeric, N: Size>(
+    x: &Array<Vector<W, N>>,
+    indices: &Array<u32>,
+    pool: &mut Array<Vector<W, N>>,
+    count: u32,
+    row: u32,
+) {
+    scattered::<W, N>(x, indices, pool, count, row);
+}
+
+/// [`scatter_rows`] of two tensors to the same rows of two pools; cube z is which.
+#[cube(launch_unchecked)]
+pub(crate) fn scatter_rows_of_two<W: Numeric, N: Size>(
+    x: &Array<Vector<W, N>>,
+    y: &Array<Vector<W, N>>,
+    indices: &Array<u32>,
+    x_pool: &mut Array<Vector<W, N>>,
+    y_pool: &mut Array<Vector<W, N>>,
+    count: u32,
+    row: u32,
+) {
+    if CUBE_POS_Z == 0 {
+        scattered::<W, N>(x, indices, x_pool, count, row);
+    } else {
+        scattered::<W, N>(y, indices, y_pool, count, row);
     }
 }

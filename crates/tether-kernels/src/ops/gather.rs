@@ -131,30 +131,47 @@ pub(crate) fn launch_pages<R: Runtime>(
     });
 }
 
-/// Rows of `x` to rows `rows` of `pool`.
+/// Rows of `x` to rows `rows` of `pool`, and of another tensor to the same rows of another pool of the same shape and dtype.
 pub(crate) fn launch_scatter<R: Runtime>(
     client: &ComputeClient<R>,
     problem: &PoolRows,
-    pool: &CubeTensor,
-    x: &CubeTensor,
+    (x, pool): Moved<'_>,
+    other: Option<Moved<'_>>,
     rows: &CubeIndices,
 ) {
     with_words!(client, x.dtype, problem.row_len, |W, at_once, vectors| {
-        let (count, dim) = cubes(vectors(x.len()), 1);
+        let whole = |t: &CubeTensor| array::<R>(&t.handle, vectors(t.len()));
+        let (count, dim) = cubes(vectors(x.len()), 1 + usize::from(other.is_some()));
+        let (indices, row) = (array(&rows.handle, rows.len()), vectors(problem.row_len) as u32);
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-        // SAFETY: the kernel stops at `count` rows, and every row number is below the pool's rows (checked by its bound).
+        // SAFETY: the kernels stop at `count` rows, and every row number is below the pool's rows (checked by its bound).
         unsafe {
-            gather::scatter_rows::launch_unchecked::<W, R>(
-                client,
-                count,
-                dim,
-                at_once,
-                array(&x.handle, vectors(x.len())),
-                array(&rows.handle, rows.len()),
-                array(&pool.handle, vectors(pool.len())),
-                problem.count as u32,
-                vectors(problem.row_len) as u32,
-            );
+            match other {
+                None => gather::scatter_rows::launch_unchecked::<W, R>(
+                    client,
+                    count,
+                    dim,
+                    at_once,
+                    whole(x),
+                    indices,
+                    whole(pool),
+                    problem.count as u32,
+                    row,
+                ),
+                Some((y, y_pool)) => gather::scatter_rows_of_two::launch_unchecked::<W, R>(
+                    client,
+                    count,
+                    dim,
+                    at_once,
+                    whole(x),
+                    whole(y),
+                    indices,
+                    whole(pool),
+                    whole(y_pool),
+                    problem.count as u32,
+                    row,
+                ),
+            }
         }
     });
 }

@@ -1,6 +1,6 @@
 //! Single rows of a pool.
 
-use tether_core::{CoreError, DType, TokenEngine};
+use tether_core::{CoreError, DType, HostTensor, TokenEngine};
 
 use super::assert_refused;
 use crate::tensors::{assert_same_bits, indices, poison, random, read, tensor};
@@ -53,6 +53,40 @@ pub fn reads_and_writes_rows<E: TokenEngine>(engine: &E, dtype: DType) -> Result
             &read(engine, &on_device)?,
             &tensor(shape, dtype, &numbers),
         );
+        writes_two(engine, &on_device, &named, &x, (&what, dtype))?;
+    }
+    Ok(())
+}
+
+/// The same rows of two pools, of equal rows and of unequal ones.
+fn writes_two<E: TokenEngine>(
+    engine: &E,
+    pool: &E::Tensor,
+    (rows, named): &(E::Indices, Vec<u32>),
+    x: &HostTensor,
+    (what, dtype): (&str, DType),
+) -> Result<(), CoreError> {
+    let shape = engine.describe(pool).0.to_vec();
+    let (&len, outer) = shape.split_last().expect("pools have rows");
+    for other_len in [len, len + 3] {
+        let (mut first, mut second) = (
+            engine.upload(&random(91, &shape, dtype, 0.0))?,
+            engine.upload(&random(92, &[outer, &[other_len]].concat(), dtype, 0.0))?,
+        );
+        let y = random(93, &[&x.shape()[..x.shape().len() - 1], &[other_len]].concat(), dtype, 0.25);
+        let expected = [(&first, x, len), (&second, &y, other_len)].map(|(pool, x, len)| {
+            let pool = read(engine, pool)?;
+            let mut numbers = pool.to_f32_vec();
+            for (n, row) in named.iter().zip(x.to_f32_vec().chunks_exact(len)) {
+                numbers[*n as usize * len..][..len].copy_from_slice(row);
+            }
+            Ok::<_, CoreError>(tensor(pool.shape(), dtype, &numbers))
+        });
+        let (x, y) = (engine.upload(x)?, engine.upload(&y)?);
+        engine.write_rows_of_two((&mut first, &mut second), rows, (&x, &y))?;
+        for (pool, expected) in [&first, &second].into_iter().zip(expected) {
+            assert_same_bits(&format!("{what}, two pools"), &read(engine, pool)?, &expected?);
+        }
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use super::HostTables;
 use super::paged::{PagedHead, Rows, attend_in_parts};
 use crate::engine::Side;
-use crate::{BlockTables, CoreError, DecodeProblem, HostTensor, TensorData};
+use crate::{CoreError, DecodeProblem, HostTensor, TensorData};
 
 /// Who asks, and how.
 #[derive(Clone, Copy, Debug)]
@@ -35,13 +35,13 @@ pub fn paged_attention(
             got: queries.q.shape().into(),
         });
     }
-    attend_to_lists(problem, &tables.view(), queries, &load)
+    attend_to_lists(problem, tables, queries, &load)
 }
 
 /// [`paged_attention`] with arguments that are checked.
 pub(super) fn attend_to_lists(
     problem: &DecodeProblem,
-    tables: &BlockTables<'_>,
+    tables: &HostTables,
     queries: &PagedQueries<'_>,
     rows: &(impl Rows + Sync),
 ) -> Result<(HostTensor, HostTensor), CoreError> {
@@ -62,13 +62,13 @@ pub(super) fn attend_to_lists(
 /// The tokens of a key head, and the scaled queries of the heads that share it.
 fn of_head<'t>(
     problem: &DecodeProblem,
-    tables: &BlockTables<'t>,
+    tables: &'t HostTables,
     queries: &PagedQueries<'_>,
     (sequence, kv_head): (usize, usize),
 ) -> (PagedHead<'t>, Vec<f32>) {
     let &DecodeProblem { group, head_dim_k, page_size, page_heads, .. } = problem;
     let list = kv_head / page_heads * problem.sequences + sequence;
-    let pages = &tables.pages[tables.indptr[list] as usize..tables.indptr[list + 1] as usize];
+    let pages = tables.pages(list);
     let tokens = tables.lengths[list] as usize;
     let head = PagedHead { pages, tokens, page_size, page_heads, place: kv_head % page_heads };
     let first_query = (sequence * problem.query_heads() + kv_head * group) * head_dim_k;

@@ -1,6 +1,9 @@
 //! New tokens: written to blocks, and attended with.
 
-use tether_core::{BlockTables, CoreError, HostTensor, LayerId, Readback, Side, TokenEngine, merge_partial};
+use tether_core::{
+    AttendOptions, BlockTables, CoreError, HostTensor, LayerId, NewQueries, PagedKv, Readback, Side,
+    TokenEngine, merge_partial,
+};
 use tether_score::tokens::{GridPlace, KeepSets};
 
 use super::blocks::{HeadList, block_rows};
@@ -263,7 +266,11 @@ impl<E: TokenEngine> TokenCache<E> {
             pages: &pages,
             lengths: &lengths,
         };
-        let (out, lse) = engine.extend(new.q, &blocks.k, &blocks.v, &tables, scale)?;
+        let tables = engine.upload_tables(&tables)?;
+        let queries = NewQueries { q: new.q, starts: &[0, tokens as u32], positions: None };
+        let kv = PagedKv { k: &blocks.k, v: &blocks.v, positions: None };
+        let attention = engine.upload_attention(&AttendOptions::scaled(scale))?;
+        let (out, lse) = engine.attend_paged(&queries, &kv, &tables, &attention)?;
         if heads.iter().all(|h| h.compensation.is_none() && h.coded.is_empty()) {
             return Ok((Some(out), all));
         }
