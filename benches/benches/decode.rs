@@ -65,7 +65,7 @@ fn session(tokens: usize) -> (TokenCache<Host>, SequenceId) {
     let positions: Vec<i32> = (0..tokens as i32).collect();
     let new = NewTokens { q: &q, k: &k, v: &v, raw_q: None, positions: &positions, grid: None };
     for layer in 0..LAYERS {
-        cache.take(sequence, layer, &new).expect("the tokens should fit");
+        cache.append(sequence, layer, &new).expect("the tokens should fit");
     }
     (cache, sequence)
 }

@@ -76,8 +76,8 @@ pub trait Readback: Debug {
 /// that returns an error has queued nothing. Lists of slots are per sequence where a method takes several; tensors are the
 /// engine's own and keep their shape: `[tokens, heads, head_dim]`, with a leading axis for several sequences.
 pub trait Engine: Debug + Sized {
-    /// A tensor on the device.
-    type Tensor: Debug;
+    /// A tensor on the device. A clone on a GPU is another handle of the same memory.
+    type Tensor: Debug + Clone;
     /// One layer's K, V and moments.
     type Store: Debug;
     /// An uploaded [`PhaseTable`].

@@ -34,6 +34,6 @@ pub use tokens::{
     AttendOptions, BlockTables, CausalLists, DecodeProblem, EMPTY_LSE, MAX_AXES, NewQueries, PageLists,
     PageProblem, PagedKv, Pool, PoolRows, Rotation, RotationExtents, RowProblem, TokenEngine, TokenLayout,
     TokenShape, TopKProblem, WindowProblem, WindowSpec, batch_problem, check_entries, check_lengths,
-    check_starts, merge_partial,
+    check_starts, check_sums, merge_partial,
 };
 pub use traffic::{Traffic, TrafficCounters};

@@ -15,6 +15,7 @@ pub(crate) mod reuse;
 pub(crate) mod rotate;
 mod runs;
 pub(crate) mod spherical;
+pub(crate) mod sums;
 pub(crate) mod tokens;
 pub(crate) mod top_k;
 pub(crate) mod window;

@@ -8,5 +8,6 @@ pub(crate) mod quantise;
 pub(crate) mod reuse;
 pub(crate) mod rotate;
 pub(crate) mod spherical;
+pub(crate) mod sums;
 pub(crate) mod top_k;
 pub(crate) mod window;

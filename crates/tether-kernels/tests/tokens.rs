@@ -50,6 +50,10 @@ on_each_runtime! {
         token_cases::refuses_blocks_that_do_not_fit(&engine).unwrap();
     }
 
+    fn adds_attention_up(engine) {
+        every_dtype(&engine, token_cases::adds_attention_up);
+    }
+
     fn selects_the_best(engine) {
         token_cases::selects_the_best(&engine).unwrap();
     }

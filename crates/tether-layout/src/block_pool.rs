@@ -8,12 +8,14 @@ use crate::LayoutError;
 pub struct BlockPool {
     references: Vec<u32>,
     free: usize,
+    /// No block before this one is free, so that taking one does not look through all that are in use.
+    first_free: usize,
 }
 
 impl BlockPool {
     /// A pool of `blocks` free blocks.
     pub fn new(blocks: usize) -> Self {
-        Self { references: vec![0; blocks], free: blocks }
+        Self { references: vec![0; blocks], free: blocks, first_free: 0 }
     }
 
     /// Blocks in all.
@@ -44,13 +46,14 @@ impl BlockPool {
         if count > self.free {
             return Err(LayoutError::OutOfSlots { requested: count, free: self.free });
         }
-        let unused = self.references.iter_mut().enumerate().filter(|(_, n)| **n == 0).take(count);
-        let blocks = unused
-            .map(|(block, references)| {
-                *references = 1;
-                block as u32
-            })
-            .collect();
+        let mut blocks = Vec::with_capacity(count);
+        while blocks.len() < count && self.first_free < self.references.len() {
+            if self.references[self.first_free] == 0 {
+                self.references[self.first_free] = 1;
+                blocks.push(self.first_free as u32);
+            }
+            self.first_free += 1;
+        }
         self.free -= count;
         Ok(blocks)
     }
@@ -75,8 +78,12 @@ impl BlockPool {
         match self.references.get_mut(block as usize) {
             Some(n) if *n > 0 => {
                 *n -= 1;
-                self.free += usize::from(*n == 0);
-                Ok(*n == 0)
+                let is_free = *n == 0;
+                if is_free {
+                    self.free += 1;
+                    self.first_free = self.first_free.min(block as usize);
+                }
+                Ok(is_free)
             }
             _ => Err(LayoutError::NoSuchBlock { block }),
         }
@@ -95,8 +102,15 @@ impl BlockPool {
             (0..self.references.len() as u32).filter(|&b| self.references[b as usize] > 0).collect();
         let mut references: Vec<u32> = used.iter().map(|&b| self.references[b as usize]).collect();
         references.resize(capacity, 0);
-        *self = Self { references, free: capacity - used.len() };
+        *self = Self { references, free: capacity - used.len(), first_free: used.len() };
         Ok(used)
+    }
+
+    /// Adds free blocks up to `capacity` in all; the blocks that there are keep their numbers.
+    pub fn grow(&mut self, capacity: usize) {
+        let more = capacity.saturating_sub(self.references.len());
+        self.references.resize(self.references.len() + more, 0);
+        self.free += more;
     }
 }
 

@@ -133,12 +133,12 @@ impl<E: TokenEngine> CachedAttention<E> {
 }
 
 impl<E: TokenEngine> CachedAttention<E> {
-    /// Adds a block whose attention is known; see [`TokenCache::take`].
+    /// Adds a block whose attention is known; see [`TokenCache::append`].
     ///
     /// # Errors
-    /// Those of [`TokenCache::take`].
-    pub fn take(&mut self, block: &TokenBlock<'_>) -> Result<(), Error> {
-        self.add(block, TokenCache::take)
+    /// Those of [`TokenCache::append`].
+    pub fn append(&mut self, block: &TokenBlock<'_>) -> Result<(), Error> {
+        self.add(block, TokenCache::append)
     }
 
     fn add<T>(

@@ -82,7 +82,7 @@ impl RecordedPass {
         attention: &mut CachedAttention<E>,
     ) -> Result<(), tethercache::Error> {
         for block in &self.blocks {
-            attention.take(&TokenBlock {
+            attention.append(&TokenBlock {
                 layer: block.layer,
                 positions: &block.positions,
                 q: &block.q,

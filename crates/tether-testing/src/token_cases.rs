@@ -9,6 +9,7 @@ mod extend;
 mod gather;
 mod rotate;
 mod rows;
+mod sums;
 mod top_k;
 mod window;
 
@@ -18,6 +19,7 @@ pub use extend::{extends_what_is_cached, refuses_blocks_that_do_not_fit};
 pub use gather::{gathers_pages, gathers_rows, refuses_rows_and_pages_that_are_not_there};
 pub use rotate::{refuses_rotations_that_do_not_fit, rotates_by_positions, undoes_rotations};
 pub use rows::{reads_and_writes_rows, refuses_rows_that_are_not_there};
+pub use sums::adds_attention_up;
 pub use top_k::{compacts_what_it_selects, refuses_selections_that_do_not_fit, selects_the_best};
 pub use window::{refuses_windows_that_do_not_fit, scores_by_a_window};
 

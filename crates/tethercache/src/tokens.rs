@@ -8,7 +8,9 @@ mod plan;
 mod planner;
 mod recipe;
 
-pub use cache::{EvictReport, HeadContents, ModelFacts, NewTokens, SequenceId, TokenBytes, TokenCache};
+pub use cache::{
+    EvictReport, HeadContents, ModelFacts, NewTokens, SequenceId, TokenBatch, TokenBytes, TokenCache,
+};
 pub use codec::{BudgetScope, CodecPart, RetentionPart};
 pub use compact::{KeptHead, kept_heads};
 pub use geometry::TokenGeometry;

@@ -6,6 +6,7 @@ mod few;
 mod gather;
 mod paged;
 mod rotate;
+mod sums;
 mod tables;
 mod top_k;
 mod window;
@@ -21,7 +22,7 @@ use crate::engine::Side;
 use crate::{
     AttendOptions, BlockTables, CoreError, DType, DecodeProblem, HostTensor, NewQueries, PageLists,
     PageProblem, PagedKv, PoolRows, Rotation, RowProblem, Shape, TokenEngine, TokenLayout, TokenShape,
-    TopKProblem, Traffic, WindowProblem, WindowSpec, batch_problem, check_lengths, check_starts,
+    TopKProblem, Traffic, WindowProblem, WindowSpec, batch_problem, check_lengths, check_starts, check_sums,
 };
 
 /// Row, page or token numbers in host memory.
@@ -183,15 +184,36 @@ impl TokenEngine for Host {
         Ok(())
     }
 
-    fn write_rows_of_two(
+    fn write_rows_together(
         &self,
-        (x_pool, y_pool): (&mut HostTensor, &mut HostTensor),
+        writes: &mut [(&mut HostTensor, &HostTensor)],
         rows: &HostIndices,
-        (x, y): (&HostTensor, &HostTensor),
     ) -> Result<(), CoreError> {
-        self.check_rows(y_pool, rows, y)?;
-        self.write_rows(x_pool, rows, x)?;
-        self.write_rows(y_pool, rows, y)
+        for (pool, x) in writes.iter() {
+            self.check_rows(pool, rows, x)?;
+        }
+        writes.iter_mut().try_for_each(|(pool, x)| self.write_rows(pool, rows, x))
+    }
+
+    fn add_attention(
+        &self,
+        sums: &mut HostTensor,
+        queries: &NewQueries<'_, Self>,
+        kv: &PagedKv<'_, Self>,
+        tables: &HostTables,
+        attention: &AttendOptions,
+        _: &HostTensor,
+    ) -> Result<(), CoreError> {
+        let problem = self.batch(queries, kv, tables, attention)?;
+        check_sums(&problem, (sums.shape(), sums.dtype()))?;
+        let got = sums.dtype();
+        let into = sums.as_f32_mut();
+        let into =
+            into.ok_or(CoreError::DTypeMismatch { what: "sums of attention", expected: DType::F32, got })?;
+        let queries =
+            (queries.starts, PagedQueries { q: queries.q, scale: attention.scale, parallel: self.parallel });
+        sums::add(&problem, tables, &queries, kv.k, into);
+        Ok(())
     }
 
     fn create_page_table(&self, entries: usize) -> Result<HostPageTable, CoreError> {
@@ -234,18 +256,31 @@ impl TokenEngine for Host {
         tables: &HostTables,
         attention: &AttendOptions,
     ) -> Result<(HostTensor, HostTensor), CoreError> {
-        let (q, starts) = (queries.q, queries.starts);
-        let problem = batch_problem(q.shape(), (kv.k.shape(), kv.v.shape()), tables.extents())?;
-        check_starts(starts, tables.sequences(), problem.sequences)?;
-        check_lengths(starts, tables.groups, &tables.lengths)?;
-        DecodeProblem::same_dtype(q.dtype(), kv.k.dtype(), kv.v.dtype())?;
-        attention.fit(problem.query_heads())?;
+        let problem = self.batch(queries, kv, tables, attention)?;
+        let &NewQueries { q, starts, .. } = queries;
         let queries = PagedQueries { q, scale: attention.scale, parallel: self.parallel };
         causal::causal(&problem, tables, starts, &queries, &Pools { keys: kv.k, values: kv.v })
     }
 }
 
 impl Host {
+    /// The problem of a batch whose arguments fit each other.
+    fn batch(
+        &self,
+        queries: &NewQueries<'_, Self>,
+        kv: &PagedKv<'_, Self>,
+        tables: &HostTables,
+        attention: &AttendOptions,
+    ) -> Result<DecodeProblem, CoreError> {
+        let q = queries.q;
+        let problem = batch_problem(q.shape(), (kv.k.shape(), kv.v.shape()), tables.extents())?;
+        check_starts(queries.starts, tables.sequences(), problem.sequences)?;
+        check_lengths(queries.starts, tables.groups, &tables.lengths)?;
+        DecodeProblem::same_dtype(q.dtype(), kv.k.dtype(), kv.v.dtype())?;
+        attention.fit(problem.query_heads())?;
+        Ok(problem)
+    }
+
     /// Rows `rows` of `pool` can take `x`.
     fn check_rows(
         &self,

@@ -1,7 +1,7 @@
 //! Attention of new tokens of any number of sequences over pages: what is asked, and how logits are made of it.
 
 use super::{DecodeProblem, TokenEngine};
-use crate::{CoreError, checks};
+use crate::{CoreError, DType, checks};
 
 /// How logits are made, and which tokens a query sees beside the causal ones.
 ///
@@ -161,6 +161,26 @@ pub fn batch_problem(
 ) -> Result<DecodeProblem, CoreError> {
     let tokens = q.first().copied().unwrap_or(0);
     DecodeProblem::new(q, k, v, (page_size, groups, tokens), page_bound)
+}
+
+/// Sums of attention are those of pools of this shape.
+///
+/// # Errors
+/// [`CoreError::ShapeMismatch`], [`CoreError::DTypeMismatch`].
+pub fn check_sums(problem: &DecodeProblem, sums: (&[usize], DType)) -> Result<(), CoreError> {
+    let expected = [problem.pool_pages, problem.page_size, problem.page_heads, problem.group];
+    if sums.0 != expected {
+        return Err(CoreError::ShapeMismatch {
+            what: "sums of attention",
+            expected: expected.into(),
+            got: sums.0.into(),
+        });
+    }
+    if sums.1 != DType::F32 {
+        let (what, expected) = ("sums of attention", DType::F32);
+        return Err(CoreError::DTypeMismatch { what, expected, got: sums.1 });
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -163,16 +163,31 @@ pub trait TokenEngine: Engine {
         x: &Self::Tensor,
     ) -> Result<(), CoreError>;
 
-    /// [`TokenEngine::write_rows`] of two tensors to the same rows of two pools, such as keys and values; engines with launches to save make it one.
-    /// Nothing is written to either where one does not fit.
+    /// [`TokenEngine::write_rows`] of several tensors, each to the same rows of a pool of its own, such as keys and values; engines with launches to
+    /// save make it one. Where one does not fit, nothing is written to any.
     ///
     /// # Errors
     /// As [`TokenEngine::write_rows`].
-    fn write_rows_of_two(
+    fn write_rows_together(
         &self,
-        pools: (&mut Self::Tensor, &mut Self::Tensor),
+        writes: &mut [(&mut Self::Tensor, &Self::Tensor)],
         rows: &Self::Indices,
-        x: (&Self::Tensor, &Self::Tensor),
+    ) -> Result<(), CoreError>;
+
+    /// Adds the attention that tokens get from a batch of new ones, which [`TokenEngine::attend_paged`] has attended with to the log-sum-exps `lse`, to
+    /// what they had: `sums` is `f32` `[pages, page_size, page_heads, group]`, a number for each row of the pools and each query head of the group. Rows of
+    /// the new tokens begin at 0, whatever they held.
+    ///
+    /// # Errors
+    /// As [`TokenEngine::attend_paged`]; [`CoreError::ShapeMismatch`] for sums that are not those of the pools.
+    fn add_attention(
+        &self,
+        sums: &mut Self::Tensor,
+        queries: &NewQueries<'_, Self>,
+        kv: &PagedKv<'_, Self>,
+        tables: &Self::Tables,
+        attention: &Self::Attention,
+        lse: &Self::Tensor,
     ) -> Result<(), CoreError>;
 
     /// A page table of `entries` entries, which point nowhere yet.

@@ -6,7 +6,7 @@ use tether_core::{
     AttendOptions, BlockTables, CausalLists, CoreError, DType, DecodeProblem, NewQueries, PageLists,
     PageProblem, PagedKv, PoolRows, Rotation, RotationExtents, RowProblem, Shape, TokenEngine, TokenLayout,
     TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec, batch_problem, check_entries, check_lengths,
-    check_starts, checks,
+    check_starts, check_sums, checks,
 };
 
 use super::launch::uploaded;
@@ -406,22 +406,51 @@ impl<R: Runtime> TokenEngine for Cube<R> {
         Ok(())
     }
 
-    fn write_rows_of_two(
+    fn write_rows_together(
         &self,
-        (x_pool, y_pool): (&mut CubeTensor, &mut CubeTensor),
+        writes: &mut [(&mut CubeTensor, &CubeTensor)],
         rows: &CubeIndices,
-        (x, y): (&CubeTensor, &CubeTensor),
     ) -> Result<(), CoreError> {
-        let (problem, other) = (self.written_rows(x_pool, rows, x)?, self.written_rows(y_pool, rows, y)?);
-        if problem != other || x.dtype != y.dtype {
-            self.write_rows(x_pool, rows, x)?;
-            return self.write_rows(y_pool, rows, y);
+        let problems =
+            writes.iter().map(|(pool, x)| self.written_rows(pool, rows, x)).collect::<Result<Vec<_>, _>>()?;
+        let mut number = 0;
+        while let Some((pool, x)) = writes.get(number) {
+            // Two of the same rows are one launch.
+            let twin = writes
+                .get(number + 1)
+                .filter(|(_, y)| problems[number] == problems[number + 1] && y.dtype == x.dtype);
+            let other = twin.map(|(pool, y)| (*y, &**pool));
+            if x.len() > 0 {
+                ops::gather::launch_scatter(&self.client, &problems[number], (x, pool), other, rows);
+            }
+            number += 1 + usize::from(other.is_some());
         }
-        if x.len() > 0 {
-            ops::gather::launch_scatter(&self.client, &problem, (x, x_pool), Some((y, y_pool)), rows);
-        }
-        self.traffic.add(Traffic { written: 2 * (x.len() * x.dtype.bytes()) as u64, ..Traffic::default() });
+        let written = writes.iter().map(|(_, x)| (x.len() * x.dtype.bytes()) as u64).sum();
+        self.traffic.add(Traffic { written, ..Traffic::default() });
         Ok(())
+    }
+
+    fn add_attention(
+        &self,
+        sums: &mut CubeTensor,
+        queries: &NewQueries<'_, Self>,
+        kv: &PagedKv<'_, Self>,
+        tables: &CubeTables,
+        attention: &AttendOptions,
+        lse: &CubeTensor,
+    ) -> Result<(), CoreError> {
+        let problem = self.batch(queries, kv, tables, attention)?;
+        check_sums(&problem, (&sums.shape, sums.dtype))?;
+        ops::sums::launch(
+            &self.client,
+            self.name,
+            &problem,
+            (queries, tables),
+            attention.scale,
+            kv.k,
+            lse,
+            sums,
+        )
     }
 
     fn create_page_table(&self, entries: usize) -> Result<CubePageTable, CoreError> {
@@ -486,13 +515,8 @@ impl<R: Runtime> TokenEngine for Cube<R> {
         tables: &CubeTables,
         attention: &AttendOptions,
     ) -> Result<(CubeTensor, CubeTensor), CoreError> {
+        let problem = self.batch(queries, kv, tables, attention)?;
         let (q, k, v) = (queries.q, kv.k, kv.v);
-        let extents = (tables.page_size, tables.groups, tables.page_bound);
-        let problem = batch_problem(&q.shape, (&k.shape, &v.shape), extents)?;
-        check_starts(queries.starts, tables.sequences, problem.sequences)?;
-        check_lengths(queries.starts, tables.groups, &tables.lists.1)?;
-        DecodeProblem::same_dtype(q.dtype, k.dtype, v.dtype)?;
-        attention.fit(problem.query_heads())?;
         let stored = Stored::Numbers { k, v };
         if problem.sequences == tables.sequences {
             return self.decode_stored(&problem, tables, attention.scale, q, &stored);

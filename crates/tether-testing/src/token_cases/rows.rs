@@ -83,7 +83,10 @@ fn writes_two<E: TokenEngine>(
             Ok::<_, CoreError>(tensor(pool.shape(), dtype, &numbers))
         });
         let (x, y) = (engine.upload(x)?, engine.upload(&y)?);
-        engine.write_rows_of_two((&mut first, &mut second), rows, (&x, &y))?;
+        engine.write_rows_together(&mut [(&mut first, &x), (&mut second, &y)], rows)?;
+        let odd = engine.upload(&random(94, &[outer, &[other_len + 1]].concat(), dtype, 0.0))?;
+        let refused = engine.write_rows_together(&mut [(&mut first, &y), (&mut odd.clone(), &y)], rows);
+        assert!(refused.is_err(), "{what}: nothing is written where one does not fit");
         for (pool, expected) in [&first, &second].into_iter().zip(expected) {
             assert_same_bits(&format!("{what}, two pools"), &read(engine, pool)?, &expected?);
         }

@@ -1,13 +1,18 @@
 //! A cache of tokens: paged keys and values of every layer and head, under one recipe.
 
-mod blocks;
 mod coded;
+mod compact;
 mod evict;
 mod extend;
-mod moves;
+mod head_pages;
+mod layer_pools;
 mod observed;
+mod original_keys;
+mod page_regions;
+mod pending;
 mod probes;
 mod reading;
+mod recorded;
 mod retention;
 mod summaries;
 
@@ -15,22 +20,24 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
-use tether_core::{LayerId, Side, TokenEngine};
+use tether_core::{AttendOptions, LayerId, Side, TokenEngine};
 use tether_layout::{BlockPool, Csr};
 use tether_rope::TokenRope;
 use tether_score::tokens::{HeadProfile, QueryHeads, TokenScorer};
 
 use super::{SequenceState, StoredKeys, TokenGeometry, TokenPlanner, TokenRecipe};
 use crate::{Error, RecipeError};
-use blocks::{HeadList, LayerBlocks, block_rows};
 use coded::Rotations;
-use moves::bytes_of;
-use observed::Recorded;
+use head_pages::{HeadPages, page_rows};
+use layer_pools::LayerPools;
+use page_regions::Region;
+use pending::Pending;
 use probes::Probes;
+use recorded::Recorded;
 use summaries::Summaries;
 
 pub use evict::EvictReport;
-pub use extend::NewTokens;
+pub use extend::{NewTokens, TokenBatch};
 
 /// A sequence of a [`TokenCache`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -45,15 +52,15 @@ pub struct TokenBytes {
     pub in_use: u64,
     /// What a cache that keeps every token of every sequence would hold, not rounded up to blocks.
     pub full: u64,
-    /// Held on the host beside that: keys, as they came, of tokens that move again and again, tokens that stand for evicted ones, and summaries of
-    /// pages. Sequences that share one count it each.
+    /// Held beside that: keys, as they came, of tokens that move again and again, tokens that stand for evicted ones, and summaries of pages.
+    /// Sequences that share one count it each.
     pub host: u64,
     /// Held on the host beside that: codes, with what they are relative to, scales, radii, headers and positions. A page that several sequences refer to counts once.
     pub coded: u64,
     /// What the newest token of every sequence attended to, and the summaries that its choice was made by. Less than what is held where a
     /// recipe retains what it does not read.
     pub read: u64,
-    /// What the next choice looks at beside keys and values, on the host: queries, sums of attention, and what probes asked. Not part of what is
+    /// What the next choice looks at beside keys and values: queries, sums of attention, and what probes asked. Not part of what is
     /// [`TokenBytes::held`].
     pub observed: u64,
 }
@@ -80,8 +87,9 @@ pub struct TokenCache<E: TokenEngine> {
     planner: TokenPlanner,
     facts: ModelFacts,
     rotations: Rotations,
-    layers: Vec<LayerBlocks<E>>,
-    sequences: BTreeMap<SequenceId, Sequence>,
+    attention: E::Attention,
+    layers: Vec<LayerPools<E>>,
+    sequences: BTreeMap<SequenceId, Sequence<E::Tensor>>,
     next: u32,
 }
 
@@ -108,54 +116,96 @@ pub struct HeadContents {
     pub values: Vec<f32>,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Sequence {
-    layers: Vec<SequenceLayer>,
+#[derive(Clone, Debug)]
+struct Sequence<T> {
+    layers: Vec<SequenceLayer<T>>,
     state: SequenceState,
     /// True once the prompt's eviction was done.
     decoding: bool,
     /// Tokens of layer 0 at the last eviction.
     evicted_at: usize,
+    /// What was decided and is not done yet.
+    pending: Option<Pending>,
 }
 
-#[derive(Clone, Debug, Default)]
-struct SequenceLayer {
-    heads: Vec<HeadList>,
+impl<T> Sequence<T> {
+    /// All layers have had the same tokens.
+    fn check_layers(&self) -> Result<(), Error> {
+        let expected = self.layers[0].seen;
+        match self.layers.iter().position(|layer| layer.seen != expected) {
+            Some(layer) => {
+                let got = self.layers[layer].seen;
+                Err(Error::LayerTokens { layer: LayerId(layer as u32), expected, got })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct SequenceLayer<T> {
+    heads: Vec<HeadPages>,
     /// What is read instead where a choice holds; none otherwise.
-    read: Vec<HeadList>,
+    read: Vec<HeadPages>,
     /// Tokens that the newest token attended to, summed over key heads.
     attended: usize,
     /// Tokens that came, evicted ones included.
     seen: usize,
-    recorded: Recorded,
+    recorded: Recorded<T>,
+    /// Keys of tokens that have moved, as they came, `[n, 1, head_dim_k]`.
+    originals: Option<T>,
     summaries: Summaries,
     probes: Option<Probes>,
 }
 
-impl SequenceLayer {
-    /// All lists that refer to blocks.
-    fn lists(&self) -> impl Iterator<Item = &HeadList> {
+impl<T> Default for SequenceLayer<T> {
+    fn default() -> Self {
+        Self {
+            heads: Vec::new(),
+            read: Vec::new(),
+            attended: 0,
+            seen: 0,
+            recorded: Recorded::default(),
+            originals: None,
+            summaries: Summaries::default(),
+            probes: None,
+        }
+    }
+}
+
+impl<T: Clone> SequenceLayer<T> {
+    /// All lists that refer to pages.
+    fn lists(&self) -> impl Iterator<Item = &HeadPages> {
         self.heads.iter().chain(&self.read)
     }
 
-    fn lists_mut(&mut self) -> impl Iterator<Item = &mut HeadList> {
+    fn lists_mut(&mut self) -> impl Iterator<Item = &mut HeadPages> {
         self.heads.iter_mut().chain(&mut self.read)
     }
 
-    fn heads_mut(&mut self) -> &mut Vec<HeadList> {
-        &mut self.heads
+    /// The lists that queries read.
+    fn reading(&self) -> &[HeadPages] {
+        if self.read.is_empty() { &self.heads } else { &self.read }
     }
 
-    /// Bytes of what is observed.
-    fn observed_bytes(&self) -> u64 {
-        let mass = self.heads.iter().flat_map(|h| &h.mass).map(Vec::len).sum::<usize>();
+    fn reading_mut(&mut self) -> &mut [HeadPages] {
+        if self.read.is_empty() { &mut self.heads } else { &mut self.read }
+    }
+
+    /// Puts lists in the place of the heads', whose parts of the page table they take over.
+    fn replace_heads(&mut self, mut heads: Vec<HeadPages>) {
+        for (new, old) in heads.iter_mut().zip(&mut self.heads) {
+            let same = new.blocks.iter().zip(&old.blocks).take_while(|(a, b)| a == b).count();
+            new.region = std::mem::take(&mut old.region);
+            new.region.changed_from(same);
+        }
+        self.heads = heads;
+    }
+
+    /// Tokens whose queries are recorded or kept for probes, as numbers of `f32`.
+    fn observed_numbers(&self, query_width: usize) -> usize {
         let probes = self.probes.as_ref().map_or(0, |p| p.queries.len() + p.keys.len());
-        let queries = self.recorded.queries.len() + self.recorded.raw_queries.len();
-        ((mass + probes + queries) * size_of::<f32>()) as u64
-    }
-
-    fn read_mut(&mut self) -> &mut Vec<HeadList> {
-        &mut self.read
+        (self.recorded.queries.tokens() + self.recorded.raw_queries.tokens()) * query_width + probes
     }
 }
 
@@ -185,11 +235,13 @@ impl<E: TokenEngine> TokenCache<E> {
         }
         let rotations = Rotations::new(&geometry);
         reading::check(planner.recipe(), planner.needs().accumulated_attention)?;
+        let sums = planner.needs().accumulated_attention;
         let layers = (0..geometry.layers)
-            .map(|_| LayerBlocks::new(&engine, &geometry))
+            .map(|_| LayerPools::new(&engine, &geometry, sums))
             .collect::<Result<Vec<_>, Error>>()?;
+        let attention = engine.upload_attention(&AttendOptions::scaled(geometry.scale()))?;
         let (facts, sequences) = (ModelFacts::default(), BTreeMap::new());
-        Ok(Self { engine, geometry, planner, facts, rotations, layers, sequences, next: 0 })
+        Ok(Self { engine, geometry, planner, facts, rotations, attention, layers, sequences, next: 0 })
     }
 
     /// With what the recipe asks of the model ([`TokenPlanner::needs`] says what).
@@ -218,10 +270,13 @@ impl<E: TokenEngine> TokenCache<E> {
 
     /// An empty sequence.
     pub fn start(&mut self) -> SequenceId {
-        let heads = vec![HeadList::default(); self.geometry.kv_heads];
-        let layer = SequenceLayer { heads, ..SequenceLayer::default() };
-        let layers = vec![layer; self.geometry.layers];
-        self.insert(Sequence { layers, ..Sequence::default() })
+        let layer = |_| SequenceLayer {
+            heads: vec![HeadPages::default(); self.geometry.kv_heads],
+            ..SequenceLayer::default()
+        };
+        let layers = (0..self.geometry.layers).map(layer).collect();
+        let state = SequenceState::default();
+        self.insert(Sequence { layers, state, decoding: false, evicted_at: 0, pending: None })
     }
 
     /// A sequence that goes on from where `of` is. Both share their blocks until one of them writes to a block or evicts from it, and then has
@@ -245,25 +300,22 @@ impl<E: TokenEngine> TokenCache<E> {
     /// [`Error::UnknownSequence`].
     pub fn remove(&mut self, sequence: SequenceId) -> Result<(), Error> {
         let gone = self.sequences.remove(&sequence).ok_or(unknown(sequence))?;
-        for (layer, held) in self.layers.iter_mut().zip(&gone.layers) {
-            for &block in held.lists().flat_map(|h| &h.blocks) {
-                layer.pool.release(block)?;
-            }
-        }
-        for layer in 0..self.layers.len() {
-            self.give_back(layer)?;
+        for (layer, held) in gone.layers.into_iter().enumerate() {
+            self.layers[layer].forget(held.heads)?;
+            self.layers[layer].forget(held.read)?;
+            self.give_back(layer);
         }
         Ok(())
     }
 
-    fn insert(&mut self, sequence: Sequence) -> SequenceId {
+    fn insert(&mut self, sequence: Sequence<E::Tensor>) -> SequenceId {
         let id = SequenceId(self.next);
         self.next += 1;
         self.sequences.insert(id, sequence);
         id
     }
 
-    fn sequence(&self, id: SequenceId) -> Result<&Sequence, Error> {
+    fn sequence(&self, id: SequenceId) -> Result<&Sequence<E::Tensor>, Error> {
         self.sequences.get(&id).ok_or(unknown(id))
     }
 
@@ -281,7 +333,7 @@ impl<E: TokenEngine> TokenCache<E> {
     /// [`Error::UnknownSequence`], [`Error::NoSuchLayer`].
     pub fn head_lengths(&self, sequence: SequenceId, layer: impl Into<LayerId>) -> Result<Vec<usize>, Error> {
         let layer = self.layer_index(layer)?;
-        Ok(self.sequence(sequence)?.layers[layer].heads.iter().map(HeadList::held).collect())
+        Ok(self.sequence(sequence)?.layers[layer].heads.iter().map(HeadPages::held).collect())
     }
 
     /// Positions of the tokens that a head of a layer holds, ascending.
@@ -359,8 +411,8 @@ impl<E: TokenEngine> TokenCache<E> {
     pub fn csr(&self, sequence: SequenceId, layer: impl Into<LayerId>) -> Result<Csr, Error> {
         let (layer, size) = (self.layer_index(layer)?, self.geometry.block_size);
         let heads = &self.sequence(sequence)?.layers[layer].heads;
-        let (indptr, indices) = block_rows(heads);
-        let last = |head: &HeadList| head.len().checked_sub(1).map_or(0, |last| last % size + 1) as u32;
+        let (indptr, indices) = page_rows(heads);
+        let last = |head: &HeadPages| head.len().checked_sub(1).map_or(0, |last| last % size + 1) as u32;
         Ok(Csr { indptr, indices, last_page_len: heads.iter().map(last).collect() })
     }
 
@@ -416,23 +468,28 @@ impl<E: TokenEngine> TokenCache<E> {
         let layers = || self.sequences.values().flat_map(|s| &s.layers);
         let seen = layers().map(|l| l.seen as u64).sum::<u64>();
         let by_choice = reading::chooses_for_each(self.planner.recipe());
-        let summaries = |l: &SequenceLayer| l.summaries.bytes();
+        let summaries = |l: &SequenceLayer<E::Tensor>| l.summaries.bytes();
         let attended = layers().map(|l| l.attended as u64).sum::<u64>();
         let mut counted = HashSet::new();
         let coded = layers().flat_map(|l| &l.heads).map(|h| h.coded.bytes(&mut counted)).sum();
-        let compensation: u64 = layers().flat_map(|l| &l.heads).map(HeadList::compensation_bytes).sum();
-        let homes: u64 = layers().flat_map(SequenceLayer::lists).map(|h| bytes_of(&h.homes)).sum();
+        let compensation: u64 = layers().flat_map(|l| &l.heads).map(HeadPages::compensation_bytes).sum();
+        let originals: usize = layers().flat_map(SequenceLayer::lists).map(|h| h.originals.len()).sum();
+        let originals = (originals * self.geometry.head_dim_k * self.geometry.dtype.bytes()) as u64;
+        let query_width = self.geometry.query_heads * self.geometry.head_dim_k;
+        let observed: usize = layers().map(|l| l.observed_numbers(query_width)).sum();
+        let rows = |l: &LayerPools<E>| l.pool.in_use() * self.geometry.block_size * self.geometry.group();
+        let sums: usize = self.layers.iter().filter(|l| l.sums.is_some()).map(rows).sum();
         TokenBytes {
             resident: self.layers.iter().map(|l| l.pool.capacity() as u64 * block).sum(),
             in_use: self.layers.iter().map(|l| l.pool.in_use() as u64 * block).sum(),
             full: seen * token,
-            host: layers().map(summaries).sum::<u64>() + homes + compensation,
+            host: layers().map(summaries).sum::<u64>() + originals + compensation,
             coded,
             read: attended * (block / self.geometry.block_size as u64)
                 + layers().filter(|_| by_choice).map(summaries).sum::<u64>()
                 + compensation
                 + coded,
-            observed: layers().map(SequenceLayer::observed_bytes).sum(),
+            observed: (observed * self.geometry.dtype.bytes() + sums * size_of::<f32>()) as u64,
         }
     }
 
@@ -451,7 +508,7 @@ impl<E: TokenEngine> TokenCache<E> {
     /// # Errors
     /// [`Error::UnknownSequence`].
     pub fn bytes_of(&self, sequence: SequenceId) -> Result<u64, Error> {
-        let of_layer = |held: &SequenceLayer| -> u64 {
+        let of_layer = |held: &SequenceLayer<E::Tensor>| -> u64 {
             let blocks: BTreeSet<u32> = held.lists().flat_map(|h| &h.blocks).copied().collect();
             blocks.len() as u64
         };
@@ -459,21 +516,17 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok(blocks * self.geometry.block_bytes())
     }
 
-    /// Renumbers the blocks of a layer in all sequences.
-    fn renumber(&mut self, layer: usize, renumbered: Option<Vec<u32>>) {
-        let Some(renumbered) = renumbered else { return };
+    /// Shrinks a layer's pool where much of it is free. A device that cannot do that now is asked again when more is free: nothing is lost by it but memory.
+    fn give_back(&mut self, layer: usize) {
+        let Ok(Some(renumbered)) = self.layers[layer].shrink(&self.engine, self.geometry.kv_heads) else {
+            return;
+        };
         for sequence in self.sequences.values_mut() {
-            for head in sequence.layers[layer].lists_mut() {
-                head.blocks.iter_mut().for_each(|b| *b = renumbered[*b as usize]);
+            for list in sequence.layers[layer].lists_mut() {
+                list.blocks.iter_mut().for_each(|b| *b = renumbered[*b as usize]);
+                list.region = Region::default();
             }
         }
-    }
-
-    /// Shrinks a layer's pool where much of it is free.
-    fn give_back(&mut self, layer: usize) -> Result<(), Error> {
-        let renumbered = self.layers[layer].shrink(&self.engine, self.geometry.kv_heads)?;
-        self.renumber(layer, renumbered);
-        Ok(())
     }
 }
 

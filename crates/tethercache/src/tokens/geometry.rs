@@ -51,6 +51,11 @@ impl TokenGeometry {
         (self.block_size * (self.head_dim_k + self.head_dim_v) * self.dtype.bytes()) as u64
     }
 
+    /// What logits are multiplied by: `1 / sqrt(head_dim_k)`.
+    pub fn scale(&self) -> f32 {
+        1.0 / (self.head_dim_k as f32).sqrt()
+    }
+
     /// Query heads of a key head.
     pub fn group(&self) -> usize {
         self.query_heads / self.kv_heads

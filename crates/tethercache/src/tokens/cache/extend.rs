@@ -1,19 +1,18 @@
-//! New tokens: written to blocks, and attended with.
+//! New tokens: written to pages, and attended with.
 
 use tether_core::{
-    AttendOptions, BlockTables, CoreError, HostTensor, LayerId, NewQueries, PagedKv, Readback, Side,
-    TokenEngine, merge_partial,
+    CoreError, HostTensor, LayerId, NewQueries, PageLists, PagedKv, Readback, TokenEngine, check_starts,
+    merge_partial,
 };
 use tether_score::tokens::{GridPlace, KeepSets};
 
-use super::blocks::{HeadList, block_rows};
-use super::observed::Recorded;
+use super::head_pages::{HeadPages, Mark};
 use super::reading::chooses_for_each;
-use super::summaries::Summaries;
-use super::{SequenceId, TokenCache, unknown};
+use super::recorded::{Piece, QueryTail};
+use super::{SequenceId, SequenceLayer, TokenCache, unknown};
 use crate::Error;
 
-/// A block of new tokens of one sequence in one layer. Tensors are `[tokens, heads, head_dim]` in the cache's dtype.
+/// A block of new tokens in one layer. Tensors are `[tokens, heads, head_dim]` in the cache's dtype.
 #[derive(Debug)]
 pub struct NewTokens<'a, E: TokenEngine> {
     /// Rotated queries.
@@ -26,8 +25,69 @@ pub struct NewTokens<'a, E: TokenEngine> {
     pub raw_q: Option<&'a E::Tensor>,
     /// Position of each token.
     pub positions: &'a [i32],
-    /// Where each token stands in a picture, `None` for text, where the recipe needs it; every layer is told. All are text without it.
+    /// Where each token stands in an image, `None` for text, where the recipe needs it; every layer is told. All are text without it.
     pub grid: Option<&'a [Option<GridPlace>]>,
+}
+
+impl<'a, E: TokenEngine> NewTokens<'a, E> {
+    /// New tokens of text.
+    pub fn new(q: &'a E::Tensor, k: &'a E::Tensor, v: &'a E::Tensor, positions: &'a [i32]) -> Self {
+        Self { q, k, v, raw_q: None, positions, grid: None }
+    }
+
+    /// With their queries before the rotation.
+    #[must_use]
+    pub fn raw_queries(self, raw_q: &'a E::Tensor) -> Self {
+        Self { raw_q: Some(raw_q), ..self }
+    }
+
+    /// With where they stand in images.
+    #[must_use]
+    pub fn grid(self, grid: &'a [Option<GridPlace>]) -> Self {
+        Self { grid: Some(grid), ..self }
+    }
+}
+
+/// New tokens of several sequences, one sequence after the other: a token of each, pieces of prompts, or both.
+#[derive(Debug)]
+pub struct TokenBatch<'a, E: TokenEngine> {
+    /// The sequences, each once.
+    pub sequences: &'a [SequenceId],
+    /// Where each sequence's tokens begin, and where the last one's end: one number more than sequences.
+    pub starts: &'a [u32],
+    /// The tokens of all of them.
+    pub tokens: NewTokens<'a, E>,
+}
+
+/// The new tokens of a batch in one layer, and the lists of the sequences that take them.
+struct Batch<'b, 'a, E: TokenEngine> {
+    layer: usize,
+    starts: &'b [u32],
+    new: &'b NewTokens<'a, E>,
+    /// False for tokens whose attention is known.
+    attend: bool,
+    /// True for each sequence whose prompt has been evicted from.
+    decoding: Vec<bool>,
+}
+
+impl<E: TokenEngine> Batch<'_, '_, E> {
+    /// The new positions of each sequence.
+    fn positions(&self, sequence: usize) -> &[i32] {
+        &self.new.positions[self.starts[sequence] as usize..self.starts[sequence + 1] as usize]
+    }
+
+    fn tokens(&self, sequence: usize) -> usize {
+        (self.starts[sequence + 1] - self.starts[sequence]) as usize
+    }
+}
+
+/// What a batch leaves behind beside its tokens.
+struct Added<T> {
+    out: Option<T>,
+    /// Tokens that the last new token of each sequence attended to, summed over key heads.
+    attended: Vec<usize>,
+    /// Queries of each sequence that are recorded, rotated and raw.
+    queries: Vec<[Option<Piece<T>>; 2]>,
 }
 
 impl<E: TokenEngine> TokenCache<E> {
@@ -44,8 +104,25 @@ impl<E: TokenEngine> TokenCache<E> {
         layer: impl Into<LayerId>,
         new: &NewTokens<'_, E>,
     ) -> Result<E::Tensor, Error> {
+        let starts = [0, new.positions.len() as u32];
         let none = || CoreError::Count { what: "results of an attention", expected: 1, got: 0 };
-        Ok(self.add(sequence, layer.into(), new, true)?.ok_or_else(none)?)
+        Ok(self.add(&[sequence], &starts, layer.into(), new, true)?.ok_or_else(none)?)
+    }
+
+    /// [`TokenCache::extend`] for several sequences in one call: a token of each, pieces of prompts, or both.
+    ///
+    /// # Errors
+    /// As [`TokenCache::extend`]; [`crate::RecipeError::Combination`] for several sequences that choose what they read, or that have codes or tokens that stand for
+    /// evicted ones; [`Error::Core`] for a batch without sequences, for starts that do not cut the tokens, and for a sequence that is named
+    /// twice. All sequences are as they were.
+    pub fn extend_batch(
+        &mut self,
+        layer: impl Into<LayerId>,
+        batch: &TokenBatch<'_, E>,
+    ) -> Result<E::Tensor, Error> {
+        let none = || CoreError::Count { what: "sequences of a batch", expected: 1, got: 0 };
+        let added = self.add(batch.sequences, batch.starts, layer.into(), &batch.tokens, true)?;
+        Ok(added.ok_or_else(none)?)
     }
 
     /// Adds new tokens as [`TokenCache::extend`] does, but attends with none: for tokens whose attention is known, such as those of a text that
@@ -53,80 +130,79 @@ impl<E: TokenEngine> TokenCache<E> {
     ///
     /// # Errors
     /// As [`TokenCache::extend`].
-    pub fn take(
+    pub fn append(
         &mut self,
         sequence: SequenceId,
         layer: impl Into<LayerId>,
         new: &NewTokens<'_, E>,
     ) -> Result<(), Error> {
-        self.add(sequence, layer.into(), new, false).map(|_| ())
+        let starts = [0, new.positions.len() as u32];
+        self.add(&[sequence], &starts, layer.into(), new, false).map(drop)
     }
 
     fn add(
         &mut self,
-        sequence: SequenceId,
+        sequences: &[SequenceId],
+        starts: &[u32],
         layer: LayerId,
         new: &NewTokens<'_, E>,
         attend: bool,
     ) -> Result<Option<E::Tensor>, Error> {
         let layer = self.layer_index(layer)?;
-        let tokens = new.positions.len();
-        self.check(new, tokens)?;
+        self.check(new, new.positions.len())?;
+        check_starts(starts, sequences.len(), new.positions.len())?;
+        let decoding =
+            sequences.iter().map(|&s| Ok(self.sequence(s)?.decoding)).collect::<Result<_, Error>>()?;
+        let batch = Batch { layer, starts, new, attend, decoding };
+        for (number, &sequence) in sequences.iter().enumerate() {
+            if sequences[..number].contains(&sequence) {
+                let requirement = "must name each sequence once";
+                let value = sequence.0 as usize;
+                return Err(CoreError::Geometry { field: "sequences", value, requirement }.into());
+            }
+            self.check_order(sequence, layer, batch.positions(number))?;
+        }
+        if sequences.len() > 1 && self.reads_by_choice(sequences, layer)? {
+            let problem =
+                "its sequences choose what they read, or have parts outside of pages: extend them one by one";
+            let recipe = self.planner.recipe().name.clone();
+            return Err(crate::RecipeError::Combination { recipe, problem }.into());
+        }
+        let mut held = Vec::with_capacity(sequences.len());
+        for sequence in sequences {
+            let entry = self.sequences.get_mut(sequence).ok_or(unknown(*sequence))?;
+            held.push(std::mem::take(&mut entry.layers[layer]));
+        }
+        let added = self.add_to(&mut held, &batch);
+        for (number, (sequence, mut layer_of)) in sequences.iter().zip(held).enumerate() {
+            if let Ok(added) = &added {
+                layer_of.seen += batch.tokens(number);
+                layer_of.attended = added.attended[number];
+            }
+            let entry = self.sequences.get_mut(sequence).ok_or(unknown(*sequence))?;
+            entry.layers[layer] = layer_of;
+        }
+        Ok(added?.out)
+    }
+
+    /// Positions ascend, and layers take the same tokens.
+    fn check_order(&self, sequence: SequenceId, layer: usize, positions: &[i32]) -> Result<(), Error> {
         let held = self.sequence(sequence)?;
-        let seen = held.layers[layer].seen + tokens;
+        let seen = held.layers[layer].seen + positions.len();
         if let Some(before) = layer.checked_sub(1).map(|l| held.layers[l].seen)
             && before != seen
         {
             return Err(Error::LayerTokens { layer: LayerId(layer as u32), expected: before, got: seen });
         }
         let mut last = held.layers[layer].heads.iter().filter_map(|h| h.positions.last()).max().copied();
-        for (value, &position) in new.positions.iter().enumerate() {
+        for (value, &position) in positions.iter().enumerate() {
             if last.is_some_and(|last| position <= last) {
                 let requirement = "must ascend, from those of the tokens before on";
                 return Err(CoreError::Geometry { field: "positions", value, requirement }.into());
             }
             last = Some(position);
         }
-        // What the sequence holds, and then what is read of it where a choice holds; both take the new tokens.
-        let mut heads: Vec<HeadList> = held.layers[layer].lists().cloned().collect();
-        let fresh = self.take_blocks(layer, sequence, &mut heads, tokens)?;
-        let mut summaries = self.take_summaries(sequence, layer)?;
-        let mark = summaries.mark(self.geometry.head_dim_k);
-        let result = self.write_and_attend((sequence, layer), &mut heads, new, &mut summaries, attend);
-        let observed = |done| Ok((done, self.observe(layer, &mut heads[..self.geometry.kv_heads], new)?));
-        let result = result.and_then(observed);
-        if result.is_err() {
-            summaries.back_to(mark);
-        }
-        let needs = self.planner.needs();
-        let last_queries = needs.last_queries.max(self.probes_wanted());
-        let entry = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
-        let entry = &mut entry.layers[layer];
-        entry.summaries = summaries;
-        let ((out, attended), recorded) = match result {
-            Ok(done) => done,
-            Err(e) => {
-                for block in fresh {
-                    self.layers[layer].pool.release(block)?;
-                }
-                return Err(e);
-            }
-        };
-        // Blocks that were shared, and of which this sequence has a copy now.
-        for (old, new) in entry.lists().zip(&heads) {
-            for (&before, _) in old.blocks.iter().zip(&new.blocks).filter(|(a, b)| a != b) {
-                self.layers[layer].pool.release(before)?;
-            }
-        }
-        entry.read = heads.split_off(self.geometry.kv_heads);
-        (entry.heads, entry.seen, entry.attended) = (heads, seen, attended);
-        let width = self.geometry.query_heads * self.geometry.head_dim_k;
-        // Nobody asks for more queries than tokens that are in blocks.
-        let most = entry.heads.iter().map(HeadList::len).max().unwrap_or(0);
-        let (last_queries, raw_queries) = (last_queries.min(most), needs.raw_queries.min(most));
-        Recorded::push(&mut entry.recorded.queries, &recorded.queries, last_queries, width);
-        Recorded::push(&mut entry.recorded.raw_queries, &recorded.raw_queries, raw_queries, width);
-        Ok(out)
+        Ok(())
     }
 
     fn check(&self, new: &NewTokens<'_, E>, tokens: usize) -> Result<(), CoreError> {
@@ -158,134 +234,208 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok(())
     }
 
-    /// Blocks for `tokens` more tokens of each head, appended to `heads`. A last block that others refer to is replaced by a copy. Returns the
-    /// blocks that were taken.
-    fn take_blocks(
+    /// Adds a batch to the layers of its sequences; they are as they were when it fails.
+    fn add_to(
         &mut self,
-        layer: usize,
-        sequence: SequenceId,
-        heads: &mut [HeadList],
-        tokens: usize,
-    ) -> Result<Vec<u32>, Error> {
+        held: &mut [SequenceLayer<E::Tensor>],
+        batch: &Batch<'_, '_, E>,
+    ) -> Result<Added<E::Tensor>, Error> {
         let size = self.geometry.block_size;
-        let shared = |pool: &tether_layout::BlockPool, head: &HeadList| {
-            let partly = !head.len().is_multiple_of(size);
-            partly && head.blocks.last().is_some_and(|&b| pool.references(b) > 1)
+        let pools = &mut self.layers[batch.layer];
+        let shared = |pool: &tether_layout::BlockPool, list: &HeadPages| {
+            let partly = !list.len().is_multiple_of(size);
+            partly && list.blocks.last().is_some_and(|&b| pool.references(b) > 1)
         };
-        let more = |head: &HeadList| (head.len() + tokens).div_ceil(size) - head.blocks.len();
-        let pool = &self.layers[layer].pool;
-        let needed = heads.iter().map(|h| more(h) + usize::from(shared(pool, h))).sum();
-        let renumbered = self.layers[layer].reserve(&self.engine, needed)?;
-        if renumbered.is_some() {
-            self.renumber(layer, renumbered);
-            for (head, held) in heads.iter_mut().zip(self.sequence(sequence)?.layers[layer].lists()) {
-                head.blocks.clone_from(&held.blocks);
-            }
-        }
-        let blocks = &mut self.layers[layer];
-        let taken = blocks.pool.allocate(needed)?;
+        let more = |list: &HeadPages, new: usize| (list.len() + new).div_ceil(size) - list.blocks.len();
+        let counted = held.iter().enumerate().flat_map(|(i, h)| h.lists().map(move |l| (l, batch.tokens(i))));
+        let needed = counted.map(|(l, new)| more(l, new) + usize::from(shared(&pools.pool, l))).sum();
+        pools.reserve(&self.engine, needed)?;
+        let taken = pools.pool.allocate(needed)?;
         let mut fresh = taken.iter().copied();
         let (mut from, mut to) = (Vec::new(), Vec::new());
-        for head in heads {
-            if shared(&blocks.pool, head)
-                && let (Some(last), Some(copy)) = (head.blocks.last_mut(), fresh.next())
-            {
-                let rows = |block: u32| (0..size as u32).map(move |i| block * size as u32 + i);
-                from.extend(rows(*last));
-                to.extend(rows(copy));
-                *last = copy;
+        let mut marks: Vec<Mark> = Vec::new();
+        for (number, layer) in held.iter_mut().enumerate() {
+            for list in layer.lists_mut() {
+                marks.push(list.mark());
+                let last = list.blocks.len().saturating_sub(1);
+                if shared(&pools.pool, list)
+                    && let (Some(page), Some(copy)) = (list.blocks.last_mut(), fresh.next())
+                {
+                    let rows = |page: u32| page * size as u32..(page + 1) * size as u32;
+                    from.extend(rows(*page));
+                    to.extend(rows(copy));
+                    *page = copy;
+                    list.region.changed_from(last);
+                }
+                let count = more(list, batch.tokens(number));
+                list.blocks.extend(fresh.by_ref().take(count));
             }
-            let count = more(head);
-            head.blocks.extend(fresh.by_ref().take(count));
         }
-        if let Err(e) = copy_rows(&self.engine, blocks, &from, &to) {
-            for block in taken {
-                blocks.pool.release(block)?;
+        let summaries = held.iter().map(|h| h.summaries.mark(self.geometry.head_dim_k)).collect::<Vec<_>>();
+        let copied = pools.copy_rows(&self.engine, &from, &to).map_err(Error::from);
+        let result = copied.and_then(|()| self.write_and_attend(held, batch));
+        let pool = &mut self.layers[batch.layer].pool;
+        let lists = held.iter_mut().flat_map(SequenceLayer::lists_mut).zip(marks);
+        match result {
+            Ok(mut added) => {
+                // Pages that were shared, and of which these sequences have copies now.
+                for (list, mark) in lists {
+                    if let Some(before) = list.replaced(mark) {
+                        pool.release(before)?;
+                    }
+                }
+                for (layer, queries) in held.iter_mut().zip(std::mem::take(&mut added.queries)) {
+                    let wanted = self.queries_wanted(layer);
+                    let tails = [&mut layer.recorded.queries, &mut layer.recorded.raw_queries];
+                    for ((tail, piece), keep) in tails.into_iter().zip(queries).zip(wanted) {
+                        tail.push(piece, keep);
+                    }
+                }
+                Ok(added)
             }
-            return Err(e.into());
+            Err(e) => {
+                lists.for_each(|(list, mark)| list.back_to(mark));
+                for (layer, mark) in held.iter_mut().zip(summaries) {
+                    layer.summaries.back_to(mark);
+                }
+                taken.into_iter().try_for_each(|page| pool.release(page).map(drop))?;
+                Err(e)
+            }
         }
-        Ok(taken)
     }
 
-    /// The summaries of a layer, which are put back when the new tokens are in.
-    fn take_summaries(&mut self, sequence: SequenceId, layer: usize) -> Result<Summaries, Error> {
-        let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
-        Ok(std::mem::take(&mut held.layers[layer].summaries))
+    /// How many of the last tokens' queries a layer records, rotated and raw. Nobody asks for more than those of tokens that are in pages, and
+    /// nobody for any where nothing will be chosen by them.
+    fn queries_wanted(&self, layer: &SequenceLayer<E::Tensor>) -> [usize; 2] {
+        let needs = self.planner.needs();
+        let most = layer.heads.iter().map(HeadPages::len).max().unwrap_or(0);
+        [needs.last_queries.max(self.probes_wanted()).min(most), needs.raw_queries.min(most)]
     }
 
-    /// Writes the new tokens to all lists, and attends with them over those that are read, unless that is known. Returns also how many tokens
-    /// the last one attended to, summed over key heads.
+    /// True where a sequence has parts that are attended to on the host, or chooses what it reads.
+    fn reads_by_choice(&self, sequences: &[SequenceId], layer: usize) -> Result<bool, Error> {
+        if chooses_for_each(self.planner.recipe()) || !self.wanted().is_nothing() {
+            return Ok(true);
+        }
+        for &sequence in sequences {
+            let held = &self.sequence(sequence)?.layers[layer];
+            if !held.read.is_empty() || held.heads.iter().any(HeadPages::has_other_parts) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Writes the new tokens to all lists, and attends with them over those that are read, unless that is known.
     fn write_and_attend(
         &mut self,
-        (sequence, layer): (SequenceId, usize),
-        lists: &mut [HeadList],
-        new: &NewTokens<'_, E>,
-        summaries: &mut Summaries,
-        attend: bool,
-    ) -> Result<(Option<E::Tensor>, usize), Error> {
-        let (engine, g, blocks) = (&self.engine, &self.geometry, &mut self.layers[layer]);
-        let tokens = new.positions.len();
-        for heads in lists.chunks_mut(g.kv_heads) {
-            let mut rows = Vec::with_capacity(tokens * heads.len());
-            for i in 0..tokens {
-                rows.extend(heads.iter().map(|h| h.row(h.len() + i, g.block_size)));
+        held: &mut [SequenceLayer<E::Tensor>],
+        batch: &Batch<'_, '_, E>,
+    ) -> Result<Added<E::Tensor>, Error> {
+        let &Batch { layer, starts, new, attend, .. } = batch;
+        let (engine, g) = (&self.engine, &self.geometry);
+        let pools = &mut self.layers[layer];
+        // What the sequences hold, and then what is read of one where a choice holds; both take the new tokens.
+        let lists: [fn(&mut SequenceLayer<E::Tensor>) -> &mut Vec<HeadPages>; 2] =
+            [|layer| &mut layer.heads, |layer| &mut layer.read];
+        for of in lists {
+            let mut rows = Vec::with_capacity(new.positions.len() * g.kv_heads);
+            for (number, layer) in held.iter_mut().enumerate() {
+                let (heads, positions) = (of(layer), batch.positions(number));
+                for i in 0..positions.len() {
+                    rows.extend(heads.iter().map(|h| h.row(h.len() + i, g.block_size)));
+                }
+                heads.iter_mut().for_each(|head| head.append(positions));
             }
-            let rows = engine.upload_indices(&[tokens, heads.len()], &rows)?;
-            engine.write_rows(&mut blocks.k, &rows, new.k)?;
-            engine.write_rows(&mut blocks.v, &rows, new.v)?;
-            for head in heads {
-                head.append(new.positions);
-            }
-        }
-        lists[..g.kv_heads].iter_mut().for_each(|head| head.stand(new.grid));
-        let held = self.sequence(sequence)?;
-        let choose = attend && held.decoding && chooses_for_each(self.planner.recipe());
-        let held = (&held.layers[layer], layer);
-        let choices = self.summarise(held, &lists[..self.geometry.kv_heads], new, summaries, choose)?;
-        let (engine, g, blocks) = (&self.engine, &self.geometry, &self.layers[layer]);
-        let heads = &lists[lists.len() - g.kv_heads..];
-        let scale = 1.0 / (g.head_dim_k as f32).sqrt();
-        let all: usize = heads.iter().map(HeadList::len).sum();
-        if let Some(choices) = &choices {
-            let before = heads[0].len() - tokens;
-            let everything = |(i, c): (usize, &KeepSets)| c.total() == heads.len() * (before + i + 1);
-            if !choices.iter().enumerate().all(everything) {
-                let attended = choices.last().map_or(all, KeepSets::total);
-                return Ok((Some(self.attend_to(layer, heads, new, choices, scale)?), attended));
+            if !rows.is_empty() {
+                let rows = engine.upload_indices(&[new.positions.len(), g.kv_heads], &rows)?;
+                engine.write_rows_together(&mut [(&mut pools.k, new.k), (&mut pools.v, new.v)], &rows)?;
             }
         }
-        if !attend {
-            return Ok((None, all));
+        for (number, layer) in held.iter_mut().enumerate() {
+            let grid = new.grid.map(|g| &g[starts[number] as usize..starts[number + 1] as usize]);
+            layer.heads.iter_mut().for_each(|head| head.set_grid(grid));
         }
-        let (indptr, pages) = block_rows(heads);
-        let lengths: Vec<u32> = heads.iter().map(|h| h.len() as u32).collect();
-        let tables = BlockTables {
-            page_size: g.block_size,
-            groups: g.kv_heads,
-            indptr: &indptr,
-            pages: &pages,
-            lengths: &lengths,
-        };
-        let tables = engine.upload_tables(&tables)?;
-        let queries = NewQueries { q: new.q, starts: &[0, tokens as u32], positions: None };
-        let kv = PagedKv { k: &blocks.k, v: &blocks.v, positions: None };
-        let attention = engine.upload_attention(&AttendOptions::scaled(scale))?;
-        let (out, lse) = engine.attend_paged(&queries, &kv, &tables, &attention)?;
-        if heads.iter().all(|h| h.compensation.is_none() && h.coded.is_empty()) {
-            return Ok((Some(out), all));
+        let mut added = Added { out: None, attended: Vec::new(), queries: Vec::with_capacity(held.len()) };
+        if let [one] = held {
+            let choose = attend && batch.decoding[0] && chooses_for_each(self.planner.recipe());
+            let choices = self.summarise(one, layer, new, choose)?;
+            if let Some(choices) = choices {
+                let heads = one.reading();
+                let before = heads[0].len() - new.positions.len();
+                let everything = |(i, c): (usize, &KeepSets)| c.total() == heads.len() * (before + i + 1);
+                if !choices.iter().enumerate().all(everything) {
+                    let all: usize = heads.iter().map(HeadPages::len).sum();
+                    added.attended = vec![choices.last().map_or(all, KeepSets::total)];
+                    added.out = Some(self.attend_to(layer, heads, new, &choices)?);
+                }
+            }
         }
-        Ok((Some(self.merged(heads, new, (out, lse), scale)?), all))
+        if added.out.is_none() {
+            added.attended = held.iter().map(|h| h.reading().iter().map(HeadPages::len).sum()).collect();
+            added.out = self.attend_to_all(held, batch)?;
+        }
+        for (number, layer) in held.iter().enumerate() {
+            let [rotated, raw] = self.queries_wanted(layer);
+            let of = starts[number] as usize..starts[number + 1] as usize;
+            let raw = match new.raw_q {
+                Some(q) => QueryTail::piece(&self.engine, q, of.clone(), raw)?,
+                None => None,
+            };
+            added.queries.push([QueryTail::piece(&self.engine, new.q, of, rotated)?, raw]);
+        }
+        Ok(added)
     }
 
-    /// Attention to what is in no block too, merged on the host: coded tokens, and the one that stands for those that left.
+    /// Attention of a batch over all that its sequences read, added up where the recipe asks for it; nothing where neither is wanted.
+    fn attend_to_all(
+        &mut self,
+        held: &mut [SequenceLayer<E::Tensor>],
+        batch: &Batch<'_, '_, E>,
+    ) -> Result<Option<E::Tensor>, Error> {
+        let &Batch { layer, starts, new, attend, .. } = batch;
+        let (engine, g) = (&self.engine, &self.geometry);
+        let pools = &mut self.layers[layer];
+        if !attend && pools.sums.is_none() {
+            return Ok(None);
+        }
+        let mut lists: Vec<&mut HeadPages> = held.iter_mut().flat_map(|h| h.reading_mut()).collect();
+        pools.regions.sync(engine, &mut lists)?;
+        // A head's lists stand together, one for each sequence.
+        let (mut first, mut lengths) = (Vec::with_capacity(lists.len()), Vec::with_capacity(lists.len()));
+        for head in 0..g.kv_heads {
+            for list in lists.iter().skip(head).step_by(g.kv_heads) {
+                first.push(list.region.start());
+                lengths.push(list.len() as u32);
+            }
+        }
+        let tables = engine.page_lists(
+            pools.regions.table(),
+            &PageLists { page_size: g.block_size, groups: g.kv_heads, starts: &first, lengths: &lengths },
+        )?;
+        let queries = NewQueries { q: new.q, starts, positions: None };
+        let kv = PagedKv { k: &pools.k, v: &pools.v, positions: None };
+        let (out, lse) = engine.attend_paged(&queries, &kv, &tables, &self.attention)?;
+        if let Some(sums) = &mut pools.sums {
+            engine.add_attention(sums, &queries, &kv, &tables, &self.attention, &lse)?;
+        }
+        match held {
+            [one] if attend && one.reading().iter().any(HeadPages::has_other_parts) => {
+                self.merged(one.reading(), new, (out, lse)).map(Some)
+            }
+            _ => Ok(attend.then_some(out)),
+        }
+    }
+
+    /// Attention to what is in no page too, merged on the host: coded tokens, and the one that stands for those that left.
     fn merged(
         &self,
-        heads: &[HeadList],
+        heads: &[HeadPages],
         new: &NewTokens<'_, E>,
         (out, lse): (E::Tensor, E::Tensor),
-        scale: f32,
     ) -> Result<E::Tensor, Error> {
         let g = &self.geometry;
+        let scale = g.scale();
         let read = self.engine.read(&[&out, &lse, new.q])?.wait()?;
         let [mut out, mut lse, q] = [0, 1, 2].map(|i| read[i].to_f32_vec());
         let (dk, dv, group) = (g.head_dim_k, g.head_dim_v, g.group());
@@ -314,58 +464,4 @@ impl<E: TokenEngine> TokenCache<E> {
         let merged = HostTensor::new(&[new.positions.len(), g.query_heads, dv], data)?;
         Ok(self.engine.upload(&merged)?)
     }
-
-    /// What the recipe looks at later: the new tokens' queries, and the attention that each token got.
-    fn observe(
-        &self,
-        layer: usize,
-        heads: &mut [HeadList],
-        new: &NewTokens<'_, E>,
-    ) -> Result<Recorded, Error> {
-        let needs = self.planner.needs();
-        let mut recorded = Recorded::default();
-        if needs.last_queries > 0 || needs.accumulated_attention || self.probes_wanted() > 0 {
-            recorded.queries = self.host_rows(new.q)?;
-        }
-        if needs.accumulated_attention {
-            self.accumulate(layer, heads, &recorded.queries)?;
-        }
-        if let (1.., Some(raw)) = (needs.raw_queries, new.raw_q) {
-            recorded.raw_queries = self.host_rows(raw)?;
-        }
-        Ok(recorded)
-    }
-
-    /// Adds the attention of the last tokens' queries `[tokens, query_heads, head_dim]` to what their heads' tokens had.
-    fn accumulate(&self, layer: usize, heads: &mut [HeadList], q: &[f32]) -> Result<(), Error> {
-        let g = &self.geometry;
-        let (dim, group) = (g.head_dim_k, g.group());
-        for (number, head) in heads.iter_mut().enumerate() {
-            let keys = self.rows_of(layer, Side::Keys, std::slice::from_ref(head))?;
-            head.mass.resize(group, Vec::new());
-            for (of_group, mass) in head.mass.iter_mut().enumerate() {
-                mass.resize(head.positions.len(), 0.0);
-                let of_query = number * group + of_group;
-                let queries = Recorded::by_head(q, usize::MAX, g.query_heads, of_query..of_query + 1, dim);
-                tether_score::tokens::add_causal_mass(mass, &queries, &keys, dim);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Copies rows of both pools to other rows of them.
-pub(super) fn copy_rows<E: TokenEngine>(
-    engine: &E,
-    blocks: &mut super::LayerBlocks<E>,
-    from: &[u32],
-    to: &[u32],
-) -> Result<(), CoreError> {
-    if from.is_empty() {
-        return Ok(());
-    }
-    let (from, to) = (engine.upload_indices(&[from.len()], from)?, engine.upload_indices(&[to.len()], to)?);
-    let (k, v) = (engine.read_rows(&blocks.k, &from)?, engine.read_rows(&blocks.v, &from)?);
-    engine.write_rows(&mut blocks.k, &to, &k)?;
-    engine.write_rows(&mut blocks.v, &to, &v)
 }

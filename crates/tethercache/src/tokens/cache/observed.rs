@@ -4,118 +4,64 @@ use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::ops::Range;
 
-use tether_core::{Pairing, Side, TokenEngine};
+use tether_core::{Pairing, Readback, Side, TokenEngine};
 use tether_rope::{RopeError, TokenRope};
 use tether_score::ScoreError;
 use tether_score::tokens::{BlockGrid, GridPlace, TokenObservation, block_means, page_bounds};
 
-use super::blocks::HeadList;
+use super::head_pages::HeadPages;
 use super::probes::Probes;
+use super::recorded::{Recorded, by_head};
 use super::summaries::{Summaries, unrotated};
 use super::{SequenceLayer, TokenCache};
 
-/// Queries of one layer of one sequence, as far as the recipe looks back.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Recorded {
-    /// Rotated, token after token, `[n, query_heads, head_dim]`.
-    pub queries: Vec<f32>,
-    /// Before the rotation.
-    pub raw_queries: Vec<f32>,
-}
-
-impl Recorded {
-    /// Adds the queries of new tokens and forgets all but the last `keep` tokens of `width` numbers each.
-    pub(super) fn push(into: &mut Vec<f32>, new: &[f32], keep: usize, width: usize) {
-        if keep == 0 {
-            return;
-        }
-        into.extend_from_slice(new);
-        let limit = keep.saturating_mul(width);
-        // Seldom, so that forgetting costs little.
-        if into.len() > limit.saturating_mul(2).max(limit.saturating_add(64 * width)) {
-            into.drain(..into.len() - limit);
-        }
-    }
-
-    /// The last `keep` tokens of `width` numbers each, or as many as there are.
-    pub(super) fn last(from: &[f32], keep: usize, width: usize) -> &[f32] {
-        let tokens = (from.len() / width.max(1)).min(keep);
-        &from[from.len() - tokens * width..]
-    }
-
-    /// The last `keep` tokens' queries of heads `heads`, `[heads, n, dim]`.
-    pub(super) fn by_head(
-        from: &[f32],
-        keep: usize,
-        query_heads: usize,
-        heads: Range<usize>,
-        dim: usize,
-    ) -> Vec<f32> {
-        let width = query_heads * dim;
-        let rows = Self::last(from, keep, width);
-        let tokens = rows.len() / width.max(1);
-        let mut out = Vec::with_capacity(heads.len() * tokens * dim);
-        for head in heads {
-            for row in rows.chunks_exact(width) {
-                out.extend_from_slice(&row[head * dim..][..dim]);
-            }
-        }
-        out
-    }
-}
-
 /// Queries, token after token, of which the last are those of the last token that is observed.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Queries<'a> {
-    pub rotated: &'a [f32],
-    pub raw: &'a [f32],
-    pub probes: Option<&'a Probes>,
+pub(super) enum Queries<'a, E: TokenEngine> {
+    /// What was recorded, which is read back when asked for.
+    Recorded(&'a Recorded<E::Tensor>, Option<&'a Probes>),
+    /// On the host: rotated, and before the rotation.
+    Host(&'a [f32], &'a [f32]),
 }
 
 /// Heads of one layer of one sequence, all of one length. What a scorer does not ask for is not read back.
 pub(super) struct Observed<'a, E: TokenEngine> {
     cache: &'a TokenCache<E>,
-    lists: &'a [HeadList],
+    lists: &'a [HeadPages],
     layer: usize,
     heads: Range<usize>,
-    queries: Queries<'a>,
-    summaries: Option<&'a Summaries>,
+    queries: Queries<'a, E>,
+    summaries: &'a Summaries,
     upto: usize,
     keys: OnceCell<Vec<f32>>,
     values: OnceCell<Vec<f32>>,
+    /// Queries that were read back, rotated and raw.
+    read: [OnceCell<Vec<f32>>; 2],
 }
 
 impl<'a, E: TokenEngine> Observed<'a, E> {
-    /// Heads `heads` of a layer, whose lists are `lists`; nothing was recorded.
+    /// Heads `heads` of a layer, whose lists are `lists`, as `queries` see them.
     pub(super) fn new(
         cache: &'a TokenCache<E>,
-        lists: &'a [HeadList],
-        layer: usize,
+        (lists, layer): (&'a [HeadPages], usize),
         heads: Range<usize>,
+        queries: Queries<'a, E>,
+        summaries: &'a Summaries,
     ) -> Self {
-        let queries = Queries::default();
-        let (keys, values) = (OnceCell::new(), OnceCell::new());
-        Self { cache, lists, layer, heads, queries, summaries: None, upto: usize::MAX, keys, values }
+        let upto = usize::MAX;
+        let (keys, values, read) = Default::default();
+        Self { cache, lists, layer, heads, queries, summaries, upto, keys, values, read }
     }
 
     /// Heads `heads` of what a sequence holds of a layer.
     pub(super) fn held(
         cache: &'a TokenCache<E>,
-        held: &'a SequenceLayer,
+        held: &'a SequenceLayer<E::Tensor>,
         layer: usize,
         heads: Range<usize>,
     ) -> Self {
-        let queries = Queries {
-            rotated: &held.recorded.queries,
-            raw: &held.recorded.raw_queries,
-            probes: held.probes.as_ref().filter(|p| p.seen == held.seen),
-        };
-        Self::new(cache, &held.heads, layer, heads).with(queries, &held.summaries)
-    }
-
-    /// With what was recorded.
-    pub(super) fn with(self, queries: Queries<'a>, summaries: &'a Summaries) -> Self {
-        Self { queries, summaries: Some(summaries), ..self }
+        let probes = held.probes.as_ref().filter(|p| p.seen == held.seen);
+        let queries = Queries::Recorded(&held.recorded, probes);
+        Self::new(cache, (&held.heads, layer), heads, queries, &held.summaries)
     }
 
     /// The first `upto` tokens only.
@@ -123,8 +69,14 @@ impl<'a, E: TokenEngine> Observed<'a, E> {
         Self { upto, ..self }
     }
 
-    fn lists(&self) -> &'a [HeadList] {
+    fn lists(&self) -> &'a [HeadPages] {
         &self.lists[self.heads.clone()]
+    }
+
+    /// The rows of the tokens, head after head.
+    fn row_numbers(&self) -> Vec<u32> {
+        let size = self.cache.geometry.block_size;
+        self.lists().iter().flat_map(|h| (0..self.tokens()).map(|t| h.row(t, size))).collect()
     }
 
     fn query_range(&self) -> Range<usize> {
@@ -134,19 +86,35 @@ impl<'a, E: TokenEngine> Observed<'a, E> {
 
     fn rows<'s>(&self, side: Side, read: &'s OnceCell<Vec<f32>>) -> Result<Cow<'s, [f32]>, ScoreError> {
         if read.get().is_none() {
-            let size = self.cache.geometry.block_size;
-            let of_head = |h: &'a HeadList| (0..self.tokens()).map(|t| h.row(t, size));
-            let rows = self.lists().iter().flat_map(of_head).collect();
-            let rows = self.cache.rows(self.layer, side, rows)?;
+            let rows = self.cache.rows(self.layer, side, self.row_numbers())?;
             read.get_or_init(|| rows);
         }
         Ok(read.get().map_or(&[][..], Vec::as_slice).into())
     }
 
     /// The last `keep` recorded queries, as far as they are those of tokens that are held.
-    fn by_head(&self, from: &[f32], keep: usize) -> Vec<f32> {
+    fn last_queries(&self, raw: bool, keep: usize) -> Result<Vec<f32>, ScoreError> {
         let g = &self.cache.geometry;
-        Recorded::by_head(from, keep.min(self.tokens()), g.query_heads, self.query_range(), g.head_dim_k)
+        let all = match &self.queries {
+            Queries::Host(rotated, of_raw) => *(if raw { of_raw } else { rotated }),
+            Queries::Recorded(recorded, _) => {
+                let cell = &self.read[usize::from(raw)];
+                if cell.get().is_none() {
+                    let tail = if raw { &recorded.raw_queries } else { &recorded.queries };
+                    let read = tail.on_host(&self.cache.engine)?;
+                    cell.get_or_init(|| read);
+                }
+                cell.get().map_or(&[][..], Vec::as_slice)
+            }
+        };
+        Ok(by_head(all, keep.min(self.tokens()), g.query_heads, self.query_range(), g.head_dim_k))
+    }
+
+    fn probes(&self) -> Option<&'a Probes> {
+        match self.queries {
+            Queries::Recorded(_, probes) => probes,
+            Queries::Host(..) => None,
+        }
     }
 }
 
@@ -160,7 +128,7 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
     }
 
     fn tokens(&self) -> usize {
-        self.lists().first().map_or(0, HeadList::len).min(self.upto)
+        self.lists().first().map_or(0, HeadPages::len).min(self.upto)
     }
 
     fn head_dim_k(&self) -> usize {
@@ -194,7 +162,7 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
     }
 
     fn queries(&self, count: usize) -> Result<Cow<'_, [f32]>, ScoreError> {
-        let queries = self.by_head(self.queries.rotated, count);
+        let queries = self.last_queries(false, count)?;
         let got = queries.len() / (self.query_heads() * self.head_dim_k());
         if got == 0 || got < count {
             return Err(ScoreError::Missing { what: "rotated queries" });
@@ -203,7 +171,7 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
     }
 
     fn raw_queries(&self) -> Result<Cow<'_, [f32]>, ScoreError> {
-        let queries = self.by_head(self.queries.raw, self.cache.planner.needs().raw_queries);
+        let queries = self.last_queries(true, self.cache.planner.needs().raw_queries)?;
         if queries.is_empty() {
             return Err(ScoreError::Missing { what: "queries before the rotation" });
         }
@@ -211,20 +179,20 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
     }
 
     fn probe_queries(&self) -> Result<Cow<'_, [f32]>, ScoreError> {
-        let probes = self.queries.probes.ok_or(ScoreError::Missing { what: "queries of probe tokens" })?;
+        let probes = self.probes().ok_or(ScoreError::Missing { what: "queries of probe tokens" })?;
         let g = &self.cache.geometry;
         Ok(probes.queries_of(g.query_heads, self.query_range(), g.head_dim_k).into())
     }
 
     fn probe_keys(&self) -> Result<Cow<'_, [f32]>, ScoreError> {
-        let probes = self.queries.probes.ok_or(ScoreError::Missing { what: "keys of probe tokens" })?;
+        let probes = self.probes().ok_or(ScoreError::Missing { what: "keys of probe tokens" })?;
         let of_head = probes.keys.len() / self.cache.geometry.kv_heads;
         Ok(probes.keys[self.heads.start * of_head..self.heads.end * of_head].into())
     }
 
     fn page_bounds(&self, kv_head: usize, page: usize) -> Result<Cow<'_, [f32]>, ScoreError> {
         let (head, tokens, dim) = (self.heads.start + kv_head, self.tokens(), self.head_dim_k());
-        match self.summaries.and_then(|s| s.bounds(self.cache.wanted(), head, page)) {
+        match self.summaries.bounds(self.cache.wanted(), head, page) {
             Some(bounds) => Ok(bounds.into()),
             None => {
                 Ok(page_bounds(&self.keys()?[kv_head * tokens * dim..][..tokens * dim], dim, page).into())
@@ -234,8 +202,7 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
 
     fn block_means(&self, kv_head: usize, grid: BlockGrid, blocks: usize) -> Result<Vec<f64>, ScoreError> {
         let (head, tokens, dim) = (self.heads.start + kv_head, self.tokens(), self.head_dim_k());
-        let kept = |s: &Summaries| s.means(self.cache.wanted(), head, (grid, blocks), dim);
-        if let Some(means) = self.summaries.and_then(kept) {
+        if let Some(means) = self.summaries.means(self.cache.wanted(), head, (grid, blocks), dim) {
             return Ok(means);
         }
         let keys = self.raw_keys()?;
@@ -278,6 +245,17 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
         if !self.cache.planner.needs().accumulated_attention {
             return Err(ScoreError::Missing { what: "attention of all queries so far" });
         }
-        Ok(self.lists().iter().flat_map(|h| &h.mass).flatten().copied().collect())
+        let what = "sums of attention";
+        let pools = &self.cache.layers[self.layer];
+        let sums = pools.sums.as_ref().ok_or(ScoreError::Missing { what })?;
+        let rows = self.row_numbers();
+        let rows = self.cache.engine.upload_indices(&[rows.len()], &rows)?;
+        let read = self.cache.engine.read_rows(sums, &rows)?;
+        let read = self.cache.engine.read(&[&read])?.wait()?;
+        // `[kv_heads, tokens, group]` as `[query_heads, tokens]`.
+        let (group, tokens, all) = (self.cache.geometry.group(), self.tokens(), read[0].to_f32_vec());
+        let of = |head: usize, i: usize, token: usize| all[(head * tokens + token) * group + i];
+        let heads = (0..self.heads.len()).flat_map(|head| (0..group).map(move |i| (head, i)));
+        Ok(heads.flat_map(|(head, i)| (0..tokens).map(move |t| of(head, i, t))).collect())
     }
 }

@@ -2,7 +2,7 @@
 
 use tether_core::Side;
 
-use super::observed::Recorded;
+use super::recorded::by_head;
 use super::{SequenceId, TokenCache, unknown};
 use crate::Error;
 
@@ -36,11 +36,11 @@ impl<E: tether_core::TokenEngine> TokenCache<E> {
             if sequence == probe || !(1..=most).contains(&count) || !goes_on {
                 return Err(Error::NotAProbe { sequence: sequence.0, probe: probe.0 });
             }
-            let rows = |head: &super::HeadList| -> Vec<u32> {
+            let rows = |head: &super::HeadPages| -> Vec<u32> {
                 (head.len() - count..head.len()).map(|t| head.row(t, g.block_size)).collect()
             };
             let keys = self.rows(layer, Side::Keys, run.heads.iter().flat_map(rows).collect())?;
-            let queries = &run.recorded.queries;
+            let queries = run.recorded.queries.on_host(&self.engine)?;
             let queries = queries[queries.len() - count * g.query_heads * g.head_dim_k..].to_vec();
             all.push(Probes { queries, keys, seen: held.seen });
         }
@@ -65,6 +65,6 @@ impl Probes {
         heads: std::ops::Range<usize>,
         dim: usize,
     ) -> Vec<f32> {
-        Recorded::by_head(&self.queries, usize::MAX, query_heads, heads, dim)
+        by_head(&self.queries, usize::MAX, query_heads, heads, dim)
     }
 }

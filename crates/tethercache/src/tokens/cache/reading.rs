@@ -7,12 +7,14 @@
 use tether_core::{BlockTables, CoreError, Readback, TokenEngine};
 use tether_score::tokens::{KeepSets, LayerBudget};
 
-use super::blocks::HeadList;
 use super::extend::NewTokens;
-use super::observed::{Observed, Queries, Recorded};
+use super::head_pages::HeadPages;
+use super::observed::{Observed, Queries};
+use super::pending::PendingLayer;
+use super::recorded::QueryTail;
 use super::summaries::{Summaries, Wanted, unrotated};
 use super::{SequenceId, SequenceLayer, TokenCache, unknown};
-use crate::tokens::{LayerTurn, SequenceState, TokenPlan, TokenPositions, TokenRecipe};
+use crate::tokens::{LayerTurn, SequenceState, TokenPositions, TokenRecipe};
 use crate::{Error, RecipeError};
 
 /// True for a recipe that chooses for every token what it reads.
@@ -45,7 +47,7 @@ pub(super) fn check(recipe: &TokenRecipe, accumulates: bool) -> Result<(), Recip
 }
 
 /// Places of one head that one token reads, as blocks where they are whole blocks up to `upto` tokens.
-fn whole_blocks(head: &HeadList, set: &[u32], upto: usize, size: usize) -> Option<Vec<u32>> {
+fn whole_blocks(head: &HeadPages, set: &[u32], upto: usize, size: usize) -> Option<Vec<u32>> {
     if !head.is_in_order() {
         return None;
     }
@@ -74,49 +76,72 @@ impl<E: TokenEngine> TokenCache<E> {
         if !recipe.retain || chooses_for_each(recipe) || !self.planner.evicts() || held.layers[0].seen == 0 {
             return Ok(());
         }
-        let mut state = held.state.clone();
-        let plans = self.plans(held, &mut state)?;
-        self.carry_out(sequence, state, plans).map(drop)
+        if held.pending.is_none() {
+            held.check_layers()?;
+            let mut state = held.state.clone();
+            let plans = self.plans(held, &mut state)?;
+            self.set_pending(sequence, state, plans)?;
+        }
+        self.carry_out(sequence).map(drop)
     }
 
     /// Reads what the plan keeps from now on, instead of what was chosen before.
-    pub(super) fn read_only(&mut self, sequence: SequenceId, plan: &TokenPlan) -> Result<(), Error> {
-        let held = &self.sequence(sequence)?.layers[plan.layer];
-        let gapless = |head: &HeadList| match (head.positions.first(), head.positions.last()) {
+    pub(super) fn read_only(&mut self, sequence: SequenceId, next: &PendingLayer) -> Result<(), Error> {
+        let layer = next.plan.layer;
+        let held = &self.sequence(sequence)?.layers[layer];
+        let plan = next.with_later_tokens(&held.heads);
+        let gapless = |head: &HeadPages| match (head.positions.first(), head.positions.last()) {
             (Some(first), Some(last)) => (last - first) as usize + 1 == head.len(),
             _ => true,
         };
         let everything = plan.keep.total() == plan.total;
         let all = everything && (plan.positions.is_none() || held.heads.iter().all(gapless));
-        let read: Vec<HeadList> =
-            if all { Vec::new() } else { held.heads.iter().map(HeadList::bare).collect() };
-        let before = held.read.clone();
-        let pool = &mut self.layers[plan.layer].pool;
-        for &block in read.iter().flat_map(|h| &h.blocks) {
-            pool.share(block)?;
+        let mut read = Vec::new();
+        if !all {
+            let views: Vec<HeadPages> = held.heads.iter().map(HeadPages::view).collect();
+            let pages: Vec<u32> = views.iter().flat_map(|h| &h.blocks).copied().collect();
+            let pool = &mut self.layers[layer].pool;
+            pages.iter().try_for_each(|&page| pool.share(page))?;
+            let done = self.compact(&views, None, &plan);
+            let pool = &mut self.layers[layer].pool;
+            match done {
+                Ok(done) => {
+                    done.given_up.into_iter().try_for_each(|page| pool.release(page).map(drop))?;
+                    read = done.heads;
+                }
+                Err(e) => {
+                    pages.into_iter().try_for_each(|page| pool.release(page).map(drop))?;
+                    return Err(e);
+                }
+            }
         }
-        for block in before.into_iter().flat_map(|h| h.blocks) {
-            pool.release(block)?;
-        }
-        let chosen = !read.is_empty();
         let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
-        held.layers[plan.layer].read = read;
-        if chosen {
-            self.apply(sequence, plan, SequenceLayer::read_mut)?;
-        }
-        Ok(())
+        let before = std::mem::replace(&mut held.layers[layer].read, read);
+        self.layers[layer].forget(before)
     }
 
-    /// Adds new tokens to the summaries, and chooses for each what it reads where the recipe does so and `choose` is true. `heads` hold the new
-    /// tokens already.
+    /// Adds new tokens to the summaries of a layer that holds them already, and chooses for each what it reads where the recipe does so and `choose` is true.
     pub(super) fn summarise(
         &self,
-        (held, layer): (&SequenceLayer, usize),
-        heads: &[HeadList],
+        held: &mut SequenceLayer<E::Tensor>,
+        layer: usize,
         new: &NewTokens<'_, E>,
-        summaries: &mut Summaries,
         choose: bool,
     ) -> Result<Option<Vec<KeepSets>>, Error> {
+        let mut summaries = std::mem::take(&mut held.summaries);
+        let choices = self.choices((held, layer), &mut summaries, new, choose);
+        held.summaries = summaries;
+        choices
+    }
+
+    fn choices(
+        &self,
+        (held, layer): (&SequenceLayer<E::Tensor>, usize),
+        summaries: &mut Summaries,
+        new: &NewTokens<'_, E>,
+        choose: bool,
+    ) -> Result<Option<Vec<KeepSets>>, Error> {
+        let heads = &held.heads;
         let wanted = self.wanted();
         if wanted.is_nothing() && !choose {
             return Ok(None);
@@ -132,15 +157,16 @@ impl<E: TokenEngine> TokenCache<E> {
             if rows.is_empty() { 0..0 } else { token * width..(token + 1) * width }
         };
         let needs = self.planner.needs();
-        let with_new = |old: &[f32], new: Option<&E::Tensor>, keep: usize| -> Result<Vec<f32>, Error> {
-            let Some(new) = new.filter(|_| choose && keep > 0) else { return Ok(Vec::new()) };
-            let mut all = Recorded::last(old, keep, g.query_heads * g.head_dim_k).to_vec();
-            all.extend(self.host_rows(new)?);
-            Ok(all)
-        };
+        let with_new =
+            |old: &QueryTail<E::Tensor>, new: Option<&E::Tensor>, keep: usize| -> Result<Vec<f32>, Error> {
+                let Some(new) = new.filter(|_| choose && keep > 0) else { return Ok(Vec::new()) };
+                let mut all = old.on_host(&self.engine)?;
+                all.extend(self.host_rows(new)?);
+                Ok(all)
+            };
         let queries = with_new(&held.recorded.queries, Some(new.q), needs.last_queries)?;
         let raw_queries = with_new(&held.recorded.raw_queries, new.raw_q, needs.raw_queries)?;
-        let before = heads.first().map_or(0, HeadList::len) - tokens;
+        let before = heads.first().map_or(0, HeadPages::len) - tokens;
         let mut choices = Vec::new();
         for token in 0..tokens {
             summaries.push(wanted, &keys[row(&keys, token)], &raw_keys[row(&raw_keys, token)], g.head_dim_k);
@@ -151,13 +177,10 @@ impl<E: TokenEngine> TokenCache<E> {
             let until = |queries: &[f32]| {
                 queries.len().saturating_sub((tokens - 1 - token) * g.query_heads * g.head_dim_k)
             };
-            let queries = Queries {
-                rotated: &queries[..until(&queries)],
-                raw: &raw_queries[..until(&raw_queries)],
-                probes: None,
-            };
+            let queries = Queries::Host(&queries[..until(&queries)], &raw_queries[..until(&raw_queries)]);
             let upto = before + token + 1;
-            let seen = Observed::new(self, heads, layer, 0..g.kv_heads).with(queries, summaries).upto(upto);
+            let heads = (heads.as_slice(), layer);
+            let seen = Observed::new(self, heads, 0..g.kv_heads, queries, summaries).upto(upto);
             let turn = LayerTurn { layer, layers: g.layers, seen: upto, decoding: true };
             choices.push(self.planner.plan(turn, &seen, &mut SequenceState::default())?.keep);
         }
@@ -168,13 +191,13 @@ impl<E: TokenEngine> TokenCache<E> {
     pub(super) fn attend_to(
         &self,
         layer: usize,
-        heads: &[HeadList],
+        heads: &[HeadPages],
         new: &NewTokens<'_, E>,
         choices: &[KeepSets],
-        scale: f32,
     ) -> Result<E::Tensor, Error> {
+        let scale = self.geometry.scale();
         let (engine, size, blocks) = (&self.engine, self.geometry.block_size, &self.layers[layer]);
-        let before = heads.first().map_or(0, HeadList::len) - choices.len();
+        let before = heads.first().map_or(0, HeadPages::len) - choices.len();
         // Lists of a head stand together, one for each token.
         let lists = || {
             let tokens = |head| choices.iter().enumerate().map(move |(i, c)| (head, c, before + i + 1));

@@ -8,8 +8,8 @@ use tether_core::{CoreError, Side, TokenEngine};
 use tether_score::tokens::{RateGroup, RateWindow, Refresh, TierError, TierPage, TierPages, allocate};
 
 use super::coded::{CodedHead, CodedPage, HeadFrame};
-use super::evict::{Coding, Leaving};
-use super::observed::Recorded;
+use super::evict::{Coding, ToCode};
+use super::recorded::by_head;
 use super::{Sequence, TokenCache};
 use crate::Error;
 use crate::tokens::{BudgetScope, CodecPart, RetentionPart, TokenPlan};
@@ -42,14 +42,14 @@ impl<E: TokenEngine> TokenCache<E> {
     /// One allocation over all layers and heads where anything leaves the blocks, and the codes that follow from it. `plans` say what stays in blocks.
     pub(super) fn allocated(
         &self,
-        held: &Sequence,
+        held: &Sequence<E::Tensor>,
         plans: &[TokenPlan],
-        leaving: Vec<Vec<Leaving>>,
+        leaving: Vec<Vec<ToCode>>,
         (part, retention): (&CodecPart, &RetentionPart),
     ) -> Result<(Vec<Vec<Coding>>, f64), Error> {
         let widths = part.widths().unwrap_or_default();
         if leaving.iter().flatten().all(|l| l.positions.is_empty()) {
-            let same = |h: &super::HeadList| Coding { coded: h.coded.clone(), new: 0, gone: 0 };
+            let same = |h: &super::HeadPages| Coding { coded: h.coded.clone(), new: 0, gone: 0 };
             return Ok((held.layers.iter().map(|l| l.heads.iter().map(same).collect()).collect(), 0.0));
         }
         let mut heads = self.candidates(held, plans, &leaving, (part, retention))?;
@@ -116,9 +116,9 @@ impl<E: TokenEngine> TokenCache<E> {
     /// The tokens of all heads that have codes or are to have them, and how their last queries see them.
     fn candidates(
         &self,
-        held: &Sequence,
+        held: &Sequence<E::Tensor>,
         plans: &[TokenPlan],
-        leaving: &[Vec<Leaving>],
+        leaving: &[Vec<ToCode>],
         (part, retention): (&CodecPart, &RetentionPart),
     ) -> Result<Vec<(Seen, Candidates)>, Error> {
         let widths = part.widths().unwrap_or_default().len();
@@ -144,9 +144,9 @@ impl<E: TokenEngine> TokenCache<E> {
                 };
                 let g = &self.geometry;
                 let group = number * g.group()..(number + 1) * g.group();
-                let queries = &of_layer.recorded.queries;
+                let queries = of_layer.recorded.queries.on_host(&self.engine)?;
                 let seen = Seen {
-                    q: Recorded::by_head(queries, retention.window, g.query_heads, group, g.head_dim_k),
+                    q: by_head(&queries, retention.window, g.query_heads, group, g.head_dim_k),
                     k: around(Side::Keys)?,
                     v: around(Side::Values)?,
                 };
@@ -181,7 +181,7 @@ impl<E: TokenEngine> TokenCache<E> {
     fn candidates_of(
         &self,
         (coded, frame, out): (&CodedHead, Arc<HeadFrame>, usize),
-        leaving: &Leaving,
+        leaving: &ToCode,
         top: usize,
     ) -> Result<Candidates, CoreError> {
         let mut tokens: Vec<(i32, Option<Source>, u8, usize)> = Vec::new();

@@ -1,0 +1,93 @@
+//! Attention that tokens get, added up in pools.
+
+use tether_core::{AttendOptions, CoreError, DType, NewQueries, PagedKv, TokenEngine};
+
+use super::assert_refused;
+use super::decode::{DecodeShape, PagedTokens, shape};
+use crate::tensors::{random, read, tensor};
+use crate::{Op, assert_close, tolerance};
+
+/// Lists, and how many of the last tokens of each sequence are new.
+const SUMMED: [(DecodeShape, &[u32]); 6] = [
+    (shape((1, 1), (1, 1), (64, 64), 16, &[1]), &[1]),
+    (shape((1, 3), (3, 1), (64, 64), 16, &[97, 41, 40]), &[40]),
+    (shape((1, 2), (1, 3), (6, 10), 5, &[23]), &[9]),
+    (shape((1, 8), (1, 1), (128, 128), 16, &[500]), &[1]),
+    (shape((2, 12), (1, 1), (80, 64), 5, &[33, 1]), &[2, 1]),
+    (shape((3, 2), (2, 1), (256, 64), 16, &[5, 40, 17, 6, 33, 18]), &[1, 33, 4]),
+];
+
+/// Tokens get what the new queries that see them give, beside what they had; new ones begin at 0, and rows of no list stay as they are.
+///
+/// # Errors
+/// What the engine refuses.
+///
+/// # Panics
+/// When a sum is wrong.
+pub fn adds_attention_up<E: TokenEngine>(engine: &E, dtype: DType) -> Result<(), CoreError> {
+    for (i, (of, new)) in SUMMED.iter().enumerate() {
+        let what = format!("{of:?}, {new:?} new, {dtype}");
+        let made = PagedTokens::of(of, 901 + 10 * i as u64);
+        let [k, v] = [(&made.pool[0], &made.k), (&made.pool[1], &made.v)]
+            .map(|(shape, values)| tensor(shape, dtype, values));
+        let tables = made.tables();
+        let starts: Vec<u32> = (0..=new.len()).map(|n| new[..n].iter().sum()).collect();
+        let block = starts[new.len()] as usize;
+        let q = random(951 + i as u64, &[block, of.query_heads(), of.head_dims.0], dtype, 0.0);
+        let kv_heads = tables.groups * k.shape()[2];
+        let (page_heads, group, dim) = (k.shape()[2], of.query_heads() / kv_heads, of.head_dims.0);
+        let shape = [k.shape()[0], k.shape()[1], page_heads, group];
+        let before = random(971 + i as u64, &shape, DType::F32, 1.0);
+
+        let (queries, keys, mut expected) = (q.to_f32_vec(), k.to_f32_vec(), before.to_f32_vec());
+        for list in 0..tables.lengths.len() {
+            let (sequence, length) = (list % new.len(), tables.lengths[list] as usize);
+            let pages = &tables.pages[tables.indptr[list] as usize..];
+            let past = length - new[sequence] as usize;
+            for head in 0..page_heads {
+                let row = |t: usize| {
+                    (pages[t / tables.page_size] as usize * tables.page_size + t % tables.page_size)
+                        * page_heads
+                        + head
+                };
+                for of_group in 0..group {
+                    let query_head = (list / new.len() * page_heads + head) * group + of_group;
+                    (past..length).for_each(|t| expected[row(t) * group + of_group] = 0.0);
+                    for token in past..length {
+                        let at = (starts[sequence] as usize + token - past) * of.query_heads() + query_head;
+                        let dot = |t: usize| -> f64 {
+                            let key = &keys[row(t) * dim..][..dim];
+                            let query = &queries[at * dim..][..dim];
+                            let sum: f64 =
+                                key.iter().zip(query).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+                            sum * f64::from(of.scale())
+                        };
+                        let logits: Vec<f64> = (0..=token).map(dot).collect();
+                        let top = logits.iter().copied().fold(f64::MIN, f64::max);
+                        let total: f64 = logits.iter().map(|l| (l - top).exp()).sum();
+                        for (t, logit) in logits.iter().enumerate() {
+                            expected[row(t) * group + of_group] += ((logit - top).exp() / total) as f32;
+                        }
+                    }
+                }
+            }
+        }
+
+        let (q, k, v) = (engine.upload(&q)?, engine.upload(&k)?, engine.upload(&v)?);
+        let tables = engine.upload_tables(&tables)?;
+        let attention = engine.upload_attention(&AttendOptions::scaled(of.scale()))?;
+        let queries = NewQueries { q: &q, starts: &starts, positions: None };
+        let kv = PagedKv { k: &k, v: &v, positions: None };
+        let (_, lse) = engine.attend_paged(&queries, &kv, &tables, &attention)?;
+        let mut sums = engine.upload(&before)?;
+        engine.add_attention(&mut sums, &queries, &kv, &tables, &attention, &lse)?;
+        let got = read(engine, &sums)?.to_f32_vec();
+        assert_close(&what, &got, &expected, tolerance(Op::LogSumExp, dtype));
+        let mut other = engine.upload(&random(1, &[2, 2], DType::F32, 0.0))?;
+        assert_refused!(
+            engine.add_attention(&mut other, &queries, &kv, &tables, &attention, &lse),
+            CoreError::ShapeMismatch { what: "sums of attention", .. }
+        );
+    }
+    Ok(())
+}

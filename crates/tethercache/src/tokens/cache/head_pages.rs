@@ -1,0 +1,188 @@
+//! The tokens of one head of one sequence: in which pages they are, and in which order.
+
+use std::collections::BTreeSet;
+
+use tether_edit::tokens::Compensation;
+use tether_score::tokens::GridPlace;
+
+use super::coded::CodedHead;
+use super::original_keys::OriginalKeys;
+use super::page_regions::Region;
+
+/// Which slot each token has, counted through the pages of a list.
+#[derive(Debug)]
+pub(super) struct SlotOrder(Vec<u32>);
+
+/// The tokens of one head of one sequence.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HeadPages {
+    pub blocks: Vec<u32>,
+    /// The list's part of the layer's page table.
+    pub region: Region,
+    /// Positions of its tokens in pages, ascending.
+    pub positions: Vec<i32>,
+    /// The slot of each token: slots of tokens that left are taken by others from the end, so that few rows are copied. Nothing while all of them
+    /// are in order.
+    order: Vec<u32>,
+    /// Where each token stands in an image; nothing while all of them are text.
+    pub grid: Vec<Option<GridPlace>>,
+    /// Keys of tokens that have moved, as they came.
+    pub originals: OriginalKeys,
+    /// What stands for the tokens that left.
+    pub compensation: Option<Compensation>,
+    /// Tokens that are in no page any more, but codes.
+    pub coded: CodedHead,
+}
+
+/// How long a list was before tokens were added.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    tokens: usize,
+    pages: usize,
+    last_page: Option<u32>,
+    ordered: usize,
+    gridded: usize,
+}
+
+impl HeadPages {
+    /// Tokens in pages.
+    pub(super) fn len(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// A place to go back to with [`HeadPages::back_to`].
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            tokens: self.positions.len(),
+            pages: self.blocks.len(),
+            last_page: self.blocks.last().copied(),
+            ordered: self.order.len(),
+            gridded: self.grid.len(),
+        }
+    }
+
+    /// Forgets what was added, and the copy of the last page.
+    pub(super) fn back_to(&mut self, mark: Mark) {
+        self.positions.truncate(mark.tokens);
+        self.blocks.truncate(mark.pages);
+        if let (Some(last), Some(was)) = (self.blocks.last_mut(), mark.last_page) {
+            *last = was;
+        }
+        self.region.changed_from(mark.pages.saturating_sub(1));
+        self.order.truncate(mark.ordered);
+        self.grid.truncate(mark.gridded);
+    }
+
+    /// The page that a copy took the place of when tokens were added.
+    pub(super) fn replaced(&self, mark: Mark) -> Option<u32> {
+        let now = mark.pages.checked_sub(1).and_then(|last| self.blocks.get(last));
+        mark.last_page.filter(|was| now != Some(was))
+    }
+
+    /// True where attention to pages is not all: there are codes, or a token stands for those that left.
+    pub(super) fn has_other_parts(&self) -> bool {
+        self.compensation.is_some() || !self.coded.is_empty()
+    }
+
+    /// Says where the last tokens stand in images, which have positions already; they are text without `places`.
+    pub(super) fn set_grid(&mut self, places: Option<&[Option<GridPlace>]>) {
+        let places = places.unwrap_or_default();
+        if !places.is_empty() {
+            self.grid.resize(self.len() - places.len(), None);
+            self.grid.extend_from_slice(places);
+        } else if !self.grid.is_empty() {
+            self.grid.resize(self.len(), None);
+        }
+    }
+
+    /// Tokens in pages and in codes.
+    pub(super) fn held(&self) -> usize {
+        self.len() + self.coded.len()
+    }
+
+    /// Bytes of the token that stands for those that left.
+    pub(super) fn compensation_bytes(&self) -> u64 {
+        let of = |token: &Compensation| size_of_val(&token.key[..]) + size_of_val(&token.value[..]);
+        self.compensation.as_ref().map_or(0, of) as u64
+    }
+
+    /// The row of a pool, `[blocks * block_size]`, that holds token number `token`, or will hold it.
+    pub(super) fn row(&self, token: usize, block_size: usize) -> u32 {
+        let slot = self.slot(token);
+        self.blocks[slot / block_size] * block_size as u32 + (slot % block_size) as u32
+    }
+
+    fn slot(&self, token: usize) -> usize {
+        self.order.get(token).map_or(token, |&slot| slot as usize)
+    }
+
+    /// True when the tokens of page number `n` are those from `n * block_size` on, in order.
+    pub(super) fn is_in_order(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// The same tokens, to be read: what moves looks at the list itself.
+    pub(super) fn view(&self) -> Self {
+        let Self { blocks, positions, order, .. } = self;
+        Self { blocks: blocks.clone(), positions: positions.clone(), order: order.clone(), ..Self::default() }
+    }
+
+    /// Adds tokens, whose slots are after all others.
+    pub(super) fn append(&mut self, positions: &[i32]) {
+        if !self.order.is_empty() {
+            let end = self.len() as u32;
+            self.order.extend(end..end + positions.len() as u32);
+        }
+        self.positions.extend_from_slice(positions);
+    }
+
+    /// The slots of the tokens of `set` once the others have left: those they have, or gaps, so that they fill the first ones.
+    pub(super) fn slots_without_gaps(&self, set: &[u32]) -> SlotOrder {
+        // Where most leave, nearly every row is copied, and may as well come to lie in order.
+        if set.len() * 2 <= self.len() {
+            return SlotOrder((0..set.len() as u32).collect());
+        }
+        let mut taken = vec![false; set.len()];
+        let slot_of = |token: &u32| self.slot(*token as usize);
+        for slot in set.iter().map(slot_of) {
+            if let Some(taken) = taken.get_mut(slot) {
+                *taken = true;
+            }
+        }
+        let mut gaps = (0..set.len()).filter(|&slot| !taken[slot]);
+        // There are as many gaps as there are tokens beyond the first slots.
+        let slot = |token| Some(slot_of(token)).filter(|&p| p < set.len()).or_else(|| gaps.next());
+        SlotOrder(set.iter().filter_map(slot).map(|slot| slot as u32).collect())
+    }
+
+    /// The pages, by their number in the list, of which a row is written when the tokens of `set` go to the slots of `order`, and when those that `changed`, by
+    /// their number in `set`, get other keys.
+    pub(super) fn written(
+        &self,
+        set: &[u32],
+        order: &SlotOrder,
+        changed: &[usize],
+        block_size: usize,
+    ) -> BTreeSet<usize> {
+        let goes =
+            set.iter().zip(&order.0).filter(|(token, slot)| self.slot(**token as usize) != **slot as usize);
+        let goes = goes.map(|(_, slot)| *slot);
+        goes.chain(changed.iter().map(|&i| order.0[i])).map(|slot| slot as usize / block_size).collect()
+    }
+
+    /// Gives the tokens these slots.
+    pub(super) fn set_order(&mut self, order: SlotOrder) {
+        let in_order = order.0.iter().enumerate().all(|(i, slot)| i == *slot as usize);
+        self.order = if in_order { Vec::new() } else { order.0 };
+    }
+}
+
+/// The lists as compressed rows: where each begins, and all of their pages.
+pub(super) fn page_rows(heads: &[HeadPages]) -> (Vec<u32>, Vec<u32>) {
+    let (mut indptr, mut blocks) = (vec![0u32], Vec::new());
+    for head in heads {
+        blocks.extend(&head.blocks);
+        indptr.push(blocks.len() as u32);
+    }
+    (indptr, blocks)
+}

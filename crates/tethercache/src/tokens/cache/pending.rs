@@ -1,0 +1,55 @@
+//! An eviction that has been decided and is not done, or not in all layers.
+
+use std::collections::VecDeque;
+
+use tether_score::tokens::KeepSets;
+
+use super::evict::{Coding, EvictReport};
+use super::head_pages::HeadPages;
+use crate::tokens::{SequenceState, TokenPlan};
+
+/// What is to be done to one layer.
+#[derive(Clone, Debug)]
+pub(super) struct PendingLayer {
+    pub plan: TokenPlan,
+    /// Tokens that each head had when it was decided: what has come since stays.
+    pub lengths: Vec<usize>,
+    /// The codes that heads are to have; nothing where none are.
+    pub codings: Vec<Coding>,
+}
+
+/// What is left to be done of an eviction. A device that fails in the middle leaves it here, and the next call goes on.
+#[derive(Clone, Debug)]
+pub(super) struct Pending {
+    pub state: SequenceState,
+    pub layers: VecDeque<PendingLayer>,
+    /// Tokens of layer 0 when it was decided.
+    pub seen: usize,
+    pub report: EvictReport,
+    /// Bytes that were held before.
+    pub held_before: u64,
+}
+
+impl PendingLayer {
+    /// The plan, with tokens that have come since it was made.
+    pub(super) fn with_later_tokens(&self, heads: &[HeadPages]) -> TokenPlan {
+        let mut plan = self.plan.clone();
+        if heads.iter().zip(&self.lengths).all(|(head, &length)| head.len() == length) {
+            return plan;
+        }
+        let sets = plan.keep.sets().iter().zip(heads).zip(&self.lengths);
+        let later = |((set, head), &length): ((&Vec<u32>, &HeadPages), &usize)| {
+            set.iter().copied().chain(length as u32..head.len() as u32).collect::<Vec<u32>>()
+        };
+        plan.keep = KeepSets::new(sets.map(later).collect());
+        let lengths = || heads.iter().map(HeadPages::len);
+        (plan.total, plan.tokens) = (lengths().sum(), lengths().max().unwrap_or(0));
+        if let Some(positions) = &mut plan.positions {
+            for (positions, set) in positions.iter_mut().zip(plan.keep.sets()) {
+                let next = positions.last().map_or(0, |last| last + 1);
+                positions.extend((next..).take(set.len() - positions.len()));
+            }
+        }
+        plan
+    }
+}

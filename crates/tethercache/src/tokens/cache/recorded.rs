@@ -1,0 +1,192 @@
+//! Queries of the last tokens of a layer, as far as the recipe looks back. They stay where they are: what is kept are the tensors that they came in.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use tether_core::{CoreError, HostTensor, Readback, TokenEngine};
+
+/// Queries of a run of tokens: those from token `first` on of a tensor `[tokens, query_heads, head_dim]`, which may hold other sequences' too.
+#[derive(Clone, Debug)]
+pub(super) struct Piece<T> {
+    tensor: T,
+    first: usize,
+    tokens: usize,
+}
+
+/// Queries of the last tokens, one piece of a text after the other.
+#[derive(Clone, Debug)]
+pub(super) struct QueryTail<T> {
+    pieces: VecDeque<Piece<T>>,
+    tokens: usize,
+}
+
+impl<T> Default for QueryTail<T> {
+    fn default() -> Self {
+        Self { pieces: VecDeque::new(), tokens: 0 }
+    }
+}
+
+/// What was recorded of one layer of one sequence.
+#[derive(Clone, Debug)]
+pub(super) struct Recorded<T> {
+    /// Rotated.
+    pub queries: QueryTail<T>,
+    /// Before the rotation.
+    pub raw_queries: QueryTail<T>,
+}
+
+impl<T> Default for Recorded<T> {
+    fn default() -> Self {
+        Self { queries: QueryTail::default(), raw_queries: QueryTail::default() }
+    }
+}
+
+impl<T: Clone> QueryTail<T> {
+    /// Tokens whose queries there are.
+    pub(super) fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// What the tokens `of` of a batch leave behind when the last `keep` are asked for; nothing has changed yet.
+    pub(super) fn piece<E: TokenEngine<Tensor = T>>(
+        engine: &E,
+        q: &T,
+        of: Range<usize>,
+        keep: usize,
+    ) -> Result<Option<Piece<T>>, CoreError> {
+        if keep == 0 {
+            return Ok(None);
+        }
+        // A long piece of which little is asked for is not held whole.
+        if of.len() <= keep.saturating_mul(2) {
+            return Ok(Some(Piece { tensor: q.clone(), first: of.start, tokens: of.len() }));
+        }
+        let heads = engine.describe(q).0[1];
+        let rows: Vec<u32> = ((of.end - keep) * heads..of.end * heads).map(|row| row as u32).collect();
+        let rows = engine.upload_indices(&[keep, heads], &rows)?;
+        Ok(Some(Piece { tensor: engine.read_rows(q, &rows)?, first: 0, tokens: keep }))
+    }
+
+    /// Adds a piece, and forgets those that are not among the last `keep` tokens.
+    pub(super) fn push(&mut self, piece: Option<Piece<T>>, keep: usize) {
+        let Some(piece) = piece else { return };
+        self.tokens += piece.tokens;
+        self.pieces.push_back(piece);
+        while let Some(oldest) = self.pieces.front()
+            && self.tokens - oldest.tokens >= keep
+        {
+            self.tokens -= oldest.tokens;
+            self.pieces.pop_front();
+        }
+    }
+
+    /// The last `count` tokens' queries, or of as many as there are, `[query_heads, n, head_dim]` on the device; `None` where there are none.
+    pub(super) fn on_device<E: TokenEngine<Tensor = T>>(
+        &self,
+        engine: &E,
+        count: usize,
+    ) -> Result<Option<T>, CoreError> {
+        let count = count.min(self.tokens);
+        // From the last piece backwards, until there are enough.
+        let (mut number, mut there) = (self.pieces.len(), 0);
+        while there < count {
+            number -= 1;
+            there += self.pieces[number].tokens;
+        }
+        let pieces: Vec<&Piece<T>> = self.pieces.range(number..).collect();
+        let Some(newest) = pieces.last() else { return Ok(None) };
+        let (shape, dtype) = engine.describe(&newest.tensor);
+        let (heads, dim) = (shape[1], shape[2]);
+        // The first token that is asked for, counted through `joined`.
+        let (joined, first) = match pieces.as_slice() {
+            [one] => (one.tensor.clone(), one.first + there - count),
+            several => {
+                let zeros = HostTensor::zeros(&[there, heads, dim], dtype)?;
+                let mut joined = engine.upload(&zeros)?;
+                let mut row = 0u32;
+                for piece in several {
+                    let rows = |from: usize| (from as u32..).take(piece.tokens * heads).collect::<Vec<_>>();
+                    let (from, to) = (rows(piece.first * heads), rows(row as usize));
+                    row += to.len() as u32;
+                    let [from, to] =
+                        [from, to].map(|rows| engine.upload_indices(&[piece.tokens, heads], &rows));
+                    engine.write_rows(&mut joined, &to?, &engine.read_rows(&piece.tensor, &from?)?)?;
+                }
+                (joined, there - count)
+            }
+        };
+        let row = |head: usize, token: usize| ((first + token) * heads + head) as u32;
+        let rows: Vec<u32> = (0..heads).flat_map(|h| (0..count).map(move |t| row(h, t))).collect();
+        let rows = engine.upload_indices(&[heads, count], &rows)?;
+        engine.read_rows(&joined, &rows).map(Some)
+    }
+
+    /// All queries on the host, `[tokens, query_heads, head_dim]`.
+    pub(super) fn on_host<E: TokenEngine<Tensor = T>>(&self, engine: &E) -> Result<Vec<f32>, CoreError> {
+        let tensors: Vec<&T> = self.pieces.iter().map(|piece| &piece.tensor).collect();
+        let Some(&newest) = tensors.last() else { return Ok(Vec::new()) };
+        let width: usize = engine.describe(newest).0[1..].iter().product();
+        let read = engine.read(&tensors)?.wait()?;
+        let of_piece = |(piece, read): (&Piece<T>, HostTensor)| {
+            read.data().widened(piece.first * width..(piece.first + piece.tokens) * width).into_owned()
+        };
+        Ok(self.pieces.iter().zip(read).flat_map(of_piece).collect())
+    }
+}
+
+/// The last `keep` of `from`, tokens of `query_heads` heads of `dim` channels, of heads `heads`: `[heads, n, dim]`.
+pub(super) fn by_head(
+    from: &[f32],
+    keep: usize,
+    query_heads: usize,
+    heads: Range<usize>,
+    dim: usize,
+) -> Vec<f32> {
+    let width = query_heads * dim;
+    let tokens = (from.len() / width.max(1)).min(keep);
+    let rows = &from[from.len() - tokens * width..];
+    let mut out = Vec::with_capacity(heads.len() * tokens * dim);
+    for head in heads {
+        for row in rows.chunks_exact(width) {
+            out.extend_from_slice(&row[head * dim..][..dim]);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use tether_core::{DType, Host, TensorData};
+
+    use super::*;
+
+    #[test]
+    fn the_last_queries_come_back_however_they_came() {
+        let host = Host::new();
+        let (heads, dim) = (2, 3);
+        let piece = |from: usize, tokens: usize| {
+            let numbers = (from * heads * dim..(from + tokens) * heads * dim).map(|n| n as f32).collect();
+            HostTensor::new(&[tokens, heads, dim], TensorData::F32(numbers)).expect("so many")
+        };
+        for keep in [1, 3, 7, 100, usize::MAX] {
+            let mut tail = QueryTail::default();
+            let mut seen = 0;
+            for (tokens, before) in [(5, 0), (1, 2), (1, 0), (20, 3), (1, 0), (1, 1), (1, 0), (2, 5)] {
+                // Tokens of other sequences stand around these.
+                let batch = piece(1000 + seen - before, before + tokens + 2);
+                let of = before..before + tokens;
+                tail.push(QueryTail::piece(&host, &batch, of, keep).expect("they fit"), keep);
+                seen += tokens;
+                let there = keep.min(seen);
+                assert!(tail.tokens() >= there && tail.tokens() <= keep.saturating_mul(3).max(there));
+                let all = piece(1000, seen).to_f32_vec();
+                let expected = by_head(&all, there, heads, 0..heads, dim);
+                let got = tail.on_device(&host, there).expect("they fit").expect("there are some");
+                assert_eq!(got.to_f32_vec(), expected, "{keep} of {seen}");
+                let on_host = tail.on_host(&host).expect("they fit");
+                assert_eq!(by_head(&on_host, there, heads, 0..heads, dim), expected);
+                assert_eq!(got.dtype(), DType::F32);
+            }
+        }
+    }
+}
