@@ -3,7 +3,7 @@
 #![allow(missing_docs, reason = "criterion's macros define functions")]
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use tether_core::Host;
+use tether_host::Host;
 use tether_models::{Scene, Schedule, TinyVideo, VideoSession, chunk_noise};
 use tethercache::Recipe;
 

@@ -5,10 +5,10 @@
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use tether_benches::random;
-use tether_core::host::HostTables;
 use tether_core::{
-    AttendOptions, BlockTables, DType, DecodeProblem, Host, HostTensor, NewQueries, PagedKv, TokenEngine,
+    AttendOptions, BlockTables, DType, DecodeProblem, HostTensor, NewQueries, PagedKv, TokenEngine,
 };
+use tether_host::{Host, HostTables};
 use tether_testing::oracle::literal_decode;
 use tethercache::tokens::{NewTokens, SequenceId, TokenCache, TokenGeometry, TokenRecipe};
 

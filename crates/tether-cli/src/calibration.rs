@@ -8,7 +8,7 @@ use tether_models::{
 use tether_reuse::profile::{BlockProfiler, ErtaCalibration, ErtaChoice, MagCalibration, TeaCalibration};
 use tether_reuse::{HostReuse, Place, Profile, Reduction, ReuseEngine, RunPlan};
 use tethercache::Recipe;
-use tethercache::core::Host;
+use tethercache::host::Host;
 
 use crate::budget::CHUNK;
 use crate::exit::Usage;

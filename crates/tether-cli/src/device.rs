@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use clap::ValueEnum;
-use tethercache::codec::CodedHost;
-use tethercache::core::{Host, TokenEngine};
+use tethercache::core::TokenEngine;
+use tethercache::host::CodedHost;
+use tethercache::host::Host;
 
 use crate::artefacts::Run;
 use crate::cli::Device;

@@ -5,10 +5,9 @@ pub mod comparison;
 mod engine;
 mod error;
 mod format;
-mod host;
 mod rows;
 pub mod spherical;
-mod units;
+mod unit_codec;
 
 pub use codes::HostCodes;
 pub use engine::CodecEngine;
@@ -19,4 +18,4 @@ pub use spherical::{
     HadamardRotation, HostSpherical, RadiusFit, SphericalBits, SphericalEngine, SphericalFormat,
     SphericalFrame, SphericalProblem,
 };
-pub use units::{CodedHost, CodedStore, UnitCodec};
+pub use unit_codec::UnitCodec;

@@ -27,7 +27,6 @@
 mod codes;
 mod engine;
 mod frame;
-mod host;
 mod levels;
 mod problem;
 pub(crate) mod record;

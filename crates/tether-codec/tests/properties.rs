@@ -4,7 +4,8 @@
 
 use proptest::prelude::*;
 use tether_codec::{Bits, CodeProblem, CodecEngine, Format, Grouping, HostCodes, MIN_SCALE_RANGE};
-use tether_core::{CoreError, DType, Host, HostTensor};
+use tether_core::{CoreError, DType, HostTensor};
+use tether_host::Host;
 
 fn formats() -> impl Strategy<Value = Format> {
     let bits = prop_oneof![Just(Bits::Four), Just(Bits::Eight)];

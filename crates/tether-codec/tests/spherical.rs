@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use tether_codec::{
     CodecError, HostSpherical, RadiusFit, SphericalBits, SphericalEngine, SphericalFormat, SphericalFrame,
 };
-use tether_core::{CoreError, DType, Host, HostTensor, Side};
+use tether_core::{CoreError, DType, HostTensor, Side};
+use tether_host::Host;
 use tether_testing::oracle::{literal_radius, literal_spherical, unpacked_spherical};
 
 /// Normal numbers from uniform ones.

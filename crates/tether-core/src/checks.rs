@@ -1,5 +1,6 @@
 //! What every engine checks before it does anything, on shapes alone.
 
+pub use crate::tensor::element_count;
 use crate::{AttendTable, CoreError, DType, PhaseExtents, Shape, SlotId, StoreSpec};
 
 /// Extents of a query tensor.

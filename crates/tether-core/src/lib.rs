@@ -6,8 +6,8 @@ mod dtype;
 mod engine;
 mod error;
 mod geometry;
-pub mod host;
 mod id;
+mod mean_logits;
 mod moments;
 mod phase;
 mod plan;
@@ -22,8 +22,8 @@ pub use dtype::DType;
 pub use engine::{AttendTable, Engine, LogitQuery, Readback, Side, StoreSpec, Summaries};
 pub use error::CoreError;
 pub use geometry::Geometry;
-pub use host::Host;
 pub use id::{ChunkIndex, LayerId, SlotId, UnitIndex};
+pub use mean_logits::{mean_logits, mean_query};
 pub use moments::{Moments, MomentsView};
 pub use phase::{PhaseExtents, PhaseTable};
 pub use plan::{AlignJob, CommitPlan, Edit, Member, MemoryPlan};
@@ -32,8 +32,8 @@ pub use rope_kind::{Pairing, RopeKind};
 pub use tensor::{HostTensor, Shape, TensorData};
 pub use tokens::{
     AttendOptions, BlockTables, CausalLists, DecodeProblem, EMPTY_LSE, MAX_AXES, NewQueries, PageLists,
-    PageProblem, PagedKv, Pool, PoolRows, Rotation, RotationExtents, RowProblem, TokenEngine, TokenLayout,
-    TokenShape, TopKProblem, WindowProblem, WindowSpec, batch_problem, check_entries, check_lengths,
-    check_starts, check_sums, merge_partial,
+    PageProblem, PagedKv, Pool, PoolRows, Rotation, RotationExtents, RotationPhases, RowProblem, TokenEngine,
+    TokenLayout, TokenShape, TopKProblem, WindowProblem, WindowSpec, batch_problem, check_entries,
+    check_lengths, check_starts, check_sums, merge_partial,
 };
 pub use traffic::{Traffic, TrafficCounters};

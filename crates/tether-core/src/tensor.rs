@@ -222,6 +222,14 @@ impl HostTensor {
         self.data.widened(0..self.len()).into_owned()
     }
 
+    /// All elements as `f32`; nothing is copied where that is what they are.
+    pub fn into_f32_vec(self) -> Vec<f32> {
+        match self.data {
+            TensorData::F32(v) => v,
+            data => data.widened(0..data.len()).into_owned(),
+        }
+    }
+
     /// The same elements under another shape.
     ///
     /// # Errors
@@ -237,13 +245,16 @@ impl HostTensor {
 }
 
 /// Zeros whose pages the system hands out when they are first written.
-pub(crate) fn try_zeros<T: bytemuck::Zeroable>(len: usize) -> Result<Vec<T>, CoreError> {
+fn try_zeros<T: bytemuck::Zeroable>(len: usize) -> Result<Vec<T>, CoreError> {
     bytemuck::allocation::try_zeroed_vec(len)
         .map_err(|()| CoreError::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) })
 }
 
 /// Product of `shape`, checked: that many elements of any dtype can be addressed.
-pub(crate) fn element_count(shape: &[usize]) -> Result<usize, CoreError> {
+///
+/// # Errors
+/// [`CoreError::SizeOverflow`].
+pub fn element_count(shape: &[usize]) -> Result<usize, CoreError> {
     shape
         .iter()
         .try_fold(1usize, |n, &d| n.checked_mul(d))

@@ -4,6 +4,7 @@ mod compensate;
 mod merge;
 mod merge_nearest;
 mod merge_similar;
+mod nearest;
 
 use serde::{Deserialize, Serialize};
 

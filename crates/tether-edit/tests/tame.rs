@@ -2,9 +2,10 @@
 
 use proptest::prelude::*;
 use tether_core::{
-    DType, Edit, Engine, Host, Moments, Readback, Region, Side, SlotId, StoreSpec, Summaries, TensorData,
+    DType, Edit, Engine, Moments, Readback, Region, Side, SlotId, StoreSpec, Summaries, TensorData,
 };
 use tether_edit::{AlignMoments, EditError, SequenceEdit, align_tokens};
+use tether_host::Host;
 use tether_testing::{Golden, Op, Tolerance, assert_close, golden_json, token_moments, tolerance};
 
 #[test]

@@ -1,7 +1,7 @@
 //! Activations over slices.
 
 use pulp::{Arch, Simd, WithSimd};
-use tether_core::host::exp;
+use tether_dense::exp;
 
 /// `x / (1 + e^-x)` in place.
 pub(crate) fn silu(arch: Arch, values: &mut [f32]) {

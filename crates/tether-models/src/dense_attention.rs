@@ -1,8 +1,8 @@
 //! The plain cache: every token of every layer stays.
 
 use rayon::prelude::*;
-use tether_core::host::{MatRef, exp, matmul};
 use tether_core::{CoreError, HostTensor, TensorData, merge_partial};
+use tether_dense::{MatRef, exp, matmul};
 
 use crate::token_attention::{TokenAttention, TokenBlock};
 

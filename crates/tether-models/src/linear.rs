@@ -1,6 +1,6 @@
 //! Linear layers.
 
-use tether_core::host::{MatRef, matmul};
+use tether_dense::{MatRef, matmul};
 
 /// `y = x W^T + b`.
 ///

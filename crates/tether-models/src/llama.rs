@@ -15,8 +15,9 @@ mod workspace;
 
 use pulp::Arch;
 use rayon::prelude::*;
-use tether_core::host::exp;
-use tether_core::{Host, HostTensor, Pairing, TokenEngine, TokenLayout};
+use tether_core::{HostTensor, Pairing, TokenEngine, TokenLayout};
+use tether_dense::exp;
+use tether_host::Host;
 use tethercache::rope::{RopeError, TokenRope};
 
 pub use self::config::{LlamaConfig, RopeScaling};

@@ -1,6 +1,7 @@
 //! What the tokens of a chunk receive of each block's attention.
 
-use tether_core::{Host, HostTensor, PhaseTable};
+use tether_core::{HostTensor, PhaseTable};
+use tether_host::Host;
 use tether_reuse::profile::received_attention;
 use tethercache::rope::{phase_table, rotate_units};
 use tethercache::{KvCache, Pass, Recipe};

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 use tether_core::Readback;
-use tether_core::{DType, Engine, Geometry, Host, HostTensor, RopeKind};
-use tethercache::codec::CodedHost;
+use tether_core::{DType, Engine, Geometry, HostTensor, RopeKind};
+use tether_host::CodedHost;
+use tether_host::Host;
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 use tethercache::kernels::{Cube, cubecl::Runtime};
 use tethercache::{CacheBytes, KvCache, Pass, PassKind, Recipe};

@@ -7,7 +7,8 @@ use std::convert::Infallible;
 
 use candle_core::quantized::gguf_file::Value;
 use small_llama::{DIM, HEAD_DIM, KV_HEADS, LAYERS, QUERY_HEADS, SmallLlama, VOCABULARY};
-use tether_core::{CoreError, DType, Host, HostTensor};
+use tether_core::{CoreError, DType, HostTensor};
+use tether_host::Host;
 use tether_models::{
     CachedAttention, DenseAttention, ForwardError, GgufFile, HeadProbe, Llama, LlamaSession, ModelError,
     RecordedPass, TextTokenizer, TokenAttention, TokenBlock, greedy,

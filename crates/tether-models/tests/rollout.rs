@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-use tether_core::{Engine, Host};
+use tether_core::Engine;
+use tether_host::Host;
 use tether_models::{CachedPass, ChunkAttention, Frame, Schedule, TinyVideo, VideoSession};
 use tether_testing::Golden;
 use tethercache::Recipe;

@@ -1,6 +1,6 @@
 //! Step reuse at every site of TinyVideo.
 
-use tether_core::Host;
+use tether_host::Host;
 use tether_models::{
     ForwardError, Frame, PlaceRecorder, Scene, Schedule, TinyVideo, VideoReuse, VideoSession, chunk_noise,
     psnr,

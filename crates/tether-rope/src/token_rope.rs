@@ -1,6 +1,6 @@
 //! Rotary embeddings of single tokens: frequencies, axes and the move of keys that are already rotated.
 
-use tether_core::{Host, HostTensor, MAX_AXES, Pairing, Rotation, TokenEngine, TokenLayout, TokenShape};
+use tether_core::{MAX_AXES, Pairing, Rotation, RotationPhases, TokenLayout, TokenShape};
 
 use crate::{RopeError, axis_frequencies};
 
@@ -174,14 +174,15 @@ pub fn turned(
     angles: Angles,
 ) -> Result<Vec<f32>, RopeError> {
     let tokens = keys.len() / head_dim.max(1);
-    if angles == Angles::Exact {
-        let mut keys = HostTensor::from_f32(&[1, tokens, head_dim], keys)?;
-        let host = Host::new();
-        host.rotate(&mut keys, TokenLayout::Hnd, &host.upload_rotation(rotation)?)?;
-        return Ok(keys.to_f32_vec());
-    }
     let extents = rotation.extents()?;
     extents.fit(&TokenShape { tokens, heads: 1, head_dim, layout: TokenLayout::Hnd })?;
+    if angles == Angles::Exact {
+        let phases = RotationPhases::new(rotation)?;
+        for (token, key) in keys.chunks_exact_mut(head_dim.max(1)).enumerate() {
+            phases.rotate(token, key, |x| x, |x| x);
+        }
+        return Ok(keys);
+    }
     for (token, key) in keys.chunks_exact_mut(head_dim.max(1)).enumerate() {
         for (pair, &frequency) in rotation.frequencies.iter().enumerate() {
             let axis = rotation.axes.get(pair).map_or(0, |&a| usize::from(a));

@@ -1,7 +1,5 @@
 //! Attention mass: how much of the attention a candidate would get among the candidates, from means alone.
 
-use tether_core::host;
-
 use crate::ScoreError;
 use crate::error::all_finite;
 
@@ -46,7 +44,7 @@ pub fn mean_query(
             got: q.len(),
         });
     }
-    Ok(host::mean_query(q, query_heads, kv_heads, dim))
+    Ok(tether_core::mean_query(q, query_heads, kv_heads, dim))
 }
 
 /// For each unit's mean key (`[kv_heads, dim]`): the mean over query heads, query tokens and the unit's tokens of
@@ -71,5 +69,5 @@ pub fn mean_logits<'a>(
         }
         keys.push(key);
     }
-    Ok(host::mean_logits(mean_query, query_heads, dim, keys))
+    Ok(tether_core::mean_logits(mean_query, query_heads, dim, keys))
 }

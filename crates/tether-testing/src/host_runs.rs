@@ -1,6 +1,7 @@
 //! Cases on the host engine, with one thread and with several.
 
-use tether_core::{CoreError, DType, Host};
+use tether_core::{CoreError, DType};
+use tether_host::Host;
 
 /// Runs a case for every storage type.
 ///

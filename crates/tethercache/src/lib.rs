@@ -14,8 +14,8 @@ pub use recipe::{
     UnitKind, catalogue, unknown_recipe,
 };
 pub use {
-    tether_codec as codec, tether_core as core, tether_edit as edit, tether_layout as layout,
-    tether_reuse as reuse, tether_rope as rope, tether_score as score,
+    tether_codec as codec, tether_core as core, tether_edit as edit, tether_host as host,
+    tether_layout as layout, tether_reuse as reuse, tether_rope as rope, tether_score as score,
 };
 
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
@@ -24,7 +24,8 @@ pub use tether_kernels as kernels;
 /// What most users need.
 pub mod prelude {
     pub use crate::{Error, KvCache, Pass, Recipe, Report};
-    pub use tether_core::{ChunkIndex, DType, Engine, Geometry, Host, HostTensor, LayerId, RopeKind};
+    pub use tether_core::{ChunkIndex, DType, Engine, Geometry, HostTensor, LayerId, RopeKind};
+    pub use tether_host::Host;
 }
 
 /// The repository's front page, so that its example compiles and runs.

@@ -100,7 +100,7 @@ pub struct Recipe {
     pub edit: Option<EditPart>,
     /// Positions.
     pub position: PositionPart,
-    /// How frames are stored; without it, as they came. An engine whose stores hold codes carries it out (`tether_codec::CodedHost`).
+    /// How frames are stored; without it, as they came. An engine whose stores hold codes carries it out (`tether_host::CodedHost`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub codec: Option<UnitCodec>,
 }

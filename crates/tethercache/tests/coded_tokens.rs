@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use proptest::prelude::*;
-use tether_core::{CoreError, DType, Host, HostTensor};
+use tether_core::{CoreError, DType, HostTensor};
+use tether_host::Host;
 use tethercache::score::ScoreError;
 use tethercache::tokens::{
     EvictReport, HeadContents, NewTokens, SequenceId, TokenCache, TokenGeometry, TokenRecipe,

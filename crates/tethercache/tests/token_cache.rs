@@ -18,7 +18,8 @@ mod rotations;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use tether_core::{CoreError, DType, Host, HostTensor, Pairing};
+use tether_core::{CoreError, DType, HostTensor, Pairing};
+use tether_host::Host;
 use tether_rope::TokenRope;
 use tether_score::tokens::{
     GridPlace, HeadProfile, LayerProfile, RecordedTokens, TokenObservation, add_causal_mass,

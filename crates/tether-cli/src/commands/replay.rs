@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use safetensors::{Dtype, View};
 use serde_json::json;
-use tethercache::core::{DType, Host, HostTensor};
+use tethercache::core::{DType, HostTensor};
+use tethercache::host::Host;
 use tethercache::layout::Extent;
 use tethercache::{Compat, KvCache, Pass, Recipe, ScorePart};
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tether_core::{CoreError, Host, HostTensor, Side, checks};
+use tether_core::{CoreError, HostTensor, Side, checks};
 
 use super::{CodedRows, RowFrame};
 use crate::comparison::{AffineCodes, AffineGroups, PublishedTier, SphericalCodebooks, kivi_groups};
-use crate::{HadamardRotation, SphericalBits, SphericalEngine, SphericalFormat, SphericalFrame};
+use crate::{HadamardRotation, HostSpherical, SphericalBits, SphericalFormat, SphericalFrame};
 
 /// What spherical codes are relative to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -126,8 +126,7 @@ impl RowCodec {
             (Self::Spherical { bits, .. }, RowFrame::Spherical(frame)) => {
                 let bits = SphericalBits::from_bits(bits).unwrap_or(SphericalBits::Four);
                 let format = SphericalFormat::of(side, bits);
-                let codes = Host::new().quantise_spherical(&rows_of(rows, dim)?, frame, format)?;
-                Ok(CodedRows::Spherical(codes))
+                HostSpherical::coded(&rows_of(rows, dim)?, frame, format).map(CodedRows::Spherical)
             }
             (Self::SphericalPublished { .. }, RowFrame::Published(books)) => {
                 books.encode(rows).map(CodedRows::Published)

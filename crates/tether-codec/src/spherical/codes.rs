@@ -1,7 +1,7 @@
 //! Spherical codes in host memory.
 
 use half::f16;
-use tether_core::{CoreError, Shape, checks};
+use tether_core::{CoreError, HostTensor, Shape, checks};
 
 use super::{SphericalFormat, SphericalFrame, SphericalProblem, row};
 
@@ -27,6 +27,38 @@ impl HostSpherical {
         let problem = SphericalProblem::new(shape, format)?;
         let (codes, radii) = (vec![0; problem.code_bytes()], vec![f16::ZERO; problem.rows()]);
         Ok(Self { shape: shape.into(), format, codes, radii })
+    }
+
+    /// Codes of `x` `[.., heads, head_dim]`, row by row.
+    ///
+    /// # Errors
+    /// Those of [`SphericalProblem::new`] and [`SphericalProblem::suits`]; [`CoreError::NonFinite`] of a number of `x` or of a radius that no `f16` holds.
+    pub fn coded(x: &HostTensor, frame: &SphericalFrame, format: SphericalFormat) -> Result<Self, CoreError> {
+        let problem = SphericalProblem::new(x.shape(), format)?;
+        problem.suits(frame)?;
+        if let Some(index) = x.first_non_finite() {
+            return Err(CoreError::NonFinite { what: "x", index });
+        }
+        let mut coded = Self::zeros(x.shape(), format)?;
+        let mut scratch = vec![0f32; problem.head_dim];
+        let rows = coded.codes.chunks_exact_mut(problem.row_bytes()).zip(&mut coded.radii);
+        for (row, (codes, radius)) in rows.enumerate() {
+            x.data().widen_into(row * problem.head_dim, &mut scratch);
+            *radius = frame.encode_row(row % problem.heads, &mut scratch, format, codes);
+        }
+        coded.check_radii()?;
+        Ok(coded)
+    }
+
+    /// All radii are numbers.
+    ///
+    /// # Errors
+    /// [`CoreError::NonFinite`] names the first row whose radius no `f16` holds.
+    pub fn check_radii(&self) -> Result<(), CoreError> {
+        match self.radii.iter().position(|r| !r.is_finite()) {
+            Some(index) => Err(CoreError::NonFinite { what: "radius of a row of x", index }),
+            None => Ok(()),
+        }
     }
 
     /// The parts fit each other. What rows hold is not looked at: a pool has rows that are nobody's.
@@ -74,7 +106,10 @@ impl HostSpherical {
     }
 
     /// `radius z` of row `row`, which is still rotated and centred. `problem` is [`HostSpherical::check`]'s.
-    pub(crate) fn rotated_row(&self, problem: &SphericalProblem, row: usize, into: &mut [f32]) {
+    ///
+    /// # Panics
+    /// For a row that is not there.
+    pub fn rotated_row(&self, problem: &SphericalProblem, row: usize, into: &mut [f32]) {
         let bytes = problem.row_bytes();
         row::decode(&self.codes[row * bytes..][..bytes], self.radii[row], self.format, into);
     }

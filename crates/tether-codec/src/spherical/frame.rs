@@ -5,7 +5,7 @@ use std::sync::Arc;
 use half::f16;
 use tether_core::{CoreError, HostTensor, checks};
 
-use super::HadamardRotation;
+use super::{HadamardRotation, SphericalFormat, row};
 
 /// A mean for each head and the rotation of them all. Codes mean nothing without the frame that they were made in, so it stays as long as any of them.
 #[derive(Clone, Debug, PartialEq)]
@@ -143,6 +143,15 @@ impl SphericalFrame {
         let shared = q.iter().zip(self.mean(head)).map(|(q, m)| q * m).sum();
         self.rotation().rotate(q);
         shared
+    }
+
+    /// Codes one row of a head, which is centred and rotated on the way, into the bytes of a row, and returns its radius.
+    ///
+    /// # Panics
+    /// For a head that the frame does not have.
+    pub fn encode_row(&self, head: usize, x: &mut [f32], format: SphericalFormat, into: &mut [u8]) -> f16 {
+        x.iter_mut().zip(self.mean(head)).for_each(|(x, m)| *x -= m);
+        f16::from_f32(row::encode(x, self.rotation(), format, into))
     }
 
     /// Brings a sum of a head's rows, whose weights come to `total`, back to the coordinates of what was coded.

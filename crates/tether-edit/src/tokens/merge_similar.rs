@@ -1,10 +1,10 @@
 //! Evicted values join the kept token whose key is most like theirs.
 
 use serde::{Deserialize, Serialize};
-use tether_core::host::{MatRef, matmul};
 
 use super::Merge;
 use super::merge::grouped;
+use super::nearest::nearest;
 use crate::EditError;
 
 /// Merging of values by likeness of keys, as kvpress does it: an evicted value joins the kept token with the highest cosine, weighted by
@@ -80,18 +80,12 @@ impl MergeSimilar {
             .collect()
         };
         let (theirs, ours) = (unit(&evicted), unit(kept));
-        let others = MatRef::row_major(&ours, kept.len(), dims.0, dims.0).transposed();
-        let mut pairs: Vec<(u32, u32, f32)> = Vec::with_capacity(evicted.len());
-        const BLOCK: usize = 64;
-        let mut cosines = vec![0f32; BLOCK * kept.len()];
-        for (block, rows) in evicted.chunks(BLOCK).zip(theirs.chunks(BLOCK * dims.0)) {
-            let rows = MatRef::row_major(rows, block.len(), dims.0, dims.0);
-            matmul(&mut cosines, kept.len(), 0.0, rows, others);
-            for (&token, row) in block.iter().zip(cosines.chunks_exact(kept.len())) {
-                let nearest = (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
-                pairs.push((kept[nearest], token, row[nearest]));
-            }
-        }
+        let most_like = nearest(&theirs, &ours, dims.0);
+        let mut pairs: Vec<(u32, u32, f32)> = evicted
+            .iter()
+            .zip(most_like)
+            .map(|(&token, (place, cosine))| (kept[place], token, cosine))
+            .collect();
         pairs.retain(|p| p.2 >= self.threshold);
         let most = (evicted.len() as f64 * self.fraction + 1e-9) as usize;
         if pairs.len() > most {

@@ -5,7 +5,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
-use tether_core::host::{MatRef, matmul};
+use tether_dense::{MatRef, matmul};
 
 /// Weights of a block.
 pub(super) const BLOCK: usize = 32;

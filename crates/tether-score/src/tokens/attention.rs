@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 use tether_core::Pool;
-use tether_core::host::{MatRef, matmul, softmax_rows};
+use tether_dense::{MatRef, matmul, softmax_rows};
 
 use crate::ScoreError;
 use crate::tokens::TokenObservation;

@@ -12,7 +12,7 @@ use tether_models::{
 };
 use tether_reuse::{Profile, ReuseRecipe, ReuseStats};
 use tethercache::Recipe;
-use tethercache::core::Host;
+use tethercache::host::Host;
 
 use crate::artefacts::{Estimate, ParetoPoint, write_pareto};
 use crate::budget::{CHUNK, fitted};

@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result};
 use tether_models::Llama;
-use tethercache::core::{DType, Host};
+use tethercache::core::DType;
+use tethercache::host::Host;
 use tethercache::score::tokens::HeadProfile;
 use tethercache::tokens::{TokenPlanner, TokenRecipe};
 

@@ -1,6 +1,6 @@
 //! What each tier costs the attention output, estimated from the last queries.
 
-use tether_core::host::{MatRef, matmul, softmax_rows};
+use tether_dense::{MatRef, matmul, softmax_rows};
 
 use crate::ScoreError;
 

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use tether_core::host::{MatRef, matmul};
+use tether_dense::{MatRef, matmul};
 
 use super::SnapKv;
 use crate::ScoreError;

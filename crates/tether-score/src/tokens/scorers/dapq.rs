@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tether_core::Pool;
-use tether_core::host::softmax_rows;
+use tether_dense::softmax_rows;
 
 use crate::ScoreError;
 use crate::tokens::attention::{group, group_mean, logits};

@@ -1,7 +1,7 @@
 //! Screenshots: saliency in space, a gate in time.
 
 use serde::{Deserialize, Serialize};
-use tether_core::host::{MatRef, matmul};
+use tether_dense::{MatRef, matmul};
 
 use super::SnapKv;
 use super::keydiff::norm;

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use tether_codec::{CodedRows, HadamardRotation, RowFrame};
-use tether_core::host::attend_to_rows;
 use tether_core::{CoreError, Side, merge_partial};
+use tether_host::attend_to_rows;
 use tether_score::tokens::TierPage;
 
 use super::TokenGeometry;

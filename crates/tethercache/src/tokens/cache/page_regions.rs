@@ -107,7 +107,7 @@ impl<E: TokenEngine> PageRegions<E> {
 
 #[cfg(test)]
 mod tests {
-    use tether_core::Host;
+    use tether_host::Host;
 
     use super::*;
 

@@ -156,7 +156,8 @@ pub(super) fn by_head(
 
 #[cfg(test)]
 mod tests {
-    use tether_core::{DType, Host, TensorData};
+    use tether_core::{DType, TensorData};
+    use tether_host::Host;
 
     use super::*;
 

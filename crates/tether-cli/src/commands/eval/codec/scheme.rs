@@ -3,7 +3,8 @@
 use anyhow::Result;
 use tether_codec::comparison::{AffineCodes, AffineGroups, PairPolar, PublishedTier, SphericalCodebooks};
 use tether_codec::{SphericalBits, SphericalEngine, SphericalFormat, SphericalFrame};
-use tether_core::{DType, Host, HostTensor, Side};
+use tether_core::{DType, HostTensor, Side};
+use tether_host::Host;
 
 use super::record::HeadTrace;
 

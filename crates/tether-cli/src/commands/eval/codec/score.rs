@@ -1,6 +1,6 @@
 //! What a change of keys and values does to attention.
 
-use tether_core::host::{MatRef, matmul, softmax_rows};
+use tether_dense::{MatRef, matmul, softmax_rows};
 
 use super::record::HeadTrace;
 

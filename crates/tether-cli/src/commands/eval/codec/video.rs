@@ -3,7 +3,8 @@
 use std::io::Write;
 
 use anyhow::{Context, Result};
-use tether_core::{Geometry, Host, HostTensor, PhaseTable};
+use tether_core::{Geometry, HostTensor, PhaseTable};
+use tether_host::Host;
 use tether_models::{ChunkAttention, Frame, Scene, TinyVideo, VideoSession, patchify};
 use tethercache::rope::{phase_table, rotate_units};
 use tethercache::{KvCache, Pass, Recipe};

@@ -1,0 +1,325 @@
+//! Token operations on the host.
+
+mod causal;
+mod decode;
+mod few;
+mod gather;
+mod paged;
+mod rotate;
+mod sums;
+mod tables;
+mod top_k;
+mod window;
+
+pub use decode::{PagedQueries, paged_attention};
+use paged::Rows;
+pub use paged::attend_to_rows;
+pub use tables::{HostPageTable, HostTables};
+
+use crate::Host;
+use tether_core::{
+    AttendOptions, BlockTables, CoreError, DType, DecodeProblem, HostTensor, NewQueries, PageLists,
+    PageProblem, PagedKv, PoolRows, Rotation, RotationPhases, RowProblem, Shape, Side, TokenEngine,
+    TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec, batch_problem, check_lengths,
+    check_starts, check_sums,
+};
+
+/// Row, page or token numbers in host memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostIndices {
+    shape: Shape,
+    values: Vec<u32>,
+}
+
+impl HostIndices {
+    /// Extents, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The numbers, row-major.
+    pub fn values(&self) -> &[u32] {
+        &self.values
+    }
+
+    /// All numbers are below `limit`.
+    fn below(&self, what: &'static str, limit: usize) -> Result<(), CoreError> {
+        let bound = self.values.iter().max().map_or(0, |&i| i as usize + 1);
+        if bound > limit { Err(CoreError::Count { what, expected: bound, got: limit }) } else { Ok(()) }
+    }
+}
+
+impl TokenEngine for Host {
+    type Indices = HostIndices;
+    type Rotation = RotationPhases;
+    type Tables = HostTables;
+    type PageTable = HostPageTable;
+    type Attention = AttendOptions;
+
+    fn upload_indices(&self, shape: &[usize], indices: &[u32]) -> Result<HostIndices, CoreError> {
+        let expected = tether_core::checks::element_count(shape)?;
+        if expected != indices.len() {
+            return Err(CoreError::TensorLength { shape: shape.into(), expected, got: indices.len() });
+        }
+        Ok(HostIndices { shape: shape.into(), values: indices.to_vec() })
+    }
+
+    fn read_indices(&self, indices: &HostIndices) -> Result<Vec<u32>, CoreError> {
+        let read_back = size_of_val(indices.values.as_slice()) as u64;
+        self.traffic.add(Traffic { read_back, ..Traffic::default() });
+        Ok(indices.values.clone())
+    }
+
+    fn upload_rotation(&self, rotation: &Rotation<'_>) -> Result<RotationPhases, CoreError> {
+        RotationPhases::new(rotation)
+    }
+
+    fn upload_tables(&self, tables: &BlockTables<'_>) -> Result<HostTables, CoreError> {
+        HostTables::new(tables)
+    }
+
+    fn rotate(
+        &self,
+        x: &mut HostTensor,
+        layout: TokenLayout,
+        rotation: &RotationPhases,
+    ) -> Result<(), CoreError> {
+        let shape = TokenShape::of("x", x.shape(), layout)?;
+        rotation.extents().fit(&shape)?;
+        rotate::apply(rotation, x.data_mut(), &shape, self.parallel);
+        Ok(())
+    }
+
+    fn rotated(
+        &self,
+        x: &HostTensor,
+        layout: TokenLayout,
+        rotation: &RotationPhases,
+    ) -> Result<HostTensor, CoreError> {
+        let mut out = x.clone();
+        self.rotate(&mut out, layout, rotation)?;
+        Ok(out)
+    }
+
+    fn window_scores(
+        &self,
+        q: &HostTensor,
+        k: &HostTensor,
+        spec: &WindowSpec,
+    ) -> Result<HostTensor, CoreError> {
+        let problem = WindowProblem::new(q.shape(), k.shape(), spec)?;
+        if q.dtype() != k.dtype() {
+            return Err(CoreError::DTypeMismatch { what: "q", expected: k.dtype(), got: q.dtype() });
+        }
+        let scores = window::scores(&problem, spec, q.data(), k.data(), self.parallel);
+        HostTensor::from_f32(&[problem.kv_heads, problem.prefix()], scores)
+    }
+
+    fn top_k(&self, scores: &HostTensor, k: usize) -> Result<HostIndices, CoreError> {
+        let problem = TopKProblem::new(scores.shape(), scores.dtype(), k)?;
+        let Some(numbers) = scores.as_f32() else {
+            return Err(CoreError::DTypeMismatch {
+                what: "scores",
+                expected: DType::F32,
+                got: scores.dtype(),
+            });
+        };
+        if let Some(index) = numbers.iter().position(|x| x.is_nan()) {
+            return Err(CoreError::NonFinite { what: "scores", index });
+        }
+        let values = top_k::select(&problem, numbers, self.parallel);
+        Ok(HostIndices { shape: [problem.rows, problem.k].as_slice().into(), values })
+    }
+
+    fn gather_rows(
+        &self,
+        x: &HostTensor,
+        layout: TokenLayout,
+        indices: &HostIndices,
+    ) -> Result<HostTensor, CoreError> {
+        let problem = RowProblem::new(x.shape(), layout, &indices.shape)?;
+        indices.below("tokens", problem.from.tokens)?;
+        let data = gather::rows(&problem, x.data(), &indices.values)?;
+        self.traffic.add(Traffic { gathered: data.as_bytes().len() as u64, ..Traffic::default() });
+        HostTensor::new(&problem.to().dims(), data)
+    }
+
+    fn gather_pages(&self, pool: &HostTensor, indices: &HostIndices) -> Result<HostTensor, CoreError> {
+        let problem = PageProblem::new(pool.shape(), &indices.shape)?;
+        indices.below("pages", problem.pages)?;
+        let data = gather::pages(&problem, pool.data(), &indices.values)?;
+        self.traffic.add(Traffic { gathered: data.as_bytes().len() as u64, ..Traffic::default() });
+        let mut shape = Shape::from_slice(pool.shape());
+        shape[0] = problem.kept;
+        HostTensor::new(&shape, data)
+    }
+
+    fn decode(
+        &self,
+        q: &HostTensor,
+        k: &HostTensor,
+        v: &HostTensor,
+        tables: &HostTables,
+        scale: f32,
+    ) -> Result<(HostTensor, HostTensor), CoreError> {
+        let problem = tables.problem(q.shape(), k.shape(), v.shape())?;
+        DecodeProblem::same_dtype(q.dtype(), k.dtype(), v.dtype())?;
+        let queries = PagedQueries { q, scale, parallel: self.parallel };
+        decode::attend_to_lists(&problem, tables, &queries, &Pools { keys: k, values: v })
+    }
+
+    fn read_rows(&self, pool: &HostTensor, rows: &HostIndices) -> Result<HostTensor, CoreError> {
+        let problem = PoolRows::new(pool.shape(), &rows.shape)?;
+        rows.below("rows", problem.pool_rows)?;
+        let data = gather::pages(&problem.pages(), pool.data(), &rows.values)?;
+        self.traffic.add(Traffic { gathered: data.as_bytes().len() as u64, ..Traffic::default() });
+        HostTensor::new(&problem.shape, data)
+    }
+
+    fn write_rows(&self, pool: &mut HostTensor, rows: &HostIndices, x: &HostTensor) -> Result<(), CoreError> {
+        let problem = self.check_rows(pool, rows, x)?;
+        gather::scatter(&problem, pool.data_mut(), &rows.values, x.data());
+        self.traffic.add(Traffic { written: x.data().as_bytes().len() as u64, ..Traffic::default() });
+        Ok(())
+    }
+
+    fn write_rows_together(
+        &self,
+        writes: &mut [(&mut HostTensor, &HostTensor)],
+        rows: &HostIndices,
+    ) -> Result<(), CoreError> {
+        for (pool, x) in writes.iter() {
+            self.check_rows(pool, rows, x)?;
+        }
+        writes.iter_mut().try_for_each(|(pool, x)| self.write_rows(pool, rows, x))
+    }
+
+    fn add_attention(
+        &self,
+        sums: &mut HostTensor,
+        queries: &NewQueries<'_, Self>,
+        kv: &PagedKv<'_, Self>,
+        tables: &HostTables,
+        attention: &AttendOptions,
+        _: &HostTensor,
+    ) -> Result<(), CoreError> {
+        let problem = self.batch(queries, kv, tables, attention)?;
+        check_sums(&problem, (sums.shape(), sums.dtype()))?;
+        let got = sums.dtype();
+        let into = sums.as_f32_mut();
+        let into =
+            into.ok_or(CoreError::DTypeMismatch { what: "sums of attention", expected: DType::F32, got })?;
+        let queries =
+            (queries.starts, PagedQueries { q: queries.q, scale: attention.scale, parallel: self.parallel });
+        sums::add(&problem, tables, &queries, kv.k, into);
+        Ok(())
+    }
+
+    fn create_page_table(&self, entries: usize) -> Result<HostPageTable, CoreError> {
+        let mut table = HostPageTable::default();
+        table.grow(entries);
+        Ok(table)
+    }
+
+    fn grow_page_table(&self, table: &mut HostPageTable, entries: usize) -> Result<(), CoreError> {
+        table.grow(entries);
+        Ok(())
+    }
+
+    fn write_page_table(
+        &self,
+        table: &mut HostPageTable,
+        at: &[u32],
+        pages: &[u32],
+    ) -> Result<(), CoreError> {
+        table.write(at, pages)
+    }
+
+    fn page_lists(&self, table: &HostPageTable, lists: &PageLists<'_>) -> Result<HostTables, CoreError> {
+        table.lists(lists)
+    }
+
+    fn upload_attention(&self, options: &AttendOptions) -> Result<AttendOptions, CoreError> {
+        options.validate()?;
+        if !options.is_plain() {
+            let feature = "attention with more than a scale";
+            return Err(CoreError::Unsupported { engine: "host", feature });
+        }
+        Ok(options.clone())
+    }
+
+    fn attend_paged(
+        &self,
+        queries: &NewQueries<'_, Self>,
+        kv: &PagedKv<'_, Self>,
+        tables: &HostTables,
+        attention: &AttendOptions,
+    ) -> Result<(HostTensor, HostTensor), CoreError> {
+        let problem = self.batch(queries, kv, tables, attention)?;
+        let &NewQueries { q, starts, .. } = queries;
+        let queries = PagedQueries { q, scale: attention.scale, parallel: self.parallel };
+        causal::causal(&problem, tables, starts, &queries, &Pools { keys: kv.k, values: kv.v })
+    }
+}
+
+impl Host {
+    /// The problem of a batch whose arguments fit each other.
+    fn batch(
+        &self,
+        queries: &NewQueries<'_, Self>,
+        kv: &PagedKv<'_, Self>,
+        tables: &HostTables,
+        attention: &AttendOptions,
+    ) -> Result<DecodeProblem, CoreError> {
+        let q = queries.q;
+        let problem = batch_problem(q.shape(), (kv.k.shape(), kv.v.shape()), tables.extents())?;
+        check_starts(queries.starts, tables.sequences(), problem.sequences)?;
+        check_lengths(queries.starts, tables.groups, &tables.lengths)?;
+        DecodeProblem::same_dtype(q.dtype(), kv.k.dtype(), kv.v.dtype())?;
+        attention.fit(problem.query_heads())?;
+        Ok(problem)
+    }
+
+    /// Rows `rows` of `pool` can take `x`.
+    fn check_rows(
+        &self,
+        pool: &HostTensor,
+        rows: &HostIndices,
+        x: &HostTensor,
+    ) -> Result<PoolRows, CoreError> {
+        let problem = PoolRows::new(pool.shape(), &rows.shape)?;
+        problem.holds(x.shape())?;
+        if x.dtype() != pool.dtype() {
+            return Err(CoreError::DTypeMismatch { what: "x", expected: pool.dtype(), got: x.dtype() });
+        }
+        rows.below("rows", problem.pool_rows)?;
+        Ok(problem)
+    }
+}
+
+/// Pools of numbers.
+struct Pools<'a> {
+    keys: &'a HostTensor,
+    values: &'a HostTensor,
+}
+
+impl Pools<'_> {
+    fn of(&self, side: Side) -> &HostTensor {
+        match side {
+            Side::Keys => self.keys,
+            Side::Values => self.values,
+        }
+    }
+}
+
+impl Rows for Pools<'_> {
+    fn load(&self, side: Side, row: usize, into: &mut [f32]) {
+        let pool = self.of(side);
+        let dim = pool.shape().last().copied().unwrap_or(0);
+        pool.data().widen_into(row * dim, into);
+    }
+
+    fn lend(&self, side: Side) -> Option<&[f32]> {
+        self.of(side).as_f32()
+    }
+}
