@@ -69,7 +69,7 @@ pub enum CoreError {
         requirement: &'static str,
     },
     /// A slot that the store does not have.
-    #[error("slot {slot:?} is outside the store's {slots} slots")]
+    #[error("slot {slot} is outside the store's {slots} slots")]
     NoSuchSlot {
         /// The slot.
         slot: SlotId,

@@ -29,7 +29,7 @@ pub use phase::{PhaseExtents, PhaseTable};
 pub use plan::{AlignJob, CommitPlan, Edit, Member, MemoryPlan};
 pub use region::Region;
 pub use rope_kind::{Pairing, RopeKind};
-pub use tensor::{HostTensor, Shape, TensorData};
+pub use tensor::{Element, ElementsMut, HostTensor, Shape, TensorData};
 pub use tokens::{
     AttendOptions, BlockTables, CausalLists, DecodeProblem, EMPTY_LSE, MAX_AXES, NewQueries, PageLists,
     PageProblem, PagedKv, Pool, PoolRows, Rotation, RotationExtents, RotationPhases, RowProblem, TokenEngine,

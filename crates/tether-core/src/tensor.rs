@@ -19,7 +19,65 @@ pub enum TensorData {
     BF16(Vec<bf16>),
 }
 
+/// A type that tensors store: `f32`, [`half::f16`] or [`half::bf16`].
+pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
+    /// Its name as data.
+    const DTYPE: DType;
+
+    /// The elements, when they are of this type.
+    fn of(data: &TensorData) -> Option<&[Self]>;
+
+    /// The elements for writing, when they are of this type.
+    fn of_mut(data: &mut TensorData) -> Option<&mut [Self]>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+macro_rules! element {
+    ($type:ty, $variant:ident) => {
+        impl sealed::Sealed for $type {}
+
+        impl Element for $type {
+            const DTYPE: DType = DType::$variant;
+
+            fn of(data: &TensorData) -> Option<&[Self]> {
+                if let TensorData::$variant(v) = data { Some(v) } else { None }
+            }
+
+            fn of_mut(data: &mut TensorData) -> Option<&mut [Self]> {
+                if let TensorData::$variant(v) = data { Some(v) } else { None }
+            }
+        }
+    };
+}
+
+element!(f32, F32);
+element!(f16, F16);
+element!(bf16, BF16);
+
+/// Elements for writing in place: neither how many there are nor their type can change.
+#[derive(Debug, PartialEq)]
+pub enum ElementsMut<'a> {
+    /// 32-bit floats.
+    F32(&'a mut [f32]),
+    /// IEEE half floats.
+    F16(&'a mut [f16]),
+    /// bfloat16.
+    BF16(&'a mut [bf16]),
+}
+
 impl TensorData {
+    /// The elements for writing in place.
+    pub fn elements_mut(&mut self) -> ElementsMut<'_> {
+        match self {
+            Self::F32(v) => ElementsMut::F32(v),
+            Self::F16(v) => ElementsMut::F16(v),
+            Self::BF16(v) => ElementsMut::BF16(v),
+        }
+    }
+
     /// `len` zeros of type `dtype`.
     ///
     /// # Errors
@@ -196,25 +254,34 @@ impl HostTensor {
         &self.data
     }
 
-    /// The elements as a mutable value.
-    pub fn data_mut(&mut self) -> &mut TensorData {
-        &mut self.data
+    /// The elements, without the shape; nothing is copied.
+    pub fn into_data(self) -> TensorData {
+        self.data
+    }
+
+    /// The elements for writing in place, whatever their type.
+    pub fn elements_mut(&mut self) -> ElementsMut<'_> {
+        self.data.elements_mut()
+    }
+
+    /// The elements, when they are of type `T`.
+    pub fn as_slice<T: Element>(&self) -> Option<&[T]> {
+        T::of(&self.data)
+    }
+
+    /// The elements for writing, when they are of type `T`.
+    pub fn as_slice_mut<T: Element>(&mut self) -> Option<&mut [T]> {
+        T::of_mut(&mut self.data)
     }
 
     /// The elements, when the tensor is `f32`.
     pub fn as_f32(&self) -> Option<&[f32]> {
-        match &self.data {
-            TensorData::F32(v) => Some(v),
-            _ => None,
-        }
+        self.as_slice()
     }
 
     /// The elements for writing, when the tensor is `f32`.
     pub fn as_f32_mut(&mut self) -> Option<&mut [f32]> {
-        match &mut self.data {
-            TensorData::F32(v) => Some(v),
-            _ => None,
-        }
+        self.as_slice_mut()
     }
 
     /// All elements widened to `f32`.
@@ -264,7 +331,7 @@ pub fn element_count(shape: &[usize]) -> Result<usize, CoreError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{HostTensor, TensorData};
+    use super::{Element, ElementsMut, HostTensor, TensorData};
     use crate::{CoreError, DType};
     use half::{bf16, f16};
 
@@ -291,6 +358,23 @@ mod tests {
             assert_eq!(TensorData::from_le_bytes(data.dtype(), &data.to_le_bytes()), Some(data));
         }
         assert_eq!(TensorData::from_le_bytes(DType::F32, &[0; 6]), None);
+    }
+
+    #[test]
+    fn elements_are_written_in_place_as_what_they_are() {
+        let mut x = HostTensor::zeros(&[2, 2], DType::F16).unwrap();
+        assert_eq!((x.as_slice_mut::<f32>(), x.as_slice::<bf16>()), (None, None));
+        x.as_slice_mut::<f16>().unwrap()[3] = f16::from_f32(1.5);
+        if let ElementsMut::F16(elements) = x.elements_mut() {
+            elements[0] = f16::from_f32(-2.0);
+        }
+        assert_eq!(x.as_slice::<f16>().map(<[f16]>::len), Some(4));
+        assert_eq!(x.clone().into_f32_vec(), [-2.0, 0.0, 0.0, 1.5]);
+        assert_eq!(x.into_data().dtype(), <f16 as Element>::DTYPE);
+        // What is `f32` already is handed over as it lies.
+        let x = HostTensor::from_f32(&[2], vec![3.0, 4.0]).unwrap();
+        let at = x.as_f32().unwrap().as_ptr();
+        assert_eq!(x.into_f32_vec().as_ptr(), at);
     }
 
     #[test]

@@ -268,7 +268,7 @@ impl Engine for Host {
                         }
                     }
                     store::copy_elements(
-                        &mut data,
+                        data.elements_mut(),
                         i * unit.len(),
                         &TensorData::narrowed(store.spec.dtype, &unit),
                         0,

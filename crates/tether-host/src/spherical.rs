@@ -172,7 +172,7 @@ impl SphericalEngine for Host {
         };
         let queries = PagedQueries { q: &rotated, scale, parallel: self.is_parallel() };
         let (out, lse) = paged_attention(&problem, tables, &queries, load)?;
-        let (mut out, mut lse) = (out.to_f32_vec(), lse.to_f32_vec());
+        let (mut out, mut lse) = (out.into_f32_vec(), lse.into_f32_vec());
         let rows = out.chunks_exact_mut(dv).zip(lse.iter_mut().zip(shared)).enumerate();
         for (row, (out, (lse, shared))) in rows.filter(|(_, (_, (lse, _)))| **lse > EMPTY_LSE) {
             v_frame.leave(head(row), out, 1.0);

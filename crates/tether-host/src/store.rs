@@ -1,20 +1,22 @@
 //! One layer's keys, values and moments in host memory.
 
 use tether_core::checks::element_count;
-use tether_core::{CoreError, DType, HostTensor, MomentsView, Side, SlotId, StoreSpec, TensorData};
+use tether_core::{
+    CoreError, DType, ElementsMut, HostTensor, MomentsView, Side, SlotId, StoreSpec, TensorData,
+};
 
 /// Copies `len` elements between tensors of one dtype.
 pub(super) fn copy_elements(
-    target: &mut TensorData,
+    target: ElementsMut<'_>,
     to: usize,
     source: &TensorData,
     from: usize,
     len: usize,
 ) {
     match (target, source) {
-        (TensorData::F32(t), TensorData::F32(s)) => t[to..to + len].copy_from_slice(&s[from..from + len]),
-        (TensorData::F16(t), TensorData::F16(s)) => t[to..to + len].copy_from_slice(&s[from..from + len]),
-        (TensorData::BF16(t), TensorData::BF16(s)) => t[to..to + len].copy_from_slice(&s[from..from + len]),
+        (ElementsMut::F32(t), TensorData::F32(s)) => t[to..to + len].copy_from_slice(&s[from..from + len]),
+        (ElementsMut::F16(t), TensorData::F16(s)) => t[to..to + len].copy_from_slice(&s[from..from + len]),
+        (ElementsMut::BF16(t), TensorData::BF16(s)) => t[to..to + len].copy_from_slice(&s[from..from + len]),
         _ => unreachable!("dtypes are compared before a copy"),
     }
 }
@@ -57,7 +59,7 @@ impl HostStore {
         let mut grown = Self::new(&StoreSpec { slots, ..self.spec })?;
         let mut copied = 0;
         for (to, from) in [(&mut grown.keys, &self.keys), (&mut grown.values, &self.values)] {
-            copy_elements(&mut to.data, 0, &from.data, 0, from.data.len());
+            copy_elements(to.data.elements_mut(), 0, &from.data, 0, from.data.len());
             to.moments[..from.moments.len()].copy_from_slice(&from.moments);
             copied += from.data.as_bytes().len() as u64;
         }
@@ -103,13 +105,13 @@ impl HostStore {
     /// Copies unit number `unit` of `source` (same dtype, checked by the caller) to `slot`.
     pub(super) fn write_unit(&mut self, side: Side, slot: SlotId, source: &TensorData, unit: usize) {
         let len = self.unit_len(side);
-        copy_elements(&mut self.side_mut(side).data, slot.index() * len, source, unit * len, len);
+        copy_elements(self.side_mut(side).data.elements_mut(), slot.index() * len, source, unit * len, len);
     }
 
     /// Copies `slot` out to place `unit` of `target`.
     pub(super) fn read_unit(&self, side: Side, slot: SlotId, target: &mut TensorData, unit: usize) {
         let len = self.unit_len(side);
-        copy_elements(target, unit * len, self.data(side), slot.index() * len, len);
+        copy_elements(target.elements_mut(), unit * len, self.data(side), slot.index() * len, len);
     }
 
     /// The tokens of a slot, widened.

@@ -86,7 +86,7 @@ impl TokenEngine for Host {
     ) -> Result<(), CoreError> {
         let shape = TokenShape::of("x", x.shape(), layout)?;
         rotation.extents().fit(&shape)?;
-        rotate::apply(rotation, x.data_mut(), &shape, self.parallel);
+        rotate::apply(rotation, x.elements_mut(), &shape, self.parallel);
         Ok(())
     }
 
@@ -178,7 +178,7 @@ impl TokenEngine for Host {
 
     fn write_rows(&self, pool: &mut HostTensor, rows: &HostIndices, x: &HostTensor) -> Result<(), CoreError> {
         let problem = self.check_rows(pool, rows, x)?;
-        gather::scatter(&problem, pool.data_mut(), &rows.values, x.data());
+        gather::scatter(&problem, pool, &rows.values, x.data());
         self.traffic.add(Traffic { written: x.data().as_bytes().len() as u64, ..Traffic::default() });
         Ok(())
     }

@@ -69,7 +69,7 @@ pub enum LayoutError {
         block: u32,
     },
     /// A slot was released that nobody held.
-    #[error("slot {slot:?} is not in use")]
+    #[error("slot {slot} is not in use")]
     NotInUse {
         /// The slot.
         slot: SlotId,

@@ -1,7 +1,7 @@
 //! The plain cache: every token of every layer stays.
 
 use rayon::prelude::*;
-use tether_core::{CoreError, HostTensor, TensorData, merge_partial};
+use tether_core::{CoreError, HostTensor, merge_partial};
 use tether_dense::{MatRef, exp, matmul};
 
 use crate::token_attention::{TokenAttention, TokenBlock};
@@ -106,7 +106,7 @@ impl TokenAttention for DenseAttention {
         let extents = Extents::of(block, out)?;
         let (q, k, v) = (floats("q", block.q)?, floats("k", block.k)?, floats("v", block.v)?);
         let got = out.dtype();
-        let TensorData::F32(out) = out.data_mut() else {
+        let Some(out) = out.as_f32_mut() else {
             return Err(CoreError::DTypeMismatch { what: "out", expected: tether_core::DType::F32, got });
         };
         if self.layers.len() <= block.layer {

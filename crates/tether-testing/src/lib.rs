@@ -1,5 +1,6 @@
 //! What TetherCache's tests share: plain `f64` oracles, tolerances in one table, and golden files.
 
+pub mod backends;
 pub mod codec_cases;
 pub mod engine_cases;
 mod golden;

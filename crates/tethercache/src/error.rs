@@ -31,7 +31,7 @@ pub enum Error {
     #[error(transparent)]
     Rope(#[from] RopeError),
     /// A layer that the geometry does not have.
-    #[error("layer {layer:?} does not exist: the geometry has {layers} layers")]
+    #[error("layer {layer} does not exist: the geometry has {layers} layers")]
     NoSuchLayer {
         /// The layer asked for.
         layer: LayerId,
@@ -63,7 +63,7 @@ pub enum Error {
         probe: u32,
     },
     /// Layers take the same tokens, one layer after the other.
-    #[error("layer {layer:?} has {got} tokens where the layer before it has {expected}")]
+    #[error("layer {layer} has {got} tokens where the layer before it has {expected}")]
     LayerTokens {
         /// The layer.
         layer: LayerId,
@@ -73,7 +73,7 @@ pub enum Error {
         got: usize,
     },
     /// Chunks come one after the other, and each is committed before the next begins.
-    #[error("layer {layer:?}: chunk {} is next, got chunk {}", expected.0, got.0)]
+    #[error("layer {layer}: chunk {expected} is next, got chunk {got}")]
     ChunkOrder {
         /// The layer.
         layer: LayerId,
@@ -83,7 +83,7 @@ pub enum Error {
         got: ChunkIndex,
     },
     /// The layer before has not seen this chunk, or another layer has not committed the one before it.
-    #[error("layer {layer:?} cannot take chunk {}: layer {behind:?} is behind", chunk.0)]
+    #[error("layer {layer} cannot take chunk {chunk}: layer {behind} is behind")]
     LayerOrder {
         /// The layer that was called.
         layer: LayerId,
@@ -93,7 +93,7 @@ pub enum Error {
         behind: LayerId,
     },
     /// A commit needs the chunk's clean keys and values in the cache.
-    #[error("layer {layer:?}, chunk {}: commit before the clean pass wrote its keys and values", chunk.0)]
+    #[error("layer {layer}, chunk {chunk}: commit before the clean pass wrote its keys and values")]
     CleanPassWithoutWrite {
         /// The layer.
         layer: LayerId,
@@ -101,7 +101,7 @@ pub enum Error {
         chunk: ChunkIndex,
     },
     /// Nothing to attend to yet.
-    #[error("layer {layer:?} is empty")]
+    #[error("layer {layer} is empty")]
     Empty {
         /// The layer.
         layer: LayerId,

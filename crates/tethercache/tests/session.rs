@@ -158,6 +158,7 @@ fn refused_calls_change_nothing() {
     }
     let e = cache.stage(1, Pass::denoise(8), &c.k, &c.v).unwrap_err();
     assert!(matches!(e, Error::LayerOrder { behind: LayerId(0), .. }), "{e}");
+    assert_eq!(e.to_string(), "layer 1 cannot take chunk 8: layer 0 is behind");
     let e = cache.stage(2, Pass::denoise(8), &c.k, &c.v).unwrap_err();
     assert!(matches!(e, Error::NoSuchLayer { layers: 2, .. }), "{e}");
     let e = cache.commit(0, 8, &c.q).unwrap_err();

@@ -2,17 +2,17 @@
 
 use half::{bf16, f16};
 use rayon::prelude::*;
-use tether_core::{RotationPhases, TensorData, TokenLayout, TokenShape};
+use tether_core::{ElementsMut, RotationPhases, TokenLayout, TokenShape};
 
 /// Rotates tokens that fit.
-pub(super) fn apply(phases: &RotationPhases, data: &mut TensorData, shape: &TokenShape, parallel: bool) {
+pub(super) fn apply(phases: &RotationPhases, data: ElementsMut<'_>, shape: &TokenShape, parallel: bool) {
     if shape.is_empty() {
         return;
     }
     match data {
-        TensorData::F32(data) => rows(phases, data, shape, parallel, |x| x, |x| x),
-        TensorData::F16(data) => rows(phases, data, shape, parallel, f16::to_f32, f16::from_f32),
-        TensorData::BF16(data) => rows(phases, data, shape, parallel, bf16::to_f32, bf16::from_f32),
+        ElementsMut::F32(data) => rows(phases, data, shape, parallel, |x| x, |x| x),
+        ElementsMut::F16(data) => rows(phases, data, shape, parallel, f16::to_f32, f16::from_f32),
+        ElementsMut::BF16(data) => rows(phases, data, shape, parallel, bf16::to_f32, bf16::from_f32),
     }
 }
 

@@ -17,7 +17,12 @@ impl<E: Engine> KvCache<E> {
     /// # Errors
     /// [`Error::CleanPassWithoutWrite`] when the clean keys and values are not in the cache, [`Error::ChunkOrder`] for another chunk
     /// than the staged one, wrong shapes and dtypes, scores that are NaN.
-    pub fn commit(&mut self, layer: impl Into<LayerId>, chunk: u64, q: &E::Tensor) -> Result<Report, Error> {
+    pub fn commit(
+        &mut self,
+        layer: impl Into<LayerId>,
+        chunk: impl Into<ChunkIndex>,
+        q: &E::Tensor,
+    ) -> Result<Report, Error> {
         let mut reports = self.commit_layers(chunk, &[(layer.into(), q)])?;
         Ok(reports.remove(0))
     }
@@ -33,16 +38,20 @@ impl<E: Engine> KvCache<E> {
     /// edits, the layers before are committed.
     pub fn commit_layers(
         &mut self,
-        chunk: u64,
+        chunk: impl Into<ChunkIndex>,
         queries: &[(LayerId, &E::Tensor)],
     ) -> Result<Vec<Report>, Error> {
-        let chunk = ChunkIndex(chunk);
+        let chunk = chunk.into();
         for (i, &(layer, q)) in queries.iter().enumerate() {
             let index = self.layer_index(layer)?;
             let committed = ChunkIndex(self.layers[index].committed);
             match self.layers[index].open {
                 _ if queries[..i].iter().any(|(l, _)| *l == layer) => {
-                    return Err(Error::ChunkOrder { layer, expected: ChunkIndex(chunk.0 + 1), got: chunk });
+                    return Err(Error::ChunkOrder {
+                        layer,
+                        expected: ChunkIndex(chunk.0.saturating_add(1)),
+                        got: chunk,
+                    });
                 }
                 Some(open) if open.chunk != chunk => {
                     return Err(Error::ChunkOrder { layer, expected: open.chunk, got: chunk });

@@ -25,13 +25,13 @@ pub struct Pass {
 
 impl Pass {
     /// A noisy pass of chunk `chunk`.
-    pub const fn denoise(chunk: u64) -> Self {
-        Self { chunk: ChunkIndex(chunk), kind: PassKind::Denoise }
+    pub fn denoise(chunk: impl Into<ChunkIndex>) -> Self {
+        Self { chunk: chunk.into(), kind: PassKind::Denoise }
     }
 
     /// The clean pass of chunk `chunk`.
-    pub const fn clean(chunk: u64) -> Self {
-        Self { chunk: ChunkIndex(chunk), kind: PassKind::Clean }
+    pub fn clean(chunk: impl Into<ChunkIndex>) -> Self {
+        Self { chunk: chunk.into(), kind: PassKind::Clean }
     }
 }
 

@@ -137,5 +137,5 @@ fn affine(x: &[f32], dim: usize, bits: usize, groups: AffineGroups) -> Result<(V
 pub(crate) fn spherical(x: &HostTensor, frame: &SphericalFrame, format: SphericalFormat) -> Result<Vec<f32>> {
     let engine = Host::new();
     let codes = engine.quantise_spherical(x, frame, format)?;
-    Ok(engine.dequantise_spherical(&codes, frame, DType::F32)?.to_f32_vec())
+    Ok(engine.dequantise_spherical(&codes, frame, DType::F32)?.into_f32_vec())
 }

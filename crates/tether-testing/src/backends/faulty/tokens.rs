@@ -1,0 +1,178 @@
+//! Operations on tokens, passed on.
+
+use tether_core::{
+    AttendOptions, BlockTables, CoreError, NewQueries, PageLists, PagedKv, Rotation, TokenEngine,
+    TokenLayout, WindowSpec,
+};
+
+use super::super::watch::Bytes;
+use super::{Call, Faulty, list};
+
+impl<E: TokenEngine> TokenEngine for Faulty<E> {
+    type Indices = E::Indices;
+    type Rotation = E::Rotation;
+    type Tables = E::Tables;
+    type PageTable = E::PageTable;
+    type Attention = E::Attention;
+
+    fn upload_indices(&self, shape: &[usize], indices: &[u32]) -> Result<E::Indices, CoreError> {
+        self.enter(Call::UploadIndices, Bytes::ToDevice(list(indices)))?;
+        self.engine.upload_indices(shape, indices)
+    }
+
+    fn read_indices(&self, indices: &E::Indices) -> Result<Vec<u32>, CoreError> {
+        // How many there are is known when they are here: the call is counted first, and then what it brought.
+        self.enter(Call::ReadIndices, Bytes::None)?;
+        let read = self.engine.read_indices(indices)?;
+        self.watch.arrived(Call::ReadIndices, list(&read));
+        Ok(read)
+    }
+
+    fn upload_rotation(&self, rotation: &Rotation<'_>) -> Result<E::Rotation, CoreError> {
+        let deltas: u64 = rotation.deltas.iter().map(|axis| list(axis)).sum();
+        let bytes = list(rotation.frequencies) + list(rotation.axes) + deltas;
+        self.enter(Call::UploadRotation, Bytes::ToDevice(bytes))?;
+        self.engine.upload_rotation(rotation)
+    }
+
+    fn upload_tables(&self, tables: &BlockTables<'_>) -> Result<E::Tables, CoreError> {
+        let bytes = list(tables.indptr) + list(tables.pages) + list(tables.lengths);
+        self.enter(Call::UploadTables, Bytes::ToDevice(bytes))?;
+        self.engine.upload_tables(tables)
+    }
+
+    fn rotate(
+        &self,
+        x: &mut E::Tensor,
+        layout: TokenLayout,
+        rotation: &E::Rotation,
+    ) -> Result<(), CoreError> {
+        self.enter(Call::Rotate, Bytes::None)?;
+        self.engine.rotate(x, layout, rotation)
+    }
+
+    fn rotated(
+        &self,
+        x: &E::Tensor,
+        layout: TokenLayout,
+        rotation: &E::Rotation,
+    ) -> Result<E::Tensor, CoreError> {
+        self.enter(Call::Rotated, Bytes::None)?;
+        self.engine.rotated(x, layout, rotation)
+    }
+
+    fn window_scores(&self, q: &E::Tensor, k: &E::Tensor, spec: &WindowSpec) -> Result<E::Tensor, CoreError> {
+        self.enter(Call::WindowScores, Bytes::None)?;
+        self.engine.window_scores(q, k, spec)
+    }
+
+    fn top_k(&self, scores: &E::Tensor, k: usize) -> Result<E::Indices, CoreError> {
+        self.enter(Call::TopK, Bytes::None)?;
+        self.engine.top_k(scores, k)
+    }
+
+    fn gather_rows(
+        &self,
+        x: &E::Tensor,
+        layout: TokenLayout,
+        indices: &E::Indices,
+    ) -> Result<E::Tensor, CoreError> {
+        self.enter(Call::GatherRows, Bytes::None)?;
+        self.engine.gather_rows(x, layout, indices)
+    }
+
+    fn gather_rows_of_two(
+        &self,
+        tensors: (&E::Tensor, &E::Tensor),
+        layout: TokenLayout,
+        indices: &E::Indices,
+    ) -> Result<(E::Tensor, E::Tensor), CoreError> {
+        self.enter(Call::GatherRows, Bytes::None)?;
+        self.engine.gather_rows_of_two(tensors, layout, indices)
+    }
+
+    fn gather_pages(&self, pool: &E::Tensor, indices: &E::Indices) -> Result<E::Tensor, CoreError> {
+        self.enter(Call::GatherPages, Bytes::None)?;
+        self.engine.gather_pages(pool, indices)
+    }
+
+    fn gather_pages_of_two(
+        &self,
+        pools: (&E::Tensor, &E::Tensor),
+        indices: &E::Indices,
+    ) -> Result<(E::Tensor, E::Tensor), CoreError> {
+        self.enter(Call::GatherPages, Bytes::None)?;
+        self.engine.gather_pages_of_two(pools, indices)
+    }
+
+    fn decode(
+        &self,
+        q: &E::Tensor,
+        k: &E::Tensor,
+        v: &E::Tensor,
+        tables: &E::Tables,
+        scale: f32,
+    ) -> Result<(E::Tensor, E::Tensor), CoreError> {
+        self.enter(Call::Decode, Bytes::None)?;
+        self.engine.decode(q, k, v, tables, scale)
+    }
+
+    fn read_rows(&self, pool: &E::Tensor, rows: &E::Indices) -> Result<E::Tensor, CoreError> {
+        self.enter(Call::ReadRows, Bytes::None)?;
+        self.engine.read_rows(pool, rows)
+    }
+
+    fn write_rows(&self, pool: &mut E::Tensor, rows: &E::Indices, x: &E::Tensor) -> Result<(), CoreError> {
+        self.enter(Call::WriteRows, Bytes::None)?;
+        self.engine.write_rows(pool, rows, x)
+    }
+
+    fn write_rows_of_two(
+        &self,
+        pools: (&mut E::Tensor, &mut E::Tensor),
+        rows: &E::Indices,
+        x: (&E::Tensor, &E::Tensor),
+    ) -> Result<(), CoreError> {
+        self.enter(Call::WriteRows, Bytes::None)?;
+        self.engine.write_rows_of_two(pools, rows, x)
+    }
+
+    fn create_page_table(&self, entries: usize) -> Result<E::PageTable, CoreError> {
+        self.enter(Call::CreatePageTable, Bytes::None)?;
+        self.engine.create_page_table(entries)
+    }
+
+    fn grow_page_table(&self, table: &mut E::PageTable, entries: usize) -> Result<(), CoreError> {
+        self.enter(Call::GrowPageTable, Bytes::None)?;
+        self.engine.grow_page_table(table, entries)
+    }
+
+    fn write_page_table(&self, table: &mut E::PageTable, at: &[u32], pages: &[u32]) -> Result<(), CoreError> {
+        self.enter(Call::WritePageTable, Bytes::ToDevice(list(at) + list(pages)))?;
+        self.engine.write_page_table(table, at, pages)
+    }
+
+    fn page_lists(&self, table: &E::PageTable, lists: &PageLists<'_>) -> Result<E::Tables, CoreError> {
+        self.enter(Call::PageLists, Bytes::ToDevice(list(lists.starts) + list(lists.lengths)))?;
+        self.engine.page_lists(table, lists)
+    }
+
+    fn upload_attention(&self, options: &AttendOptions) -> Result<E::Attention, CoreError> {
+        self.enter(Call::UploadAttention, Bytes::ToDevice(list(&options.alibi) + list(&options.sinks)))?;
+        self.engine.upload_attention(options)
+    }
+
+    fn attend_paged(
+        &self,
+        queries: &NewQueries<'_, Self>,
+        kv: &PagedKv<'_, Self>,
+        tables: &E::Tables,
+        attention: &E::Attention,
+    ) -> Result<(E::Tensor, E::Tensor), CoreError> {
+        self.enter(Call::AttendPaged, Bytes::ToDevice(list(queries.starts)))?;
+        let &NewQueries { q, starts, positions } = queries;
+        let queries = NewQueries { q, starts, positions };
+        let kv = PagedKv { k: kv.k, v: kv.v, positions: kv.positions };
+        self.engine.attend_paged(&queries, &kv, tables, attention)
+    }
+}

@@ -1,0 +1,189 @@
+//! Operations on tokens that do nothing.
+
+use tether_core::{
+    AttendOptions, BlockTables, CoreError, DType, DecodeProblem, NewQueries, PageLists, PageProblem, PagedKv,
+    PoolRows, Rotation, RotationExtents, RowProblem, Shape, TokenEngine, TokenLayout, TokenShape,
+    TopKProblem, WindowProblem, WindowSpec, batch_problem, check_starts, checks,
+};
+
+use super::{Null, NullTensor};
+
+/// Numbers of rows, pages or tokens, of which only the shape is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NullIndices {
+    shape: Shape,
+}
+
+/// Lists of pages, of which only the extents are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NullTables {
+    page_size: usize,
+    groups: usize,
+    sequences: usize,
+}
+
+/// Output and log-sum-exps of attention.
+fn attended(problem: &DecodeProblem, dtype: DType) -> (NullTensor, NullTensor) {
+    let shape = [problem.sequences, problem.query_heads(), problem.head_dim_v];
+    (NullTensor::new(&shape, dtype), NullTensor::new(&shape[..2], DType::F32))
+}
+
+fn same_dtype(what: &'static str, expected: DType, got: DType) -> Result<(), CoreError> {
+    if expected == got { Ok(()) } else { Err(CoreError::DTypeMismatch { what, expected, got }) }
+}
+
+impl TokenEngine for Null {
+    type Indices = NullIndices;
+    type Rotation = RotationExtents;
+    type Tables = NullTables;
+    /// Entries.
+    type PageTable = usize;
+    type Attention = AttendOptions;
+
+    fn upload_indices(&self, shape: &[usize], indices: &[u32]) -> Result<NullIndices, CoreError> {
+        let expected = checks::element_count(shape)?;
+        if expected != indices.len() {
+            return Err(CoreError::TensorLength { shape: shape.into(), expected, got: indices.len() });
+        }
+        Ok(NullIndices { shape: shape.into() })
+    }
+
+    fn read_indices(&self, indices: &NullIndices) -> Result<Vec<u32>, CoreError> {
+        let columns = indices.shape.last().copied().unwrap_or(1);
+        let rows = indices.shape.iter().product::<usize>() / columns.max(1);
+        Ok((0..rows).flat_map(|_| 0..columns as u32).collect())
+    }
+
+    fn upload_rotation(&self, rotation: &Rotation<'_>) -> Result<RotationExtents, CoreError> {
+        rotation.extents()
+    }
+
+    fn upload_tables(&self, tables: &BlockTables<'_>) -> Result<NullTables, CoreError> {
+        let &BlockTables { page_size, groups, .. } = tables;
+        Ok(NullTables { page_size, groups, sequences: tables.sequences() })
+    }
+
+    fn rotate(
+        &self,
+        x: &mut NullTensor,
+        layout: TokenLayout,
+        rotation: &RotationExtents,
+    ) -> Result<(), CoreError> {
+        rotation.fit(&TokenShape::of("x", &x.shape, layout)?)
+    }
+
+    fn rotated(
+        &self,
+        x: &NullTensor,
+        layout: TokenLayout,
+        rotation: &RotationExtents,
+    ) -> Result<NullTensor, CoreError> {
+        rotation.fit(&TokenShape::of("x", &x.shape, layout)?)?;
+        Ok(x.clone())
+    }
+
+    fn window_scores(
+        &self,
+        q: &NullTensor,
+        k: &NullTensor,
+        spec: &WindowSpec,
+    ) -> Result<NullTensor, CoreError> {
+        let problem = WindowProblem::new(&q.shape, &k.shape, spec)?;
+        same_dtype("q", k.dtype, q.dtype)?;
+        Ok(NullTensor::new(&[problem.kv_heads, problem.prefix()], DType::F32))
+    }
+
+    fn top_k(&self, scores: &NullTensor, k: usize) -> Result<NullIndices, CoreError> {
+        let problem = TopKProblem::new(&scores.shape, scores.dtype, k)?;
+        Ok(NullIndices { shape: [problem.rows, problem.k].as_slice().into() })
+    }
+
+    fn gather_rows(
+        &self,
+        x: &NullTensor,
+        layout: TokenLayout,
+        indices: &NullIndices,
+    ) -> Result<NullTensor, CoreError> {
+        let problem = RowProblem::new(&x.shape, layout, &indices.shape)?;
+        Ok(NullTensor::new(&problem.to().dims(), x.dtype))
+    }
+
+    fn gather_pages(&self, pool: &NullTensor, indices: &NullIndices) -> Result<NullTensor, CoreError> {
+        let problem = PageProblem::new(&pool.shape, &indices.shape)?;
+        let mut gathered = pool.clone();
+        gathered.shape[0] = problem.kept;
+        Ok(gathered)
+    }
+
+    fn decode(
+        &self,
+        q: &NullTensor,
+        k: &NullTensor,
+        v: &NullTensor,
+        tables: &NullTables,
+        _scale: f32,
+    ) -> Result<(NullTensor, NullTensor), CoreError> {
+        let lists = (tables.page_size, tables.groups, tables.sequences);
+        let problem = DecodeProblem::new(&q.shape, &k.shape, &v.shape, lists, 0)?;
+        DecodeProblem::same_dtype(q.dtype, k.dtype, v.dtype)?;
+        Ok(attended(&problem, q.dtype))
+    }
+
+    fn read_rows(&self, pool: &NullTensor, rows: &NullIndices) -> Result<NullTensor, CoreError> {
+        Ok(NullTensor { shape: PoolRows::new(&pool.shape, &rows.shape)?.shape, dtype: pool.dtype })
+    }
+
+    fn write_rows(&self, pool: &mut NullTensor, rows: &NullIndices, x: &NullTensor) -> Result<(), CoreError> {
+        PoolRows::new(&pool.shape, &rows.shape)?.holds(&x.shape)?;
+        same_dtype("x", pool.dtype, x.dtype)
+    }
+
+    fn write_rows_of_two(
+        &self,
+        (a, b): (&mut NullTensor, &mut NullTensor),
+        rows: &NullIndices,
+        (x, y): (&NullTensor, &NullTensor),
+    ) -> Result<(), CoreError> {
+        self.write_rows(a, rows, x)?;
+        self.write_rows(b, rows, y)
+    }
+
+    fn create_page_table(&self, entries: usize) -> Result<usize, CoreError> {
+        Ok(entries)
+    }
+
+    fn grow_page_table(&self, table: &mut usize, entries: usize) -> Result<(), CoreError> {
+        *table = entries.max(*table);
+        Ok(())
+    }
+
+    fn write_page_table(&self, _table: &mut usize, at: &[u32], pages: &[u32]) -> Result<(), CoreError> {
+        checks::count("pages", at.len(), pages.len())
+    }
+
+    fn page_lists(&self, table: &usize, lists: &PageLists<'_>) -> Result<NullTables, CoreError> {
+        lists.check(*table)?;
+        let &PageLists { page_size, groups, lengths, .. } = lists;
+        Ok(NullTables { page_size, groups, sequences: lengths.len() / groups })
+    }
+
+    fn upload_attention(&self, options: &AttendOptions) -> Result<AttendOptions, CoreError> {
+        options.validate()?;
+        Ok(options.clone())
+    }
+
+    fn attend_paged(
+        &self,
+        queries: &NewQueries<'_, Self>,
+        kv: &PagedKv<'_, Self>,
+        tables: &NullTables,
+        attention: &AttendOptions,
+    ) -> Result<(NullTensor, NullTensor), CoreError> {
+        let (q, k, v) = (queries.q, kv.k, kv.v);
+        let problem = batch_problem(&q.shape, (&k.shape, &v.shape), (tables.page_size, tables.groups, 0))?;
+        check_starts(queries.starts, tables.sequences, problem.sequences)?;
+        attention.fit(problem.query_heads())?;
+        DecodeProblem::same_dtype(q.dtype, k.dtype, v.dtype)?;
+        Ok(attended(&problem, q.dtype))
+    }
+}
