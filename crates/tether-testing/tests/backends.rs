@@ -91,7 +91,7 @@ fn all_operations<E: TokenEngine>(engine: &E) -> Result<Vec<Described>, CoreErro
     let rows = engine.upload_indices(&[2, 1], &[5, 3])?;
     let (new_k, new_v) = (up(&[2, 1, 4], DType::F16)?, up(&[2, 1, 6], DType::F16)?);
     engine.write_rows(&mut k_pool, &rows, &new_k)?;
-    engine.write_rows_of_two((&mut k_pool, &mut v_pool), &rows, (&new_k, &new_v))?;
+    engine.write_rows_together(&mut [(&mut k_pool, &new_k), (&mut v_pool, &new_v)], &rows)?;
     see(&engine.read_rows(&v_pool, &rows)?);
 
     // Attention over pages: two groups of one head, one sequence.

@@ -54,8 +54,10 @@ pub enum Call {
     Decode,
     /// [`TokenEngine::read_rows`](tether_core::TokenEngine::read_rows).
     ReadRows,
-    /// [`TokenEngine::write_rows`](tether_core::TokenEngine::write_rows), of one tensor or two.
+    /// [`TokenEngine::write_rows`](tether_core::TokenEngine::write_rows), of one tensor or several.
     WriteRows,
+    /// [`TokenEngine::add_attention`](tether_core::TokenEngine::add_attention).
+    AddAttention,
     /// [`TokenEngine::create_page_table`](tether_core::TokenEngine::create_page_table).
     CreatePageTable,
     /// [`TokenEngine::grow_page_table`](tether_core::TokenEngine::grow_page_table).

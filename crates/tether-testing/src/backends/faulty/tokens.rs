@@ -127,14 +127,27 @@ impl<E: TokenEngine> TokenEngine for Faulty<E> {
         self.engine.write_rows(pool, rows, x)
     }
 
-    fn write_rows_of_two(
+    fn write_rows_together(
         &self,
-        pools: (&mut E::Tensor, &mut E::Tensor),
+        writes: &mut [(&mut E::Tensor, &E::Tensor)],
         rows: &E::Indices,
-        x: (&E::Tensor, &E::Tensor),
     ) -> Result<(), CoreError> {
         self.enter(Call::WriteRows, Bytes::None)?;
-        self.engine.write_rows_of_two(pools, rows, x)
+        self.engine.write_rows_together(writes, rows)
+    }
+
+    fn add_attention(
+        &self,
+        sums: &mut E::Tensor,
+        queries: &NewQueries<'_, Self>,
+        kv: &PagedKv<'_, Self>,
+        tables: &E::Tables,
+        attention: &E::Attention,
+        lse: &E::Tensor,
+    ) -> Result<(), CoreError> {
+        self.enter(Call::AddAttention, Bytes::ToDevice(list(queries.starts)))?;
+        let (queries, kv) = passed(queries, kv);
+        self.engine.add_attention(sums, &queries, &kv, tables, attention, lse)
     }
 
     fn create_page_table(&self, entries: usize) -> Result<E::PageTable, CoreError> {
@@ -170,9 +183,16 @@ impl<E: TokenEngine> TokenEngine for Faulty<E> {
         attention: &E::Attention,
     ) -> Result<(E::Tensor, E::Tensor), CoreError> {
         self.enter(Call::AttendPaged, Bytes::ToDevice(list(queries.starts)))?;
-        let &NewQueries { q, starts, positions } = queries;
-        let queries = NewQueries { q, starts, positions };
-        let kv = PagedKv { k: kv.k, v: kv.v, positions: kv.positions };
+        let (queries, kv) = passed(queries, kv);
         self.engine.attend_paged(&queries, &kv, tables, attention)
     }
+}
+
+/// The same arguments, as the engine's own.
+fn passed<'a, E: TokenEngine>(
+    queries: &NewQueries<'a, Faulty<E>>,
+    kv: &PagedKv<'a, Faulty<E>>,
+) -> (NewQueries<'a, E>, PagedKv<'a, E>) {
+    let &NewQueries { q, starts, positions } = queries;
+    (NewQueries { q, starts, positions }, PagedKv { k: kv.k, v: kv.v, positions: kv.positions })
 }

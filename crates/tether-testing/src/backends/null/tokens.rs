@@ -3,7 +3,7 @@
 use tether_core::{
     AttendOptions, BlockTables, CoreError, DType, DecodeProblem, NewQueries, PageLists, PageProblem, PagedKv,
     PoolRows, Rotation, RotationExtents, RowProblem, Shape, TokenEngine, TokenLayout, TokenShape,
-    TopKProblem, WindowProblem, WindowSpec, batch_problem, check_starts, checks,
+    TopKProblem, WindowProblem, WindowSpec, batch_problem, check_starts, check_sums, checks,
 };
 
 use super::{Null, NullTensor};
@@ -138,14 +138,25 @@ impl TokenEngine for Null {
         same_dtype("x", pool.dtype, x.dtype)
     }
 
-    fn write_rows_of_two(
+    fn write_rows_together(
         &self,
-        (a, b): (&mut NullTensor, &mut NullTensor),
+        writes: &mut [(&mut NullTensor, &NullTensor)],
         rows: &NullIndices,
-        (x, y): (&NullTensor, &NullTensor),
     ) -> Result<(), CoreError> {
-        self.write_rows(a, rows, x)?;
-        self.write_rows(b, rows, y)
+        writes.iter_mut().try_for_each(|(pool, x)| self.write_rows(pool, rows, x))
+    }
+
+    fn add_attention(
+        &self,
+        sums: &mut NullTensor,
+        queries: &NewQueries<'_, Self>,
+        kv: &PagedKv<'_, Self>,
+        tables: &NullTables,
+        attention: &AttendOptions,
+        _lse: &NullTensor,
+    ) -> Result<(), CoreError> {
+        let problem = self.batch(queries, kv, tables, attention)?;
+        check_sums(&problem, (&sums.shape, sums.dtype))
     }
 
     fn create_page_table(&self, entries: usize) -> Result<usize, CoreError> {
@@ -179,11 +190,25 @@ impl TokenEngine for Null {
         tables: &NullTables,
         attention: &AttendOptions,
     ) -> Result<(NullTensor, NullTensor), CoreError> {
+        let problem = self.batch(queries, kv, tables, attention)?;
+        Ok(attended(&problem, queries.q.dtype))
+    }
+}
+
+impl Null {
+    /// The problem of a batch whose arguments fit each other.
+    fn batch(
+        &self,
+        queries: &NewQueries<'_, Self>,
+        kv: &PagedKv<'_, Self>,
+        tables: &NullTables,
+        attention: &AttendOptions,
+    ) -> Result<DecodeProblem, CoreError> {
         let (q, k, v) = (queries.q, kv.k, kv.v);
         let problem = batch_problem(&q.shape, (&k.shape, &v.shape), (tables.page_size, tables.groups, 0))?;
         check_starts(queries.starts, tables.sequences, problem.sequences)?;
         attention.fit(problem.query_heads())?;
         DecodeProblem::same_dtype(q.dtype, k.dtype, v.dtype)?;
-        Ok(attended(&problem, q.dtype))
+        Ok(problem)
     }
 }
