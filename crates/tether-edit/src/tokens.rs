@@ -1,13 +1,15 @@
 //! Edits of single tokens: what becomes of tokens that leave.
 
 mod compensate;
+mod edit_tokens;
 mod merge;
 mod merge_nearest;
 mod merge_similar;
 
 use serde::{Deserialize, Serialize};
 
-pub use compensate::Compensation;
+pub use compensate::{Compensate, Compensation};
+pub use edit_tokens::{EditTokens, HeadEdit, TokenEditor};
 pub use merge::{Merge, apply_merges};
 pub use merge_nearest::MergeNearest;
 pub use merge_similar::MergeSimilar;

@@ -7,6 +7,7 @@ mod geometry;
 mod plan;
 mod planner;
 mod recipe;
+mod requires;
 
 pub use cache::{EvictReport, HeadContents, ModelFacts, NewTokens, SequenceId, TokenBytes, TokenCache};
 pub use codec::{BudgetScope, CodecPart, RetentionPart};
@@ -15,6 +16,7 @@ pub use geometry::TokenGeometry;
 pub use plan::TokenPlan;
 pub use planner::{LayerTurn, SequenceState, TokenPlanner};
 pub use recipe::{
-    DecodePart, FixedPlace, PrefillPart, StoredKeys, TokenEditPart, TokenPositionPart, TokenPositions,
-    TokenRecipe, TokenUnit,
+    DecodePart, FixedPlace, PrefillPart, StoredKeys, TokenPositionPart, TokenPositions, TokenRecipe,
+    TokenUnit,
 };
+pub use requires::KnownFacts;
