@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use tether_core::{AlignJob, ChannelAlignment, Edit, Moments, MomentsView, Region, SlotId};
+use tether_part::Settings;
 
-use crate::EditError;
+use crate::{EditError, EditFrames};
 
 /// The editor of TetherCache (arXiv:2606.13035): per head and channel, keys and values by themselves.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -13,6 +14,20 @@ pub struct AlignMoments {
     pub tau: f32,
     /// Regions whose pooled moments are the target, as they are before the admission.
     pub trusted: Vec<Region>,
+}
+
+impl Settings for AlignMoments {
+    const KIND: &'static str = "align-moments";
+}
+
+impl EditFrames for AlignMoments {
+    fn validate(&self) -> Result<(), EditError> {
+        Self::validate(self)
+    }
+
+    fn plan(&self, sequences: &[SequenceEdit<'_>], mixed: bool) -> Result<Option<Edit>, EditError> {
+        Self::plan(self, sequences, mixed)
+    }
 }
 
 /// What an editor sees of one sequence: slots by region before the admission, and what is admitted.

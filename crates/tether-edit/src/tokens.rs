@@ -1,6 +1,7 @@
 //! Edits of single tokens: what becomes of tokens that leave.
 
 mod compensate;
+mod edit_tokens;
 mod merge;
 mod merge_nearest;
 mod merge_similar;
@@ -8,7 +9,8 @@ mod nearest;
 
 use serde::{Deserialize, Serialize};
 
-pub use compensate::Compensation;
+pub use compensate::{Compensate, Compensation};
+pub use edit_tokens::{EditTokens, HeadEdit, TokenEditor};
 pub use merge::{Merge, apply_merges};
 pub use merge_nearest::MergeNearest;
 pub use merge_similar::MergeSimilar;

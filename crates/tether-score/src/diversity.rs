@@ -7,6 +7,7 @@ use crate::ScoreError;
 /// A diversity term of a score.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
 pub enum Diversity {
     /// Distance in time, see [`temporal_diversity`].
     Temporal {

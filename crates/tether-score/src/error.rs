@@ -71,6 +71,14 @@ pub enum ScoreError {
         /// The budget.
         budget: u64,
     },
+    /// A part inside another one that does not go there.
+    #[error("{part}: {requirement}")]
+    Nested {
+        /// Its name in a recipe.
+        part: &'static str,
+        /// What it must satisfy.
+        requirement: &'static str,
+    },
     /// A setting out of range.
     #[error("{setting} = {value}: {requirement}")]
     Setting {

@@ -1,8 +1,9 @@
 //! GRAB, gated recall: attention mass plus temporal diversity.
 
 use serde::{Deserialize, Serialize};
+use tether_part::Settings;
 
-use crate::{Diversity, ScoreError, attention_mass, temporal_diversity};
+use crate::{Diversity, FrameCandidates, ScoreError, ScoreFrames, attention_mass, temporal_diversity};
 
 /// Whether sequences that are generated side by side share statistics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +14,25 @@ pub enum BatchStatistics {
     PerSample,
     /// Scores are averaged, and moments pooled, over the batch: what the published code does.
     Mixed,
+}
+
+impl BatchStatistics {
+    /// Averages scores over the batch, where sequences share statistics.
+    pub(crate) fn settle(self, scores: &mut [UnitScores]) -> Result<(), ScoreError> {
+        if self == Self::PerSample || scores.len() < 2 {
+            return Ok(());
+        }
+        let mut mean = vec![0f32; scores[0].score.len()];
+        for s in &*scores {
+            if s.score.len() != mean.len() {
+                return Err(ScoreError::Count { what: "scores", expected: mean.len(), got: s.score.len() });
+            }
+            mean.iter_mut().zip(&s.score).for_each(|(m, x)| *m += x);
+        }
+        mean.iter_mut().for_each(|m| *m /= scores.len() as f32);
+        scores.iter_mut().for_each(|s| s.score.clone_from(&mean));
+        Ok(())
+    }
 }
 
 /// Scores of one sequence's candidates, with the parts they were made of.
@@ -36,6 +56,20 @@ pub struct GatedRecall {
     /// Diversity term; none means attention mass alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diversity: Option<Diversity>,
+}
+
+impl Settings for GatedRecall {
+    const KIND: &'static str = "attention-mass";
+}
+
+impl ScoreFrames for GatedRecall {
+    fn validate(&self) -> Result<(), ScoreError> {
+        Self::validate(self)
+    }
+
+    fn score(&self, seen: FrameCandidates<'_>) -> Result<UnitScores, ScoreError> {
+        Self::score(self, seen.logits, seen.frames)
+    }
 }
 
 fn one() -> f32 {
@@ -90,21 +124,7 @@ impl GatedRecall {
             .into_iter()
             .map(|(logits, units)| self.score(logits, units))
             .collect::<Result<Vec<_>, _>>()?;
-        if statistics == BatchStatistics::Mixed && scores.len() > 1 {
-            let mut mean = vec![0f32; scores[0].score.len()];
-            for s in &scores {
-                if s.score.len() != mean.len() {
-                    return Err(ScoreError::Count {
-                        what: "scores",
-                        expected: mean.len(),
-                        got: s.score.len(),
-                    });
-                }
-                mean.iter_mut().zip(&s.score).for_each(|(m, x)| *m += x);
-            }
-            mean.iter_mut().for_each(|m| *m /= scores.len() as f32);
-            scores.iter_mut().for_each(|s| s.score.clone_from(&mean));
-        }
+        statistics.settle(&mut scores)?;
         Ok(scores)
     }
 }

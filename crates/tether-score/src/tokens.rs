@@ -18,6 +18,7 @@ mod scorer;
 mod scorers;
 mod scores;
 mod select;
+mod selectors;
 
 pub use attention::{WindowRows, add_causal_mass, pooled, sampled_rows, window_rows};
 pub use budget::{Budget, BudgetPlace, Protected, Rounding};
@@ -35,4 +36,5 @@ pub use recorded::RecordedTokens;
 pub use scorer::{ScoreRequest, ScoreTokens, TokenScorer};
 pub use scorers::*;
 pub use scores::HeadScores;
-pub use select::TokenSelector;
+pub use select::{SelectScope, SelectTokens, TokenSelector};
+pub use selectors::{Blocks, Chunks, ElasticOfficial, Pages, TopK, Windows};

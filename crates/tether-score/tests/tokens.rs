@@ -45,7 +45,7 @@ fn a_window_of_one_query_by_hand() {
     let scorer = SnapKv { window: 1, kernel: 1, ..SnapKv::default() };
     let scores = scorer.score(&seen, request(2)).unwrap();
     near(scores.head(0), &[0.2, 0.4, 0.2, 1.4]);
-    let kept = TokenSelector::TopK {}.select(&scores, &each(1, 2, 0, 1)).unwrap();
+    let kept = TopK {}.into_part().select(&scores, &each(1, 2, 0, 1)).unwrap();
     assert_eq!(kept.head(0), [1, 3]);
     assert_eq!(kept.evicted(0, 4), [0, 2]);
 }
@@ -161,7 +161,7 @@ fn what_queries_attended_to_is_averaged_over_those_that_saw_it() {
 #[test]
 fn equal_scores_keep_the_earlier_token_and_protected_ones_stay() {
     let scores = HeadScores::new(2, 5, vec![0.0, 1.0, 1.0, 1.0, 0.0, -0.0, 0.0, 0.0, -0.0, 0.0]).unwrap();
-    let top = TokenSelector::TopK {};
+    let top = TopK {}.into_part();
     let kept = top.select(&scores, &each(2, 2, 0, 0)).unwrap();
     assert_eq!(kept.sets(), [vec![1, 2], vec![0, 1]]);
     let kept = top.select(&scores, &each(2, 3, 1, 1)).unwrap();
@@ -179,7 +179,7 @@ fn equal_scores_keep_the_earlier_token_and_protected_ones_stay() {
 fn pages_are_read_whole_and_the_protected_ones_first() {
     let scores =
         HeadScores::new(2, 10, [[1.0f32, 1.0, 1.0, 5.0, 5.0, 5.0, 3.0, 3.0, 3.0, 0.0]; 2].concat()).unwrap();
-    let pages = TokenSelector::Pages { size: 3 };
+    let pages = Pages { size: 3 }.into_part();
     let select =
         |kept, sink, recent| pages.select(&scores, &each(2, kept, sink, recent)).unwrap().head(1).to_vec();
     // The last page is a token; then the best that fit.
@@ -199,7 +199,7 @@ fn pages_are_read_whole_and_the_protected_ones_first() {
     let together = HeadShares::Together { kept: 3, least: 1, protected: Protected::default() };
     assert!(matches!(pages.select(&scores, &together), Err(ScoreError::Count { .. })));
     assert!(matches!(pages.select_ragged(&rows, &together), Err(ScoreError::Count { .. })));
-    assert!(TokenSelector::Pages { size: 0 }.validate().is_err());
+    assert!(Pages { size: 0 }.validate().is_err());
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn heads_compete_for_a_layer_s_budget() {
     let together = |least, protected| HeadShares::Together { kept: 2, least, protected };
     let select = |least, sink, recent| {
         let shares = together(least, Protected { sink, recent });
-        TokenSelector::TopK {}.select(&scores, &shares).unwrap()
+        TopK {}.into_part().select(&scores, &shares).unwrap()
     };
     assert_eq!(select(0, 0, 0).sets(), [vec![0, 1, 2, 3], vec![]]);
     assert_eq!(select(1, 0, 0).sets(), [vec![0, 1, 2], vec![1]]);
@@ -220,7 +220,7 @@ fn heads_compete_for_a_layer_s_budget() {
 fn chunks_are_whole_and_fit() {
     let scores = HeadScores::new(1, 10, (0..10u8).map(|t| f32::from((t / 3) % 2)).collect()).unwrap();
     let chunks = |kept, sink, recent| {
-        let chosen = TokenSelector::Chunks { length: 3 }.select(&scores, &each(1, kept, sink, recent));
+        let chosen = Chunks { length: 3 }.into_part().select(&scores, &each(1, kept, sink, recent));
         chosen.unwrap().head(0).to_vec()
     };
     // Chunks 0-2 and 6-8 score 0, 3-5 and 9 score 1.
@@ -236,7 +236,7 @@ fn windows_before_a_suffix() {
     let row: Vec<f32> = (0..24).map(|t| [2.0, 3.0, 1.0, 4.0][t / 8]).collect();
     let windows = |scores: &[f32], kept| {
         let scores = HeadScores::shared(2, scores).unwrap();
-        let chosen = TokenSelector::Windows { size: 8 }.select(&scores, &each(2, kept, 0, 4)).unwrap();
+        let chosen = Windows { size: 8 }.into_part().select(&scores, &each(2, kept, 0, 4)).unwrap();
         assert_eq!(chosen.head(0), chosen.head(1));
         chosen.head(0).to_vec()
     };
@@ -275,14 +275,14 @@ fn runs_of_blocks_in_time_order() {
     // Blocks of one token, two at a time: means 5, 4 and 7 of the last one by itself.
     let scores = HeadScores::shared(1, &[1.0, 9.0, 4.0, 4.0, 7.0]).unwrap();
     let blocks = |top, chunk| {
-        let selector = TokenSelector::Blocks { size: 1, top, chunk };
+        let selector = Blocks { size: 1, top, chunk }.into_part();
         let kept = selector.tokens(Protected::default(), 5).unwrap();
         selector.select(&scores, &each(1, kept, 0, 0)).unwrap().head(0).to_vec()
     };
     assert_eq!(blocks(2, 2), [4]);
     assert_eq!(blocks(2, 1), [1, 4]);
     assert_eq!(blocks(6, 2), [0, 1, 2, 3, 4]);
-    let odd = TokenSelector::Blocks { size: 1, top: 3, chunk: 2 }.validate().unwrap_err();
+    let odd = Blocks { size: 1, top: 3, chunk: 2 }.validate().unwrap_err();
     assert!(matches!(odd, ScoreError::Setting { setting: "select.top", .. }), "{odd}");
 }
 
@@ -501,14 +501,14 @@ fn frames_that_repeat_the_last_one_leave_first() {
         .and_then(|s| s.with_queries(vec![0.1; 32]))
         .and_then(|s| s.with_grid(places))
         .unwrap();
-    let base = TokenScorer::SnapKv(SnapKv { window: 2, kernel: 1, ..SnapKv::default() });
-    let scores = StLite { base: Box::new(base) }.score(&seen, request(2)).unwrap();
+    let base = SnapKv { window: 2, kernel: 1, ..SnapKv::default() }.into_part();
+    let scores = StLite { base }.score(&seen, request(2)).unwrap();
     let row = scores.head(0);
     assert_eq!(&row[..2], [0.0, 0.0], "copies are gated out");
     assert!(row[2..].iter().all(|&s| s > 0.0), "{row:?}");
     // Patches of the last frame differ from their neighbour, those of the second do not.
     assert!(row[4] > row[2] && row[5] > row[3]);
-    let all = StLite { base: Box::new(TokenScorer::Knorm(Knorm {})) }.score(&seen, request(4)).unwrap();
+    let all = StLite { base: Knorm {}.into_part() }.score(&seen, request(4)).unwrap();
     assert_eq!(all.tokens(), 8);
 }
 
@@ -612,22 +612,16 @@ fn scores_that_cannot_be_ranked_are_refused() {
 #[test]
 fn settings_out_of_range_are_refused() {
     let refused: Vec<(TokenScorer, &str)> = vec![
-        (TokenScorer::SnapKv(SnapKv { window: 0, ..SnapKv::default() }), "score.window"),
-        (TokenScorer::SnapKv(SnapKv { kernel: 4, ..SnapKv::default() }), "score.kernel"),
-        (TokenScorer::LagKv(LagKv { lag: 1, sink: 0 }), "score.lag"),
+        (SnapKv { window: 0, ..SnapKv::default() }.into_part(), "score.window"),
+        (SnapKv { kernel: 4, ..SnapKv::default() }.into_part(), "score.kernel"),
+        (LagKv { lag: 1, sink: 0 }.into_part(), "score.lag"),
+        (CriticalKv { first_stage: 2.0, ..CriticalKv::default() }.into_part(), "score.first_stage"),
         (
-            TokenScorer::CriticalKv(CriticalKv { first_stage: 2.0, ..CriticalKv::default() }),
-            "score.first_stage",
-        ),
-        (
-            TokenScorer::ImportanceRedundancy(ImportanceRedundancy {
-                importance: 1.5,
-                ..ImportanceRedundancy::default()
-            }),
+            ImportanceRedundancy { importance: 1.5, ..ImportanceRedundancy::default() }.into_part(),
             "score.importance",
         ),
-        (TokenScorer::PageBounds(PageBounds { page: 0 }), "score.page"),
-        (TokenScorer::DapQ(DapQ { first: 0, last: 0, ..DapQ::default() }), "score.first + score.last"),
+        (PageBounds { page: 0 }.into_part(), "score.page"),
+        (DapQ { first: 0, last: 0, ..DapQ::default() }.into_part(), "score.first + score.last"),
     ];
     for (scorer, name) in refused {
         match scorer.validate().unwrap_err() {

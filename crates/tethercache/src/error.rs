@@ -134,6 +134,7 @@ impl Error {
             Self::Core(e) | Self::Rope(RopeError::Core(e)) | Self::Score(ScoreError::Core(e)) => of_core(e),
             Self::Layout(LayoutError::OutOfSlots { .. }) => ErrorKind::OutOfSlots,
             Self::Recipe(RecipeError::Combination { .. }) => ErrorKind::Unsupported,
+            Self::Recipe(RecipeError::OutOfRange { problem, .. }) => problem.kind(),
             _ => ErrorKind::Invalid,
         }
     }

@@ -3,10 +3,9 @@
 use tether_core::{ChunkIndex, CommitPlan, CoreError, LayerId, Member, MemoryPlan, Region, SlotId};
 use tether_edit::SequenceEdit;
 use tether_layout::{LayoutError, Regions, SlotPool, Window};
-use tether_score::{BatchStatistics, Selector, UnitScores, evenly_spaced, top_k};
+use tether_score::{BatchStatistics, FrameCandidates, FrameChoice, FrameSelector, UnitScores};
 
-use crate::recipe::{EditPart, Recipe, ScorePart};
-use crate::{Error, RecipeError};
+use crate::{Error, Recipe, RecipeError};
 
 /// One layer's tables: a window per sequence over one pool of slots.
 #[derive(Clone, Debug)]
@@ -61,7 +60,7 @@ impl Planner {
 
     /// True when clean units must leave moments behind.
     pub fn needs_moments(&self) -> bool {
-        self.regions.memory() > 0 && (self.recipe.score.is_some() || self.recipe.edit.is_some())
+        self.regions.memory() > 0 && (self.needs_logits() || self.recipe.edit.is_some())
     }
 
     /// Empty tables for `sequences` sequences.
@@ -92,12 +91,9 @@ impl Planner {
         for window in &mut tables.windows {
             gone.push(window.begin_chunk(&mut tables.pool)?.into_vec());
             if self.regions.archives() && !window.archive().is_empty() {
-                let picks = match self.recipe.select {
-                    Some(Selector::EvenlySpaced {}) => {
-                        evenly_spaced(window.archive().len(), self.regions.memory())
-                    }
-                    _ => return Err(self.refuse("an archive needs select = \"evenly-spaced\"")),
-                };
+                let frames = units(window.archive());
+                let choice = FrameChoice { scores: &[], frames: &frames, kept: self.regions.memory() };
+                let picks = self.selector()?.select(choice)?;
                 window.recall(&picks)?;
             }
         }
@@ -112,7 +108,7 @@ impl Planner {
 
     /// True when choosing among the candidates needs their mean attention logits.
     pub fn needs_logits(&self) -> bool {
-        matches!(self.recipe.select, Some(Selector::TopK { .. }))
+        self.recipe.needs_logits()
     }
 
     /// Decides on `candidates` (from [`Planner::candidates`]) and applies the decision to `tables`. `logits` are their mean attention
@@ -138,7 +134,7 @@ impl Planner {
             return Err(CoreError::Count { what: "candidate lists", expected, got }.into());
         }
         let scores = self.score(candidates, logits)?;
-        let budget = self.regions.memory();
+        let (selector, budget) = (self.selector()?, self.regions.memory());
         // Whom to trust is settled before anybody is admitted or dropped.
         let before: Vec<[Vec<SlotId>; 3]> = tables
             .windows
@@ -146,15 +142,14 @@ impl Planner {
             .map(|w| [Region::Sink, Region::Memory, Region::Recent].map(|r| w.slots()[w.region(r)].to_vec()))
             .collect();
         for (i, window) in tables.windows.iter_mut().enumerate() {
-            let keep = match self.recipe.select {
-                Some(Selector::TopK { .. }) => top_k(&scores[i].score, budget)?,
-                Some(Selector::EvenlySpaced {}) => evenly_spaced(candidates[i].len(), budget),
-                None => return Err(self.refuse("a memory region needs a [select] part")),
-            };
-            let scores = scores.get(i).map(|s| s.score.clone()).unwrap_or_default();
+            let (scores, frames) = (scores.get(i), units(&candidates[i]));
+            let choice =
+                FrameChoice { scores: scores.map_or(&[], |s| &s.score), frames: &frames, kept: budget };
+            let keep = selector.select(choice)?;
+            let scores = scores.map(|s| s.score.clone()).unwrap_or_default();
             plan.memory.push(MemoryPlan { scores, ..window.admit(&keep, &mut tables.pool)? });
         }
-        if let Some(EditPart::AlignMoments(editor)) = &self.recipe.edit {
+        if let Some(editor) = &self.recipe.edit {
             let admitted: Vec<Vec<SlotId>> =
                 plan.memory.iter().map(|m| m.admit.iter().map(|a| a.slot).collect()).collect();
             let sequences: Vec<SequenceEdit<'_>> = before
@@ -169,27 +164,33 @@ impl Planner {
     }
 
     fn score(&self, candidates: &[Vec<Member>], logits: &[f32]) -> Result<Vec<UnitScores>, Error> {
-        match (&self.recipe.select, &self.recipe.score) {
-            (Some(Selector::TopK { .. }), Some(ScorePart::AttentionMass(scorer))) => {
-                let units: Vec<Vec<u64>> =
-                    candidates.iter().map(|c| c.iter().map(|m| m.unit.0).collect()).collect();
-                let mut rest = logits;
-                let mut rows = Vec::with_capacity(units.len());
-                for units in &units {
-                    let (row, after) = rest.split_at_checked(units.len()).unwrap_or((rest, &[]));
-                    rows.push((row, units.as_slice()));
-                    rest = after;
-                }
-                Ok(scorer.score_batch(rows, self.recipe.statistics())?)
-            }
-            (Some(Selector::TopK { .. }), None) => {
-                Err(self.refuse("select = \"top-k\" needs a [score] part"))
-            }
-            _ => Ok(Vec::new()),
+        if !self.selector()?.needs_scores() {
+            return Ok(Vec::new());
         }
+        let Some(scorer) = &self.recipe.score else {
+            return Err(self.refuse("this [select] part chooses by scores, so it needs a [score] part"));
+        };
+        let frames: Vec<Vec<u64>> = candidates.iter().map(|c| units(c)).collect();
+        let mut rest = logits;
+        let mut rows = Vec::with_capacity(frames.len());
+        for frames in &frames {
+            let (logits, after) = rest.split_at_checked(frames.len()).unwrap_or((rest, &[]));
+            rows.push(FrameCandidates { logits, frames });
+            rest = after;
+        }
+        Ok(scorer.score_batch(rows, self.recipe.statistics())?)
+    }
+
+    fn selector(&self) -> Result<&FrameSelector, Error> {
+        self.recipe.select.as_ref().ok_or_else(|| self.refuse("a memory region needs a [select] part"))
     }
 
     fn refuse(&self, problem: &'static str) -> Error {
         RecipeError::Combination { recipe: self.recipe.name.clone(), problem }.into()
     }
+}
+
+/// Indices in time.
+fn units(members: &[Member]) -> Vec<u64> {
+    members.iter().map(|m| m.unit.0).collect()
 }

@@ -7,6 +7,7 @@ mod geometry;
 mod plan;
 mod planner;
 mod recipe;
+mod requires;
 
 pub use cache::{
     EvictReport, HeadContents, ModelFacts, NewTokens, SequenceId, TokenBatch, TokenBytes, TokenCache,
@@ -17,6 +18,7 @@ pub use geometry::TokenGeometry;
 pub use plan::TokenPlan;
 pub use planner::{LayerTurn, SequenceState, TokenPlanner};
 pub use recipe::{
-    DecodePart, FixedPlace, PrefillPart, StoredKeys, TokenEditPart, TokenPositionPart, TokenPositions,
-    TokenRecipe, TokenUnit,
+    DecodePart, FixedPlace, PrefillPart, StoredKeys, TokenPositionPart, TokenPositions, TokenRecipe,
+    TokenUnit,
 };
+pub use requires::KnownFacts;

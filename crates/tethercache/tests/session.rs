@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use tethercache::core::{CoreError, Edit, SlotId};
+use tethercache::edit::{AlignMoments, EditFrames};
 use tethercache::layout::{Extent, LayoutError};
 use tethercache::prelude::*;
-use tethercache::score::ScoreError;
+use tethercache::score::{GatedRecall, ScoreError, ScoreFrames};
 use tethercache::{ErrorKind, RecipeError};
 
 const FRAME: usize = 2;
@@ -234,13 +235,24 @@ fn sizes_that_cannot_work_are_refused() {
     new(official, 3).unwrap();
     let e = new(small(4, 3, 2), 3).unwrap_err();
     assert!(matches!(e, Error::Layout(LayoutError::RecentBelowChunk { recent: 2, chunk: 3 })), "{e}");
-    let e = new(small(1, 2, 3).with_overrides(&["edit.tau=1.5"]).unwrap(), 3).unwrap_err();
+    // Settings out of range are refused when they are read, and when they never were.
+    let read = |recipe: Recipe, text| match recipe.with_overrides(&[text]).unwrap_err() {
+        RecipeError::OutOfRange { problem, .. } => *problem,
+        other => panic!("{other}"),
+    };
+    let too_strong = AlignMoments { tau: 1.5, trusted: Vec::new() }.into_part();
+    let e = new(Recipe { edit: Some(too_strong), ..small(1, 2, 3) }, 3).unwrap_err();
     assert!(matches!(e, Error::Edit(_)), "{e}");
-    let e = new(small(1, 2, 3).with_overrides(&["score.temperature=0"]).unwrap(), 3).unwrap_err();
+    assert_eq!(read(small(1, 2, 3), "edit.tau=1.5").to_string(), e.to_string());
+    let cold = GatedRecall { temperature: 0.0, diversity: None }.into_part();
+    let e = new(Recipe { score: Some(cold), ..small(1, 2, 3) }, 3).unwrap_err();
     assert!(matches!(e, Error::Score(_)), "{e}");
-    let huge = Recipe::fifo().with_overrides(&["layout.recent=9223372036854775807"]).unwrap();
+    assert_eq!(read(small(1, 2, 3), "score.temperature=0").to_string(), e.to_string());
+    let mut huge = Recipe::fifo();
+    huge.layout.recent = Extent::Units(i64::MAX as usize);
     let e = new(huge, 1).unwrap_err();
     assert!(matches!(e, Error::Layout(LayoutError::Overflow { .. })), "{e}");
+    assert_eq!(read(Recipe::fifo(), "layout.recent=9223372036854775807").to_string(), e.to_string());
     let e = new(small(0, 1, 7).with_overrides(&["compat=official"]).unwrap(), 3).unwrap_err();
     assert!(matches!(e, Error::Layout(LayoutError::OfficialLabels { .. })), "{e}");
     let vast = Recipe::fifo().with_overrides(&["layout.recent=4000000000"]).unwrap();

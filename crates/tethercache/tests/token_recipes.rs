@@ -4,13 +4,14 @@
 
 use proptest::prelude::*;
 use tether_score::tokens::{
-    Budget, GridPlace, HeadProfile, KeepSets, LayerProfile, RecordedTokens, ScoreTokens, TokenObservation,
+    Blocks, Budget, ExpectedAttention, GridPlace, HeadProfile, KeepSets, LayerProfile, Pages, RecordedTokens,
+    TokenObservation,
 };
 use tether_score::{ScoreError, tokens::HeadBudget};
 use tethercache::tokens::{
     LayerTurn, SequenceState, StoredKeys, TokenPlan, TokenPlanner, TokenRecipe, kept_heads,
 };
-use tethercache::{Error, catalogue};
+use tethercache::{Error, RecipeError, catalogue};
 
 const DIM: usize = 8;
 const LAYERS: usize = 4;
@@ -177,7 +178,7 @@ fn is_protected(recipe: &TokenRecipe, kept: usize, tokens: usize) -> impl Fn(usi
 fn with_budget(recipe: &TokenRecipe, ratio: f64) -> TokenRecipe {
     let mut recipe = recipe.clone();
     // A number of blocks is a budget of its own.
-    if !matches!(recipe.select, None | Some(tether_score::tokens::TokenSelector::Blocks { .. })) {
+    if recipe.select.as_ref().is_some_and(|select| !select.is::<Blocks>()) {
         recipe.budget = Budget { ratio: Some(ratio), ..recipe.budget };
     }
     recipe
@@ -324,8 +325,8 @@ fn ten_thousand_steps_stay_within_the_budget() {
         if recipe.decode.is_none() {
             recipe = recipe.with_overrides(&["decode.every=16"]).unwrap();
         }
-        if let Some(tether_score::tokens::TokenScorer::ExpectedAttention(score)) = &mut recipe.score {
-            score.future = 16;
+        if recipe.score.as_ref().is_some_and(|score| score.is::<ExpectedAttention>()) {
+            recipe = recipe.with_overrides(&["score.future=16"]).unwrap();
         }
         let every = recipe.decode.unwrap().every;
         let profile = profile(1, 7);
@@ -415,11 +416,17 @@ fn parts_that_do_not_fit_are_refused() {
         ("snapkv", &["prefill.every=0"]),
         ("adakv", &["edit.kind=compensate", "score.heads=separate"]),
     ] {
-        let recipe = TokenRecipe::named(name).unwrap().with_overrides(overrides).unwrap();
-        assert!(matches!(TokenPlanner::new(recipe), Err(Error::Recipe(_))), "{name} {overrides:?}");
+        let refused = TokenRecipe::named(name).unwrap().with_overrides(overrides);
+        assert!(matches!(refused, Err(RecipeError::Combination { .. })), "{name} {overrides:?}");
     }
-    let recipe = TokenRecipe::named("snapkv").unwrap().with_overrides(&["budget.ratio=1.5"]).unwrap();
+    let mut recipe = TokenRecipe::named("snapkv").unwrap();
+    let refused = recipe.with_overrides(&["budget.ratio=1.5"]).unwrap_err();
+    assert!(matches!(&refused, RecipeError::OutOfRange { .. }), "{refused}");
+    recipe.budget.ratio = Some(1.5);
     assert!(matches!(TokenPlanner::new(recipe), Err(Error::Score(_))));
+    let mut recipe = TokenRecipe::named("snapkv").unwrap();
+    recipe.select = None;
+    assert!(matches!(TokenPlanner::new(recipe), Err(Error::Recipe(RecipeError::Combination { .. }))));
     let e = TokenRecipe::named("snapkw").unwrap_err().to_string();
     assert!(e.contains("snapkv"), "{e}");
     let e =
@@ -486,11 +493,8 @@ fn heads_of_different_lengths_are_planned_one_by_one() {
             let lengths: Vec<usize> = plan.keep.sets().iter().map(Vec::len).collect();
             let expected = [80, 30, 45].map(|n| kept.min(n));
             // Whole pages may leave less than a page of a share unused.
-            let page = if let Some(tether_score::tokens::TokenSelector::Pages { size }) = recipe.select {
-                size
-            } else {
-                1
-            };
+            let pages = recipe.select.as_ref().and_then(|select| select.downcast_ref::<Pages>());
+            let page = pages.map_or(1, |pages| pages.size);
             let fits = |(&got, &most): (&usize, &usize)| got <= most && got + page > most;
             assert!(lengths.iter().zip(&expected).all(fits), "{}: {lengths:?}", recipe.name);
         }

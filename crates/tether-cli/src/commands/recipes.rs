@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use anyhow::Result;
-use tethercache::{Proof, catalogue};
+use tethercache::catalogue;
 
 use crate::cli::{RecipesAction, RecipesArgs};
 
@@ -20,18 +20,16 @@ pub(crate) fn run(args: &RecipesArgs) -> Result<()> {
         out.write_all(row.toml.as_bytes())?;
         return Ok(());
     }
-    let header =
-        ["recipe", "unit", "needs", "frees memory", "proof", "paper", "what it does"].map(str::to_owned);
-    let rows: Vec<[String; 7]> = std::iter::once(header)
+    let header = ["recipe", "unit", "needs", "reads back", "frees memory", "proof", "paper", "what it does"]
+        .map(str::to_owned);
+    let rows: Vec<[String; 8]> = std::iter::once(header)
         .chain(catalogue().iter().map(|c| {
-            let proof = match c.proof {
-                Proof::GoldenData => "golden data",
-                Proof::HandWorked => "worked by hand",
-                Proof::Control => "control",
-            };
-            let frees = if c.frees_memory { "yes" } else { "no" };
-            let paper = if c.paper.is_empty() { "-" } else { c.paper };
-            [c.name, c.unit, c.needs, frees, proof, paper, c.summary].map(str::to_owned)
+            let about = c.about;
+            let frees = if about.frees_memory { "yes" } else { "no" };
+            let or_none = |text: &'static Option<String>| text.as_deref().unwrap_or("-");
+            let (back, paper) = (or_none(&about.reads_back), or_none(&about.paper));
+            let proof = about.proof_in_words();
+            [c.name, c.unit, &c.needs, back, frees, &proof, paper, &about.summary].map(str::to_owned)
         }))
         .collect();
     let width = |column: usize| rows.iter().map(|r| r[column].len()).max().unwrap_or(0);

@@ -7,9 +7,11 @@ use anyhow::{Context, Result};
 use safetensors::{Dtype, View};
 use serde_json::json;
 use tethercache::core::{DType, HostTensor};
+use tethercache::edit::AlignMoments;
 use tethercache::host::Host;
 use tethercache::layout::Extent;
-use tethercache::{Compat, KvCache, Pass, Recipe, ScorePart};
+use tethercache::score::GatedRecall;
+use tethercache::{Compat, KvCache, Pass, Recipe};
 
 use crate::budget::is_set;
 use crate::cli::ReplayArgs;
@@ -113,13 +115,13 @@ fn recipe_for(args: &ReplayArgs, settings: &Settings) -> Result<Recipe> {
         debug_assert!(*own >= recent);
     }
     let mut strengths = Vec::new();
-    if let Some(ScorePart::AttentionMass(scorer)) = &recipe.score {
+    if let Some(scorer) = recipe.score.as_ref().and_then(|part| part.downcast_ref::<GatedRecall>()) {
         strengths.push(format!("score.temperature={:?}", settings.temperature));
         if scorer.diversity.is_some() {
             strengths.push(format!("score.diversity.alpha={:?}", settings.alpha));
         }
     }
-    if recipe.edit.is_some() {
+    if recipe.edit.as_ref().is_some_and(|part| part.is::<AlignMoments>()) {
         strengths.push(format!("edit.tau={:?}", settings.tau));
     }
     let mut recipe = recipe.with_overrides(&strengths)?.with_overrides(&args.overrides)?;

@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use tether_models::{Scene, Schedule, TinyVideo, VideoReuse};
 use tether_reuse::{Profile, ReuseRecipe};
+use tethercache::Recipe;
 use tethercache::layout::Extent;
-use tethercache::{Recipe, catalogue};
 
 use crate::artefacts::{
     ArtefactFiles, Experiment, GifOptions, RecipeSummary, Run, default_sheet_frames, summary_table,
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &VideoArgs) -> Result<()> {
             .map(|s| (0..args.frames).map(|t| picture(&s.render(t as f32))).collect())
             .collect(),
         runs,
-        recipes: recipes.iter().map(summarise).collect(),
+        recipes: recipes.iter().map(summarise).collect::<Result<_>>()?,
     };
     write_artefacts(args, &experiment)
 }
@@ -113,13 +113,13 @@ fn check_sizes(args: &VideoArgs) -> Result<()> {
     Err(Usage(problem).into())
 }
 
-fn summarise(recipe: &Recipe) -> RecipeSummary {
-    let row = catalogue().iter().find(|c| c.unit == "frame" && c.name == recipe.name);
-    RecipeSummary {
+fn summarise(recipe: &Recipe) -> Result<RecipeSummary> {
+    let summary = recipe.about.as_ref().map_or("", |about| &about.summary);
+    Ok(RecipeSummary {
         name: recipe.name.clone(),
-        toml: recipe.to_toml(),
-        description: format!("{} ({})", row.map_or("", |c| c.summary), sizes(recipe)),
-    }
+        toml: recipe.to_toml()?,
+        description: format!("{summary} ({})", sizes(recipe)),
+    })
 }
 
 /// Region sizes in words.

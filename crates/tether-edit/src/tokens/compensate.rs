@@ -1,8 +1,33 @@
 //! One token for all that left.
 
 use serde::{Deserialize, Serialize};
+use tether_part::Settings;
 
+use super::{EditTokens, HeadEdit, TokenEdit};
 use crate::EditError;
+
+/// One token stands for all that left a head.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Compensate {}
+
+impl Settings for Compensate {
+    const KIND: &'static str = "compensate";
+}
+
+impl EditTokens for Compensate {
+    fn plan(&self, head: HeadEdit<'_>) -> Result<Vec<TokenEdit>, EditError> {
+        let mut stays = vec![false; head.tokens];
+        for &token in head.kept {
+            let of_head = EditError::NoSuchToken { head: head.head, token, tokens: head.tokens };
+            *stays.get_mut(token as usize).ok_or(of_head)? = true;
+        }
+        let evicted: Vec<u32> = (0..head.tokens as u32).filter(|&t| !stays[t as usize]).collect();
+        let dims = (head.head_dim_k, head.head_dim_v);
+        let token = Compensation::of(head.head, head.keys, head.values, dims, &evicted)?;
+        Ok(token.into_iter().map(TokenEdit::Compensate).collect())
+    }
+}
 
 /// The mean of the tokens that left a head, which attention sees as one more token whose logit is `ln count` higher
 /// (`RazorAttention`, arXiv:2407.15891). Exact where the keys that left were equal, else their weight is a lower bound.

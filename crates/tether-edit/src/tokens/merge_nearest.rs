@@ -1,9 +1,11 @@
 //! Evicted tokens join the nearest kept one.
 
 use serde::{Deserialize, Serialize};
+use tether_part::Settings;
 
-use super::Merge;
 use super::merge::grouped;
+use super::{EditTokens, HeadEdit, Merge, TokenEdit};
+use crate::EditError;
 
 /// Keys and values of evicted tokens go into the nearest kept token between the first ones and the last one: the mean of that token and of
 /// all that joined it (Elastic Cache, arXiv:2407.18121). Equally near: the earlier one. Nothing merges where no token between stays.
@@ -12,6 +14,21 @@ use super::merge::grouped;
 pub struct MergeNearest {
     /// As the published code: the token that is merged is the one `sink` places before the evicted one. For comparison only.
     pub official: bool,
+}
+
+impl Settings for MergeNearest {
+    const KIND: &'static str = "merge-nearest";
+}
+
+impl EditTokens for MergeNearest {
+    fn reads_rows(&self) -> bool {
+        false
+    }
+
+    fn plan(&self, head: HeadEdit<'_>) -> Result<Vec<TokenEdit>, EditError> {
+        let merges = Self::plan(self, head.head, head.tokens, head.kept, head.sink, head.recent);
+        Ok(merges.into_iter().map(TokenEdit::Merge).collect())
+    }
 }
 
 impl MergeNearest {

@@ -1,10 +1,11 @@
 //! Evicted values join the kept token whose key is most like theirs.
 
 use serde::{Deserialize, Serialize};
+use tether_part::Settings;
 
-use super::Merge;
 use super::merge::grouped;
 use super::nearest::nearest;
+use super::{EditTokens, HeadEdit, Merge, TokenEdit};
 use crate::EditError;
 
 /// Merging of values by likeness of keys, as kvpress does it: an evicted value joins the kept token with the highest cosine, weighted by
@@ -21,6 +22,22 @@ pub struct MergeSimilar {
 impl Default for MergeSimilar {
     fn default() -> Self {
         Self { threshold: 0.0, fraction: 1.0 }
+    }
+}
+
+impl Settings for MergeSimilar {
+    const KIND: &'static str = "merge-similar";
+}
+
+impl EditTokens for MergeSimilar {
+    fn validate(&self) -> Result<(), EditError> {
+        Self::validate(self)
+    }
+
+    fn plan(&self, head: HeadEdit<'_>) -> Result<Vec<TokenEdit>, EditError> {
+        let dims = (head.head_dim_k, head.head_dim_v);
+        let merges = Self::plan(self, head.head, head.keys, head.values, dims, head.kept)?;
+        Ok(merges.into_iter().map(TokenEdit::Merge).collect())
     }
 }
 

@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use tether_dense::{MatRef, matmul, softmax_rows};
 use super::{HostTables, PagedQueries};
 use tether_core::{DecodeProblem, HostTensor};
+use tether_dense::{MatRef, matmul, softmax_rows};
 
 /// Queries of a block: enough for the matrix product, few enough that a block of logits stays small.
 const BLOCK: usize = 64;

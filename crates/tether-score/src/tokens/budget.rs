@@ -39,6 +39,7 @@ impl Protected {
 /// Which way a fraction of a token goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Rounding {
     /// Fewer tokens stay.
     #[default]

@@ -8,6 +8,7 @@ use crate::ScoreError;
 /// How layers share a budget.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
 pub enum LayerBudget {
     /// Equally.
     Uniform {},

@@ -1,6 +1,9 @@
-//! What a scorer is, and the list of them.
+//! What a scorer is, and which there are.
 
-use serde::{Deserialize, Serialize};
+use std::sync::{Arc, LazyLock};
+
+use serde::de::DeserializeOwned;
+use tether_part::{AnySettings, HasKinds, Kinds, Part, PartError, Settings, SettingsTable};
 
 use super::scorers::*;
 use super::{HeadScores, Needs, Protected, TokenObservation};
@@ -16,7 +19,7 @@ pub struct ScoreRequest {
 }
 
 /// A scorer of tokens: settings and a pure function.
-pub trait ScoreTokens {
+pub trait ScoreTokens: AnySettings {
     /// Checks the settings.
     ///
     /// # Errors
@@ -33,86 +36,61 @@ pub trait ScoreTokens {
         Protected::default()
     }
 
+    /// True when it scores for each query head, which then keeps tokens of its own, and not for each key head.
+    fn separates_query_heads(&self) -> bool {
+        false
+    }
+
     /// Scores every token of every head; higher stays.
     ///
     /// # Errors
     /// [`ScoreError::Missing`] for what was not recorded, [`ScoreError::NonFiniteToken`] for a score that cannot be ranked.
     fn score(&self, seen: &dyn TokenObservation, request: ScoreRequest) -> Result<HeadScores, ScoreError>;
+
+    /// Reads the settings. A scorer that holds others takes those out first, to be read among `kinds`.
+    ///
+    /// # Errors
+    /// Whatever the settings cannot be read from.
+    fn read(settings: SettingsTable, _kinds: &Kinds<dyn ScoreTokens>) -> Result<Self, PartError>
+    where
+        Self: Sized + DeserializeOwned,
+    {
+        settings.read()
+    }
+
+    /// As a part of a recipe.
+    fn into_part(self) -> TokenScorer
+    where
+        Self: Sized + Settings + DeserializeOwned,
+    {
+        let built_in = <dyn ScoreTokens>::built_in();
+        let read = |settings, kinds: &Kinds<_>| -> Result<Arc<dyn ScoreTokens>, _> {
+            Ok(Arc::new(Self::read(settings, kinds)?))
+        };
+        Part::new(Arc::new(self), built_in.with(Self::KIND, read))
+    }
 }
 
-macro_rules! scorers {
-    ($($(#[doc = $doc:literal])* $name:literal $variant:ident($settings:ty),)*) => {
-        /// A scorer of tokens, by its name in recipes.
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-        #[serde(tag = "kind")]
-        pub enum TokenScorer {
-            $($(#[doc = $doc])* #[serde(rename = $name)] $variant($settings),)*
-        }
+/// A scorer of tokens, as a recipe holds it.
+pub type TokenScorer = Part<dyn ScoreTokens>;
 
-        impl TokenScorer {
-            fn part(&self) -> &dyn ScoreTokens {
-                match self {
-                    $(Self::$variant(settings) => settings,)*
-                }
+impl HasKinds for dyn ScoreTokens {
+    fn built_in() -> &'static Kinds<Self> {
+        static KINDS: LazyLock<Kinds<dyn ScoreTokens>> = LazyLock::new(|| {
+            let mut all: Kinds<dyn ScoreTokens> = Kinds::default();
+            macro_rules! add {
+                ($($scorer:ty),*) => {
+                    $(all = all.with(<$scorer>::KIND, |settings, kinds| {
+                        Ok(Arc::new(<$scorer as ScoreTokens>::read(settings, kinds)?))
+                    });)*
+                };
             }
-        }
-    };
-}
-
-scorers! {
-    /// Attention of the last queries, smoothed along the tokens (arXiv:2404.14469).
-    "snapkv" SnapKv(SnapKv),
-    /// The first tokens and the last ones (arXiv:2309.17453).
-    "streaming-llm" StreamingLlm(StreamingLlm),
-    /// Attention of the last query over all heads (arXiv:2401.06104).
-    "tova" Tova(Tova),
-    /// Short keys (arXiv:2406.11430).
-    "knorm" Knorm(Knorm),
-    /// Attention summed over all queries (H2O, arXiv:2306.14048).
-    "accumulated-attention" AccumulatedAttention(AccumulatedAttention),
-    /// Keys unlike the others (arXiv:2504.15364).
-    "keydiff" KeyDiff(KeyDiff),
-    /// Attention expected from queries to come (arXiv:2510.00636).
-    "expected-attention" ExpectedAttention(ExpectedAttention),
-    /// Attention less what other keys say too (`FlowCache`, arXiv:2602.10825).
-    "importance-redundancy" ImportanceRedundancy(ImportanceRedundancy),
-    /// Blocks measured against the next one (arXiv:2504.04704).
-    "lagkv" LagKv(LagKv),
-    /// Attention first, then what a value does to the output (arXiv:2502.03805).
-    "criticalkv" CriticalKv(CriticalKv),
-    /// Windows of tokens by the attention of a suffix (`WindowKV`, arXiv:2503.17922).
-    "windowkv" WindowKv(WindowKv),
-    /// Attention of probe tokens at the positions to come (`DapQ`, arXiv:2603.11564).
-    "dapq" DapQ(DapQ),
-    /// Attention of queries sampled from the whole text (HACK, arXiv:2504.09261).
-    "sampled-attention" SampledAttention(SampledAttention),
-    /// Attention, spatial saliency and a gate for what later frames repeat (`ST-Lite`, arXiv:2603.00188).
-    "st-lite" StLite(StLite),
-    /// Likeness of blocks' mean keys to the mean query (`ReKV`, arXiv:2503.00540).
-    "block-likeness" BlockLikeness(BlockLikeness),
-    /// The largest logit that a page's keys can have (Quest, arXiv:2406.10774).
-    "page-bounds" PageBounds(PageBounds),
-    /// Mean logit of the last queries.
-    "question-guided" QuestionGuided(QuestionGuided),
-    /// Chance.
-    "random" Random(RandomScore),
-}
-
-impl ScoreTokens for TokenScorer {
-    fn validate(&self) -> Result<(), ScoreError> {
-        self.part().validate()
-    }
-
-    fn needs(&self) -> Needs {
-        self.part().needs()
-    }
-
-    fn protects(&self, kept: usize) -> Protected {
-        self.part().protects(kept)
-    }
-
-    fn score(&self, seen: &dyn TokenObservation, request: ScoreRequest) -> Result<HeadScores, ScoreError> {
-        self.part().score(seen, request)
+            add!(SnapKv, StreamingLlm, Tova, Knorm, AccumulatedAttention, KeyDiff, ExpectedAttention);
+            add!(ImportanceRedundancy, LagKv, CriticalKv, WindowKv, DapQ, SampledAttention, StLite);
+            add!(BlockLikeness, PageBounds, QuestionGuided, RandomScore);
+            all
+        });
+        &KINDS
     }
 }
 

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use tether_core::{AttendOptions, LayerId, Side, TokenEngine};
 use tether_layout::{BlockPool, Csr};
 use tether_rope::TokenRope;
-use tether_score::tokens::{HeadProfile, QueryHeads, TokenScorer};
+use tether_score::tokens::HeadProfile;
 
 use super::{SequenceState, StoredKeys, TokenGeometry, TokenPlanner, TokenRecipe};
 use crate::{Error, RecipeError};
@@ -219,7 +219,7 @@ impl<E: TokenEngine> TokenCache<E> {
     pub fn new(engine: E, geometry: TokenGeometry, recipe: TokenRecipe) -> Result<Self, Error> {
         geometry.validate()?;
         let refuse = |problem| Err(RecipeError::Combination { recipe: recipe.name.clone(), problem }.into());
-        if matches!(&recipe.score, Some(TokenScorer::SnapKv(s)) if s.heads == QueryHeads::Separate) {
+        if recipe.separates_query_heads() {
             return refuse(
                 "score.heads = \"separate\" needs keys repeated for each query head; use \"grouped\"",
             );

@@ -7,6 +7,7 @@ use tether_core::{CoreError, checks};
 /// Which heads share a budget.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum BudgetScope {
     /// None: every head has its own.
     #[default]

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use tether_edit::tokens::{Compensation, TokenEdit};
+use tether_edit::tokens::{HeadEdit, TokenEdit, TokenEditor};
 use tether_score::ScoreError;
 use tether_score::tokens::{
-    BudgetPlace, HeadProfile, HeadShares, KeepSets, Needs, PartialText, Protected, ScoreRequest, ScoreTokens,
+    BudgetPlace, HeadProfile, HeadShares, KeepSets, Needs, PartialText, Protected, ScoreRequest,
     ShareRequest, TokenObservation, TokenScorer,
 };
 
-use super::{FixedPlace, PrefillPart, TokenEditPart, TokenPlan, TokenPositions, TokenRecipe};
+use super::{FixedPlace, PrefillPart, TokenPlan, TokenPositions, TokenRecipe};
 use crate::{Error, RecipeError};
 
 /// Which layer a plan is for, and how far its sequence is.
@@ -66,13 +66,7 @@ impl TokenPlanner {
 
     /// What a session must record.
     pub fn needs(&self) -> Needs {
-        let retention = self.recipe.codec.and_then(|c| c.retention);
-        let own = Needs {
-            head_profile: self.recipe.budget.heads.needs_profile(),
-            last_queries: retention.map_or(0, |r| r.window),
-            ..Needs::default()
-        };
-        self.recipe.score.as_ref().map(ScoreTokens::needs).unwrap_or_default().and(own)
+        self.recipe.needs()
     }
 
     /// True when some pass may find tokens to evict.
@@ -284,7 +278,7 @@ impl TokenPlanner {
             // A budget below the sinks is the sinks: they stay, however short the text.
             kept: kept
                 .map(|kept| kept.max(protected.sink.min(tokens)))
-                .or_else(|| self.recipe.select.and_then(|s| s.tokens(protected, tokens))),
+                .or_else(|| self.recipe.select.as_ref().and_then(|s| s.tokens(protected, tokens))),
             protected,
             frames,
             profile: self.profile.as_ref(),
@@ -303,33 +297,32 @@ fn merges(shares: &HeadShares, head: usize) -> bool {
 
 /// The edits of one head: number `of.0` of what is seen, number `of.1` of the layer.
 fn edits(
-    part: &TokenEditPart,
+    part: &TokenEditor,
     seen: &dyn TokenObservation,
     of: (usize, usize),
     kept: &[u32],
     protected: Protected,
 ) -> Result<Vec<TokenEdit>, Error> {
-    let (tokens, dims) = (seen.tokens(), (seen.head_dim_k(), seen.head_dim_v()));
+    let (tokens, head_dim_k, head_dim_v) = (seen.tokens(), seen.head_dim_k(), seen.head_dim_v());
     if kept.len() == tokens {
         return Ok(Vec::new());
     }
-    let (keys, values) = (seen.keys()?, seen.values()?);
-    let keys = &keys[of.0 * tokens * dims.0..][..tokens * dims.0];
-    let values = &values[of.0 * tokens * dims.1..][..tokens * dims.1];
-    Ok(match part {
-        TokenEditPart::MergeSimilar(editor) => {
-            editor.plan(of.1, keys, values, dims, kept)?.into_iter().map(TokenEdit::Merge).collect()
-        }
-        TokenEditPart::MergeNearest(editor) => {
-            let merges = editor.plan(of.1, tokens, kept, protected.sink, protected.recent);
-            merges.into_iter().map(TokenEdit::Merge).collect()
-        }
-        TokenEditPart::Compensate {} => {
-            let evicted = KeepSets::new(vec![kept.to_vec()]).evicted(0, tokens);
-            let token = Compensation::of(of.1, keys, values, dims, &evicted)?;
-            token.into_iter().map(TokenEdit::Compensate).collect()
-        }
-    })
+    let (keys, values) = if part.reads_rows() { (seen.keys()?, seen.values()?) } else { Default::default() };
+    let rows = |all: &'_ [f32], dim| {
+        all.get(of.0 * tokens * dim..).map_or(0..0, |_| of.0 * tokens * dim..(of.0 + 1) * tokens * dim)
+    };
+    let Protected { sink, recent } = protected;
+    Ok(part.plan(HeadEdit {
+        head: of.1,
+        tokens,
+        keys: &keys[rows(&keys, head_dim_k)],
+        values: &values[rows(&values, head_dim_v)],
+        head_dim_k,
+        head_dim_v,
+        kept,
+        sink,
+        recent,
+    })?)
 }
 
 /// Tokens up to the end of the first frame, up to the end of the second, and from the start of the last frame on.

@@ -1,37 +1,28 @@
 //! Recipes for tokens.
 
 use serde::{Deserialize, Serialize};
-use tether_edit::tokens::{MergeNearest, MergeSimilar};
-use tether_score::tokens::{Budget, HeadBudget, QueryHeads, ScoreTokens, TokenScorer, TokenSelector};
+use tether_edit::tokens::TokenEditor;
+use tether_score::tokens::{Budget, HeadBudget, Needs, TokenScorer, TokenSelector};
 
 use super::CodecPart;
-use crate::recipe::parse::{known, overridden, read, written};
-use crate::{Error, RecipeError};
+use crate::recipe::parse::{OpenParts, OpenRecipe, overridden, read, written};
+use crate::registry::kinds_of;
+use crate::{About, AnyRecipe, Error, RecipeError, Registry};
 
 /// What is evicted as one: tells a recipe for tokens from one for frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum TokenUnit {
     /// A token of a text.
     #[default]
     Token,
 }
 
-/// The part that says what becomes of tokens that leave.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum TokenEditPart {
-    /// Values join the kept token whose key is most like theirs.
-    MergeSimilar(MergeSimilar),
-    /// Keys and values join the nearest kept token between the first ones and the last one.
-    MergeNearest(MergeNearest),
-    /// One token stands for all that left a head.
-    Compensate {},
-}
-
 /// Which positions kept tokens have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum TokenPositions {
     /// Their own.
     #[default]
@@ -43,6 +34,7 @@ pub enum TokenPositions {
 /// How keys are stored where positions change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum StoredKeys {
     /// Rotated; a key that moves turns by the difference, always from the key as it was first written.
     #[default]
@@ -100,6 +92,9 @@ pub struct TokenRecipe {
     pub name: String,
     /// `token`.
     pub unit: TokenUnit,
+    /// What is known of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<About>,
     /// Scorer; none keeps everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<TokenScorer>,
@@ -115,7 +110,7 @@ pub struct TokenRecipe {
     pub retain: bool,
     /// Editor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub edit: Option<TokenEditPart>,
+    pub edit: Option<TokenEditor>,
     /// Positions.
     #[serde(default)]
     pub position: TokenPositionPart,
@@ -131,24 +126,35 @@ pub struct TokenRecipe {
 }
 
 impl TokenRecipe {
-    /// The built-in recipe `name`.
+    /// The built-in recipe `name`. [`AnyRecipe::named`] knows recipes for frames too.
     ///
     /// # Errors
-    /// [`RecipeError::UnknownRecipe`], with the nearest name.
+    /// [`RecipeError::UnknownRecipe`], with the nearest name, and [`RecipeError::OtherUnit`].
     pub fn named(name: &str) -> Result<Self, RecipeError> {
-        read(crate::recipe::toml_text(known(name, "token")?, "token"))
+        AnyRecipe::for_unit(name, "token")?.tokens()
     }
 
-    /// Reads a recipe.
+    /// Reads a recipe whose parts are built in.
     ///
     /// # Errors
-    /// [`RecipeError::Unknown`] for a key or word that does not exist, [`RecipeError::Malformed`] for everything else.
+    /// As [`crate::Recipe::from_toml`].
     pub fn from_toml(text: &str) -> Result<Self, RecipeError> {
-        read(text)
+        Self::from_toml_with(text, &Registry::default())
+    }
+
+    /// Reads a recipe whose parts a registry knows.
+    ///
+    /// # Errors
+    /// As [`crate::Recipe::from_toml`].
+    pub fn from_toml_with(text: &str, registry: &Registry) -> Result<Self, RecipeError> {
+        read(text, registry)
     }
 
     /// The recipe as TOML.
-    pub fn to_toml(&self) -> String {
+    ///
+    /// # Errors
+    /// As [`crate::Recipe::to_toml`].
+    pub fn to_toml(&self) -> Result<String, RecipeError> {
         written(self)
     }
 
@@ -157,7 +163,23 @@ impl TokenRecipe {
     /// # Errors
     /// As [`crate::Recipe::with_overrides`].
     pub fn with_overrides<S: AsRef<str>>(&self, overrides: &[S]) -> Result<Self, RecipeError> {
-        overridden(self, overrides)
+        overridden(self, overrides, &self.registry())
+    }
+
+    /// What a session must record.
+    pub(crate) fn needs(&self) -> Needs {
+        let retention = self.codec.and_then(|c| c.retention);
+        let own = Needs {
+            head_profile: self.budget.heads.needs_profile(),
+            last_queries: retention.map_or(0, |r| r.window),
+            ..Needs::default()
+        };
+        self.score.as_ref().map(|part| part.needs()).unwrap_or_default().and(own)
+    }
+
+    /// True when query heads keep tokens of their own.
+    pub fn separates_query_heads(&self) -> bool {
+        self.score.as_ref().is_some_and(|part| part.separates_query_heads())
     }
 
     /// Checks the parts, by themselves and together.
@@ -166,11 +188,9 @@ impl TokenRecipe {
     /// [`Error::Score`] for a part by itself, [`RecipeError::Combination`] for parts that do not fit each other.
     pub fn validate(&self) -> Result<(), Error> {
         self.budget.validate()?;
-        self.score.iter().try_for_each(ScoreTokens::validate)?;
-        self.select.iter().try_for_each(TokenSelector::validate)?;
-        if let Some(TokenEditPart::MergeSimilar(editor)) = &self.edit {
-            editor.validate()?;
-        }
+        self.score.iter().try_for_each(|part| part.validate())?;
+        self.select.iter().try_for_each(|part| part.validate())?;
+        self.edit.iter().try_for_each(|part| part.validate())?;
         self.codec.iter().try_for_each(CodecPart::validate)?;
         let refuse = |problem| Err(RecipeError::Combination { recipe: self.name.clone(), problem }.into());
         match (&self.score, &self.select) {
@@ -181,10 +201,10 @@ impl TokenRecipe {
                     "this [select] part keeps the same tokens in all heads, so budget.heads must be \"uniform\"",
                 )
             }
-            _ if self.budget.heads.needs_profile() && separate(self.score.as_ref()) => {
+            _ if self.budget.heads.needs_profile() && self.separates_query_heads() => {
                 refuse("head profiles are of key heads, so score.heads must be \"grouped\"")
             }
-            _ if self.edit.is_some() && separate(self.score.as_ref()) => {
+            _ if self.edit.is_some() && self.separates_query_heads() => {
                 refuse("an [edit] part works on key heads, so score.heads must be \"grouped\"")
             }
             _ if self.retain && self.edit.is_some() => {
@@ -204,8 +224,11 @@ impl TokenRecipe {
             _ if self.prefill.is_some() && self.budget.heads != HeadBudget::default() => refuse(
                 "a [prefill] part holds equally many tokens of all heads, so budget.heads must be \"uniform\"",
             ),
-            _ if self.prefill.is_some() && (self.edit.is_some() || separate(self.score.as_ref())) => refuse(
+            _ if self.prefill.is_some() && (self.edit.is_some() || self.separates_query_heads()) => refuse(
                 "a [prefill] part goes neither with an [edit] part nor with score.heads = \"separate\"",
+            ),
+            _ if self.prefill.is_some() && !in_pieces(self.needs()) => refuse(
+                "a [prefill] part scores pieces of a prompt, for which there are no sums of attention, no probes and no grid",
             ),
             _ if self.codec.is_some() && self.decode.is_some() => {
                 refuse("a [codec] part does not go with a [decode] part: what is coded is not scored again")
@@ -232,7 +255,29 @@ fn is_false(x: &bool) -> bool {
     !x
 }
 
-/// True when query heads keep tokens of their own.
-fn separate(score: Option<&TokenScorer>) -> bool {
-    matches!(score, Some(TokenScorer::SnapKv(s)) if s.heads == QueryHeads::Separate)
+/// True where a part of a text can be scored as if it were all of it.
+fn in_pieces(needs: Needs) -> bool {
+    !needs.accumulated_attention && !needs.grid && needs.probe_first + needs.probe_last == 0
+}
+
+impl OpenRecipe for TokenRecipe {
+    fn read_parts(&mut self, parts: &mut OpenParts<'_, '_>, registry: &Registry) -> Result<(), RecipeError> {
+        self.score = parts.read("score", &registry.token_scorers)?;
+        self.select = parts.read("select", &registry.token_selectors)?;
+        self.edit = parts.read("edit", &registry.token_editors)?;
+        Ok(())
+    }
+
+    fn registry(&self) -> Registry {
+        Registry {
+            token_scorers: kinds_of(self.score.as_ref()),
+            token_selectors: kinds_of(self.select.as_ref()),
+            token_editors: kinds_of(self.edit.as_ref()),
+            ..Registry::default()
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.validate()
+    }
 }

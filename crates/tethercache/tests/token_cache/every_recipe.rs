@@ -2,7 +2,7 @@
 
 use super::*;
 use tether_score::ScoreError;
-use tether_score::tokens::{HeadBudget, ScoreTokens, TokenSelector};
+use tether_score::tokens::{Blocks, HeadBudget};
 
 /// A session with all that recipes ask of a model.
 fn session(recipe: TokenRecipe, seed: u64) -> Pair {
@@ -36,9 +36,9 @@ fn recipes() -> Vec<TokenRecipe> {
             _ => &[],
         };
         recipe = recipe.with_overrides(fitted).unwrap();
-        match recipe.select {
-            None | Some(TokenSelector::Blocks { .. }) => recipe,
-            _ => recipe.with_overrides(&["budget.ratio=0.4"]).unwrap(),
+        match &recipe.select {
+            Some(select) if !select.is::<Blocks>() => recipe.with_overrides(&["budget.ratio=0.4"]).unwrap(),
+            _ => recipe,
         }
     };
     let rows = catalogue().iter().filter(|c| c.unit == "token").map(|c| of_row(c.name));
@@ -167,7 +167,7 @@ fn ten_thousand_tokens_stay_within_the_budget_of_every_recipe() {
 fn long_text(recipe: &TokenRecipe) -> String {
     let name = &recipe.name;
     let budget: &[&str] = match &recipe.select {
-        Some(TokenSelector::Blocks { .. }) => &["select.top=4"],
+        Some(select) if select.is::<Blocks>() => &["select.top=4"],
         // What is reserved for the ratio of a longer text is replaced by a number.
         _ => &["budget.ratio=1.0", "budget.tokens=24"],
     };

@@ -1,6 +1,7 @@
 //! Attention summed over all queries.
 
 use serde::{Deserialize, Serialize};
+use tether_part::Settings;
 
 use super::tova::mean_of_rows;
 use crate::ScoreError;
@@ -18,6 +19,10 @@ pub struct AccumulatedAttention {
     pub recent_share: f64,
     /// Average over all heads of the layer, so that all keep the same tokens, as Elastic Cache does (arXiv:2407.18121).
     pub shared: bool,
+}
+
+impl Settings for AccumulatedAttention {
+    const KIND: &'static str = "accumulated-attention";
 }
 
 impl ScoreTokens for AccumulatedAttention {

@@ -1,6 +1,7 @@
 //! Blocks by their mean keys.
 
 use serde::{Deserialize, Serialize};
+use tether_part::Settings;
 
 use super::question_guided::mean_row;
 use crate::ScoreError;
@@ -19,6 +20,10 @@ pub struct BlockLikeness {
     pub init: usize,
     /// Last tokens: the question, which stays and forms no block.
     pub question: usize,
+}
+
+impl Settings for BlockLikeness {
+    const KIND: &'static str = "block-likeness";
 }
 
 impl Default for BlockLikeness {

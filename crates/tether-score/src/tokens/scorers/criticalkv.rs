@@ -3,11 +3,12 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tether_dense::{MatRef, matmul};
+use tether_part::{Kinds, PartError, Settings, SettingsTable};
 
 use super::SnapKv;
 use crate::ScoreError;
 use crate::tokens::attention::{group, group_mean};
-use crate::tokens::select::best;
+use crate::tokens::selectors::best;
 use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, TokenObservation, TokenScorer};
 
 /// Half of the budget goes to the highest base scores; the rest to the highest `(score + epsilon) * |W_o v|_1`, averaged over the query
@@ -16,22 +17,30 @@ use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, Tok
 #[serde(deny_unknown_fields, default)]
 pub struct CriticalKv {
     /// The scorer of the first stage.
-    pub base: Box<TokenScorer>,
+    pub base: TokenScorer,
     /// Share of the budget that the first stage fills.
     pub first_stage: f64,
     /// Added to base scores before they are multiplied.
     pub epsilon: f32,
 }
 
+impl Settings for CriticalKv {
+    const KIND: &'static str = "criticalkv";
+}
+
 impl Default for CriticalKv {
     fn default() -> Self {
-        Self { base: Box::new(TokenScorer::SnapKv(SnapKv::default())), first_stage: 0.5, epsilon: 1e-4 }
+        Self { base: SnapKv::default().into_part(), first_stage: 0.5, epsilon: 1e-4 }
     }
 }
 
 impl ScoreTokens for CriticalKv {
     fn validate(&self) -> Result<(), ScoreError> {
         self.base.validate()?;
+        if self.base.separates_query_heads() {
+            let requirement = "its scores are of key heads, so heads must be \"grouped\"";
+            return Err(ScoreError::Nested { part: "score.base", requirement });
+        }
         if !(0.0..=1.0).contains(&self.first_stage) {
             let (setting, value) = ("score.first_stage", self.first_stage as f32);
             return Err(ScoreError::Setting { setting, value, requirement: "must lie in [0, 1]" });
@@ -68,6 +77,12 @@ impl ScoreTokens for CriticalKv {
             best(base.head(head), first, protected).iter().for_each(|&t| row[t as usize] = f32::MAX);
         }
         HeadScores::new(seen.kv_heads(), tokens, scores)
+    }
+
+    fn read(mut settings: SettingsTable, kinds: &Kinds<dyn ScoreTokens>) -> Result<Self, PartError> {
+        let base = settings.take_part("base", kinds)?;
+        let own: Self = settings.read()?;
+        Ok(Self { base: base.unwrap_or(own.base), ..own })
     }
 }
 

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tether_core::Pool;
 use tether_dense::softmax_rows;
+use tether_part::Settings;
 
 use crate::ScoreError;
 use crate::tokens::attention::{group, group_mean, logits};
@@ -25,6 +26,10 @@ pub struct DapQ {
     pub sink: usize,
     /// Last tokens that stay, at most a quarter of the budget. Not in the publication.
     pub recent: usize,
+}
+
+impl Settings for DapQ {
+    const KIND: &'static str = "dapq";
 }
 
 impl Default for DapQ {

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tether_core::Pairing;
 use tether_dense::softmax_rows;
+use tether_part::Settings;
 
 use super::keydiff::norm;
 use super::snapkv::with_head;
@@ -26,6 +27,10 @@ pub struct ExpectedAttention {
     pub value_norm: bool,
     /// Added to the attention before it is multiplied.
     pub epsilon: f32,
+}
+
+impl Settings for ExpectedAttention {
+    const KIND: &'static str = "expected-attention";
 }
 
 impl Default for ExpectedAttention {

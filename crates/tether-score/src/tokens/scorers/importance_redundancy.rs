@@ -4,6 +4,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tether_core::Pool;
 use tether_dense::softmax_rows;
+use tether_part::Settings;
 
 use super::keydiff::norm;
 use super::snapkv::with_tail;
@@ -25,6 +26,10 @@ pub struct ImportanceRedundancy {
     pub kernel: usize,
     /// Weight of importance, 0 to 1; the rest is that of redundancy.
     pub importance: f32,
+}
+
+impl Settings for ImportanceRedundancy {
+    const KIND: &'static str = "importance-redundancy";
 }
 
 impl Default for ImportanceRedundancy {

@@ -1,6 +1,7 @@
 //! Keys unlike the others.
 
 use serde::{Deserialize, Serialize};
+use tether_part::Settings;
 
 use crate::ScoreError;
 use crate::tokens::{HeadScores, Needs, ScoreRequest, ScoreTokens, TokenObservation};
@@ -9,6 +10,10 @@ use crate::tokens::{HeadScores, Needs, ScoreRequest, ScoreTokens, TokenObservati
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyDiff {}
+
+impl Settings for KeyDiff {
+    const KIND: &'static str = "keydiff";
+}
 
 impl ScoreTokens for KeyDiff {
     fn needs(&self) -> Needs {

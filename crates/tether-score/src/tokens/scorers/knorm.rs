@@ -1,6 +1,7 @@
 //! Key norms.
 
 use serde::{Deserialize, Serialize};
+use tether_part::Settings;
 
 use super::keydiff::norm;
 use crate::ScoreError;
@@ -10,6 +11,10 @@ use crate::tokens::{HeadScores, Needs, ScoreRequest, ScoreTokens, TokenObservati
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Knorm {}
+
+impl Settings for Knorm {
+    const KIND: &'static str = "knorm";
+}
 
 impl ScoreTokens for Knorm {
     fn needs(&self) -> Needs {

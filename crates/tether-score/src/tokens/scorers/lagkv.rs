@@ -1,6 +1,7 @@
 //! Blocks, each measured against the next one.
 
 use serde::{Deserialize, Serialize};
+use tether_part::Settings;
 
 use crate::ScoreError;
 use crate::tokens::scorer::at_least;
@@ -15,6 +16,10 @@ pub struct LagKv {
     pub lag: usize,
     /// First tokens, which stay.
     pub sink: usize,
+}
+
+impl Settings for LagKv {
+    const KIND: &'static str = "lagkv";
 }
 
 impl Default for LagKv {

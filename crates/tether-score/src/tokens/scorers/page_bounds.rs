@@ -1,6 +1,7 @@
 //! What a page can be worth at most.
 
 use serde::{Deserialize, Serialize};
+use tether_part::Settings;
 
 use crate::ScoreError;
 use crate::tokens::attention::group;
@@ -14,6 +15,10 @@ use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, Tok
 pub struct PageBounds {
     /// Tokens of a page.
     pub page: usize,
+}
+
+impl Settings for PageBounds {
+    const KIND: &'static str = "page-bounds";
 }
 
 impl Default for PageBounds {

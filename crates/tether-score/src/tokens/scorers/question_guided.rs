@@ -1,6 +1,7 @@
 //! Mean logits of a question.
 
 use serde::{Deserialize, Serialize};
+use tether_part::Settings;
 
 use crate::ScoreError;
 use crate::tokens::attention::group;
@@ -14,6 +15,10 @@ use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, Tok
 pub struct QuestionGuided {
     /// Last tokens: the question, which stays.
     pub question: usize,
+}
+
+impl Settings for QuestionGuided {
+    const KIND: &'static str = "question-guided";
 }
 
 impl Default for QuestionGuided {

@@ -1,6 +1,7 @@
 //! Chance, the control.
 
 use serde::{Deserialize, Serialize};
+use tether_part::Settings;
 
 use crate::ScoreError;
 use crate::tokens::{HeadScores, Needs, ScoreRequest, ScoreTokens, TokenObservation};
@@ -12,6 +13,10 @@ pub struct RandomScore {
     /// Seed.
     #[serde(default)]
     pub seed: u64,
+}
+
+impl Settings for RandomScore {
+    const KIND: &'static str = "random";
 }
 
 impl ScoreTokens for RandomScore {

@@ -1,6 +1,7 @@
 //! Queries sampled from the whole text.
 
 use serde::{Deserialize, Serialize};
+use tether_part::Settings;
 
 use crate::ScoreError;
 use crate::tokens::attention::group_mean;
@@ -13,6 +14,10 @@ use crate::tokens::{HeadScores, Needs, ScoreRequest, ScoreTokens, TokenObservati
 pub struct SampledAttention {
     /// Queries.
     pub queries: usize,
+}
+
+impl Settings for SampledAttention {
+    const KIND: &'static str = "sampled-attention";
 }
 
 impl Default for SampledAttention {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tether_core::Pool;
+use tether_part::Settings;
 
 use crate::ScoreError;
 use crate::tokens::scorer::{at_least, odd};
@@ -10,6 +11,7 @@ use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, Tok
 /// How scores are smoothed along the tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum PoolKind {
     /// Mean, places outside the text counting as 0.
     #[default]
@@ -21,6 +23,7 @@ pub enum PoolKind {
 /// How the rows of a window become one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Reduction {
     /// Mean.
     #[default]
@@ -32,6 +35,7 @@ pub enum Reduction {
 /// Whose tokens are chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum QueryHeads {
     /// A key head's: scores are averaged over its query heads, after smoothing.
     #[default]
@@ -54,6 +58,10 @@ pub struct SnapKv {
     pub reduce: Reduction,
     /// Over the query heads of a key head.
     pub heads: QueryHeads,
+}
+
+impl Settings for SnapKv {
+    const KIND: &'static str = "snapkv";
 }
 
 impl Default for SnapKv {
@@ -90,6 +98,10 @@ impl ScoreTokens for SnapKv {
 
     fn protects(&self, _: usize) -> Protected {
         Protected { sink: 0, recent: self.window }
+    }
+
+    fn separates_query_heads(&self) -> bool {
+        self.heads == QueryHeads::Separate
     }
 
     fn score(&self, seen: &dyn TokenObservation, _: ScoreRequest) -> Result<HeadScores, ScoreError> {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tether_dense::{MatRef, matmul};
+use tether_part::{Kinds, PartError, Settings, SettingsTable};
 
 use super::SnapKv;
 use super::keydiff::norm;
@@ -17,12 +18,16 @@ use crate::tokens::{
 #[serde(deny_unknown_fields, default)]
 pub struct StLite {
     /// The base scorer.
-    pub base: Box<TokenScorer>,
+    pub base: TokenScorer,
+}
+
+impl Settings for StLite {
+    const KIND: &'static str = "st-lite";
 }
 
 impl Default for StLite {
     fn default() -> Self {
-        Self { base: Box::new(TokenScorer::SnapKv(SnapKv { window: 32, ..SnapKv::default() })) }
+        Self { base: SnapKv { window: 32, ..SnapKv::default() }.into_part() }
     }
 }
 
@@ -37,6 +42,10 @@ impl ScoreTokens for StLite {
 
     fn protects(&self, kept: usize) -> Protected {
         self.base.protects(kept)
+    }
+
+    fn separates_query_heads(&self) -> bool {
+        self.base.separates_query_heads()
     }
 
     fn score(&self, seen: &dyn TokenObservation, request: ScoreRequest) -> Result<HeadScores, ScoreError> {
@@ -59,6 +68,12 @@ impl ScoreTokens for StLite {
             }));
         }
         HeadScores::new(heads, tokens, values)
+    }
+
+    fn read(mut settings: SettingsTable, kinds: &Kinds<dyn ScoreTokens>) -> Result<Self, PartError> {
+        let base = settings.take_part("base", kinds)?;
+        let own: Self = settings.read()?;
+        Ok(Self { base: base.unwrap_or(own.base) })
     }
 }
 

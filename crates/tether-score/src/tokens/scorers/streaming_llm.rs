@@ -1,6 +1,7 @@
 //! Sinks and a window.
 
 use serde::{Deserialize, Serialize};
+use tether_part::Settings;
 
 use crate::ScoreError;
 use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, TokenObservation};
@@ -11,6 +12,10 @@ use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, Tok
 pub struct StreamingLlm {
     /// First tokens that stay.
     pub sink: usize,
+}
+
+impl Settings for StreamingLlm {
+    const KIND: &'static str = "streaming-llm";
 }
 
 impl Default for StreamingLlm {

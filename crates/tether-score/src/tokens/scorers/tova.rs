@@ -1,6 +1,7 @@
 //! The last query's attention.
 
 use serde::{Deserialize, Serialize};
+use tether_part::Settings;
 
 use super::snapkv::with_tail;
 use crate::ScoreError;
@@ -10,6 +11,10 @@ use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, Tok
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tova {}
+
+impl Settings for Tova {
+    const KIND: &'static str = "tova";
+}
 
 impl ScoreTokens for Tova {
     fn needs(&self) -> Needs {

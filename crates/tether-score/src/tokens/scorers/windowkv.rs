@@ -1,6 +1,7 @@
 //! Windows of tokens.
 
 use serde::{Deserialize, Serialize};
+use tether_part::Settings;
 
 use crate::ScoreError;
 use crate::tokens::scorer::at_least;
@@ -9,6 +10,7 @@ use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, Tok
 /// What the text is asked for. The published method lets a classifier say; here the caller does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum WindowTask {
     /// One place holds the answer: a window is worth its best half.
     #[default]
@@ -28,6 +30,10 @@ pub struct WindowKv {
     /// Last tokens, which are asked and stay; 32 for question answering and 16 for aggregation unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suffix: Option<usize>,
+}
+
+impl Settings for WindowKv {
+    const KIND: &'static str = "windowkv";
 }
 
 impl Default for WindowKv {
