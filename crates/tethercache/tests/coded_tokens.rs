@@ -32,8 +32,8 @@ fn geometry(dtype: DType) -> TokenGeometry {
 /// A recipe with small regions.
 fn small(name: &str, overrides: &[&str]) -> TokenRecipe {
     let recipe = TokenRecipe::named(name).unwrap();
-    let recipe = recipe.with_overrides(&["codec.sink=2", "codec.recent=5", "codec.page=8"]).unwrap();
-    recipe.with_overrides(overrides).unwrap()
+    let regions = ["codec.sink=2", "codec.recent=5", "codec.page=8"];
+    recipe.with_overrides(&[&regions, overrides].concat()).unwrap()
 }
 
 /// Recipes that give tokens bits by what they are worth, by who shares a budget.
@@ -41,7 +41,7 @@ fn retained() -> Vec<TokenRecipe> {
     let own = ["codec.retention.window=4", "codec.retention.every=3"];
     let recipe = |bits: &str, scope: &str| {
         let set = [format!("codec.retention.bits={bits}"), format!("codec.retention.scope={scope}")];
-        small("spherical-rdr", &[]).with_overrides(&own).unwrap().with_overrides(&set).unwrap()
+        small("spherical-rdr", &own).with_overrides(&set).unwrap()
     };
     let recipes =
         vec![recipe("3.0", "head"), recipe("2.25", "layer"), recipe("2.25", "all"), recipe("0.3", "all")];

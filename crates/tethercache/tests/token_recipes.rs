@@ -523,3 +523,28 @@ fn heads_of_different_lengths_are_planned_one_by_one() {
         }
     }
 }
+
+#[test]
+fn a_prompt_in_pieces_is_carried_out_or_refused_when_it_is_read() {
+    let (text, profile) = (Text::new(2, 2, 64, 5), profile(2, 5));
+    let (mut carried_out, mut refused) = (Vec::new(), Vec::new());
+    for recipe in recipes().into_iter().filter(|r| r.score.is_some()) {
+        let recipe = with_budget(&recipe, 0.3);
+        match recipe.with_overrides(&["prefill.every=8"]) {
+            Ok(pieces) => {
+                let plans =
+                    plans(&pieces, &text, &profile).unwrap_or_else(|e| panic!("{}: {e}", recipe.name));
+                assert_eq!(plans[0].keep.heads(), 2);
+                carried_out.push(recipe.name);
+            }
+            Err(RecipeError::Combination { .. }) => refused.push(recipe.name),
+            Err(other) => panic!("{}: {other}", recipe.name),
+        }
+    }
+    for name in ["h2o", "observed-attention", "dapq", "st-lite"] {
+        assert!(refused.iter().any(|r| r == name), "{name}");
+    }
+    for name in ["snapkv", "keydiff", "lagkv", "tova", "knorm", "expected-attention", "criticalkv"] {
+        assert!(carried_out.iter().any(|r| r == name), "{name}");
+    }
+}

@@ -120,11 +120,17 @@ fn checked<R: OpenRecipe>(recipe: R, source: &Source<'_>) -> Result<R, RecipeErr
 
 /// A recipe as TOML.
 pub(crate) fn written<R: Serialize>(recipe: &R) -> Result<String, RecipeError> {
-    toml::to_string(recipe).map_err(|e| unwritable(recipe, &e))
+    writable(recipe)?;
+    toml::to_string(recipe).map_err(no_form)
 }
 
-/// The error of a recipe that has no TOML form: its whole numbers end at 2^63.
-fn unwritable<R: Serialize>(recipe: &R, error: &toml::ser::Error) -> RecipeError {
+/// The error of a recipe that TOML has no form for, whatever its numbers are.
+fn no_form(error: toml::ser::Error) -> RecipeError {
+    RecipeError::NoToml { key: String::new(), message: error.to_string() }
+}
+
+/// Refuses whole numbers of 2^63 and more, where those of TOML end.
+fn writable<R: Serialize>(recipe: &R) -> Result<(), RecipeError> {
     fn too_large(value: &serde_json::Value, path: &mut Vec<String>) -> Option<Number> {
         match value {
             serde_json::Value::Number(n) => (n.is_u64() && !n.is_i64()).then(|| n.clone()),
@@ -141,11 +147,9 @@ fn unwritable<R: Serialize>(recipe: &R, error: &toml::ser::Error) -> RecipeError
     }
     let mut path = Vec::new();
     let number = serde_json::to_value(recipe).ok().and_then(|v| too_large(&v, &mut path));
-    let message = match number {
-        Some(n) => format!("{n} is above {}, the largest whole number of TOML", i64::MAX),
-        None => error.to_string(),
-    };
-    RecipeError::NoToml { key: path.join("."), message }
+    let Some(number) = number else { return Ok(()) };
+    let message = format!("{number} is above {}, the largest whole number of TOML", i64::MAX);
+    Err(RecipeError::NoToml { key: path.join("."), message })
 }
 
 /// A recipe of either unit with fields replaced.
@@ -154,7 +158,8 @@ pub(crate) fn overridden<R: OpenRecipe, S: AsRef<str>>(
     overrides: &[S],
     registry: &Registry,
 ) -> Result<R, RecipeError> {
-    let mut table = Table::try_from(recipe).map_err(|e| unwritable(recipe, &e))?;
+    writable(recipe)?;
+    let mut table = Table::try_from(recipe).map_err(no_form)?;
     let from_table = |table: &Table, source: &Source<'_>| -> Result<R, RecipeError> {
         let mut rest = table.clone();
         rest.retain(|key, _| !OPEN.contains(&key));

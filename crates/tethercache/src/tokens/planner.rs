@@ -307,22 +307,16 @@ fn edits(
     if kept.len() == tokens {
         return Ok(Vec::new());
     }
-    let (keys, values) = if part.reads_rows() { (seen.keys()?, seen.values()?) } else { Default::default() };
-    let rows = |all: &'_ [f32], dim| {
-        all.get(of.0 * tokens * dim..).map_or(0..0, |_| of.0 * tokens * dim..(of.0 + 1) * tokens * dim)
-    };
     let Protected { sink, recent } = protected;
-    Ok(part.plan(HeadEdit {
-        head: of.1,
-        tokens,
-        keys: &keys[rows(&keys, head_dim_k)],
-        values: &values[rows(&values, head_dim_v)],
-        head_dim_k,
-        head_dim_v,
-        kept,
-        sink,
-        recent,
-    })?)
+    let (keys, values, head) = (&[][..], &[][..], of.1);
+    let of_head = HeadEdit { head, tokens, keys, values, head_dim_k, head_dim_v, kept, sink, recent };
+    if !part.reads_rows() {
+        return Ok(part.plan(of_head)?);
+    }
+    let (keys, values) = (seen.keys()?, seen.values()?);
+    let keys = &keys[of.0 * tokens * head_dim_k..][..tokens * head_dim_k];
+    let values = &values[of.0 * tokens * head_dim_v..][..tokens * head_dim_v];
+    Ok(part.plan(HeadEdit { keys, values, ..of_head })?)
 }
 
 /// Tokens up to the end of the first frame, up to the end of the second, and from the start of the last frame on.

@@ -292,7 +292,9 @@ fn what_a_choice_for_every_token_cannot_do_is_refused() {
         ("quest", &["prefill.every=8"]),
         ("quest", &["budget.heads.kind=adaptive", "budget.heads.safeguard=0.2"]),
     ] {
-        let refused = TokenCache::new(Host::new(), geometry(), recipe(name, overrides)).map(|_| ());
+        // When it is read, or where it is a session that cannot, when that is made.
+        let recipe = TokenRecipe::named(name).unwrap().with_overrides(overrides).map_err(Error::from);
+        let refused = recipe.and_then(|r| TokenCache::new(Host::new(), geometry(), r).map(|_| ()));
         assert!(matches!(refused, Err(Error::Recipe(_))), "{overrides:?}: {refused:?}");
     }
     // Blocks are compared before the rotation, which takes the model's frequencies.
