@@ -160,3 +160,33 @@ pub fn attention(
     }
     Ok(extents)
 }
+
+/// Columns of `scores`, `f32` `[heads, n]`: the heads.
+///
+/// # Errors
+/// [`CoreError::ShapeMismatch`], [`CoreError::DTypeMismatch`], [`CoreError::Count`].
+pub fn columns(scores: &[usize], dtype: DType, columns: &std::ops::Range<usize>) -> Result<usize, CoreError> {
+    let &[heads, n] = scores else {
+        let expected = [0, columns.end].into();
+        return Err(CoreError::ShapeMismatch { what: "scores", expected, got: scores.into() });
+    };
+    if dtype != DType::F32 {
+        return Err(CoreError::DTypeMismatch { what: "scores", expected: DType::F32, got: dtype });
+    }
+    if columns.start > columns.end || columns.end > n {
+        return Err(CoreError::Count { what: "columns of scores", expected: columns.end, got: n });
+    }
+    Ok(heads)
+}
+
+/// The tokens of lists that are equally long.
+///
+/// # Errors
+/// [`CoreError::Count`].
+pub fn equally_long(lengths: &[u32]) -> Result<usize, CoreError> {
+    let first = lengths.first().map_or(0, |&n| n as usize);
+    match lengths.iter().find(|&&n| n as usize != first) {
+        Some(&n) => Err(CoreError::Count { what: "tokens of a list", expected: first, got: n as usize }),
+        None => Ok(first),
+    }
+}

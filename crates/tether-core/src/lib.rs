@@ -31,9 +31,9 @@ pub use region::Region;
 pub use rope_kind::{Pairing, RopeKind};
 pub use tensor::{Element, ElementsMut, HostTensor, Shape, TensorData};
 pub use tokens::{
-    AttendOptions, BlockTables, CausalLists, DecodeProblem, EMPTY_LSE, MAX_AXES, NewQueries, PageLists,
-    PageProblem, PagedKv, Pool, PoolRows, Rotation, RotationExtents, RotationPhases, RowProblem, TokenEngine,
-    TokenLayout, TokenShape, TopKProblem, WindowProblem, WindowSpec, batch_problem, check_entries,
-    check_lengths, check_starts, check_sums, merge_partial,
+    AttendOptions, BlockTables, CausalLists, DecodeProblem, EMPTY_LSE, LeafProblem, MAX_AXES, NewQueries,
+    ObservedLayer, PageLists, PageProblem, PagedKv, Pool, PoolRows, Rotation, RotationExtents,
+    RotationPhases, RowProblem, ScoreLeaf, TokenEngine, TokenLayout, TokenShape, TopKProblem, WindowProblem,
+    WindowSpec, batch_problem, check_entries, check_lengths, check_starts, check_sums, merge_partial,
 };
 pub use traffic::{Traffic, TrafficCounters};

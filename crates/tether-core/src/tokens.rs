@@ -4,6 +4,7 @@ mod attend;
 mod decode;
 mod engine;
 mod gather;
+mod leaf;
 mod merge;
 mod page_table;
 mod phases;
@@ -19,6 +20,7 @@ pub use attend::{
 pub use decode::{BlockTables, DecodeProblem, EMPTY_LSE};
 pub use engine::TokenEngine;
 pub use gather::{PageProblem, RowProblem};
+pub use leaf::{LeafProblem, ObservedLayer, ScoreLeaf};
 pub use merge::merge_partial;
 pub use page_table::{PageLists, check_entries};
 pub use phases::RotationPhases;

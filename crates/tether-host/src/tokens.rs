@@ -16,7 +16,10 @@ use paged::Rows;
 pub use paged::attend_to_rows;
 pub use tables::{HostPageTable, HostTables};
 
+use std::ops::Range;
+
 use crate::Host;
+use tether_core::checks;
 use tether_core::{
     AttendOptions, BlockTables, CoreError, DType, DecodeProblem, HostTensor, NewQueries, PageLists,
     PageProblem, PagedKv, PoolRows, Rotation, RotationPhases, RowProblem, Shape, Side, TokenEngine,
@@ -57,7 +60,7 @@ impl TokenEngine for Host {
     type Attention = AttendOptions;
 
     fn upload_indices(&self, shape: &[usize], indices: &[u32]) -> Result<HostIndices, CoreError> {
-        let expected = tether_core::checks::element_count(shape)?;
+        let expected = checks::element_count(shape)?;
         if expected != indices.len() {
             return Err(CoreError::TensorLength { shape: shape.into(), expected, got: indices.len() });
         }
@@ -259,6 +262,39 @@ impl TokenEngine for Host {
         let &NewQueries { q, starts, .. } = queries;
         let queries = PagedQueries { q, scale: attention.scale, parallel: self.parallel };
         causal::causal(&problem, tables, starts, &queries, &Pools { keys: kv.k, values: kv.v })
+    }
+
+    fn list_rows(&self, tables: &HostTables) -> Result<HostIndices, CoreError> {
+        let tokens = checks::equally_long(&tables.lengths)?;
+        let lists = tables.lengths.len();
+        let size = tables.extents().0;
+        let row = |list: usize, t: usize| tables.pages(list)[t / size] * size as u32 + (t % size) as u32;
+        let values = (0..lists).flat_map(|list| (0..tokens).map(move |t| row(list, t))).collect();
+        Ok(HostIndices { shape: [lists, tokens].as_slice().into(), values })
+    }
+
+    fn words(&self, indices: &HostIndices) -> Result<HostTensor, CoreError> {
+        HostTensor::from_f32(
+            &indices.shape,
+            indices.values.iter().map(|&word| f32::from_bits(word)).collect(),
+        )
+    }
+
+    fn score_columns(
+        &self,
+        scores: &HostTensor,
+        columns: Range<usize>,
+        factor: f32,
+    ) -> Result<(HostTensor, HostTensor), CoreError> {
+        let heads = checks::columns(scores.shape(), scores.dtype(), &columns)?;
+        let numbers = scores.to_f32_vec();
+        let n = scores.shape()[1];
+        let of_head = |head: usize| numbers[head * n..][columns.clone()].iter().map(|x| x * factor);
+        let count = columns.len().max(1) as f64;
+        let mean = |head| (of_head(head).map(f64::from).sum::<f64>() / count) as f32;
+        let means = HostTensor::from_f32(&[heads, 1], (0..heads).map(mean).collect())?;
+        let chosen = (0..heads).flat_map(of_head).collect();
+        Ok((HostTensor::from_f32(&[heads, columns.len()], chosen)?, means))
     }
 }
 

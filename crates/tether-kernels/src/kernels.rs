@@ -13,6 +13,7 @@ pub(crate) mod moments;
 pub(crate) mod quantise;
 pub(crate) mod reuse;
 pub(crate) mod rotate;
+pub(crate) mod row_scores;
 mod runs;
 pub(crate) mod spherical;
 pub(crate) mod sums;

@@ -7,6 +7,7 @@ pub(crate) mod gather;
 pub(crate) mod quantise;
 pub(crate) mod reuse;
 pub(crate) mod rotate;
+pub(crate) mod row_scores;
 pub(crate) mod spherical;
 pub(crate) mod sums;
 pub(crate) mod top_k;

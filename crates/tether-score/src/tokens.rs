@@ -6,9 +6,11 @@
 
 mod attention;
 mod budget;
+mod expression;
 mod head_budget;
 mod keep;
 mod layer_budget;
+mod leaf;
 mod observation;
 mod partial;
 mod profile;
@@ -22,6 +24,7 @@ mod selectors;
 
 pub use attention::{WindowRows, add_causal_mass, pooled, sampled_rows, window_rows};
 pub use budget::{Budget, BudgetPlace, Protected, Rounding};
+pub use expression::ScoreExpr;
 pub use head_budget::{HeadBudget, HeadShare, HeadShares, ShareRequest};
 pub use keep::KeepSets;
 pub use layer_budget::{LayerBudget, window_groups};

@@ -2,7 +2,10 @@
 
 use std::fmt::Debug;
 
-use super::{AttendOptions, BlockTables, NewQueries, PageLists, PagedKv, Rotation, TokenLayout, WindowSpec};
+use super::{
+    AttendOptions, BlockTables, NewQueries, ObservedLayer, PageLists, PagedKv, Rotation, ScoreLeaf,
+    TokenLayout, WindowSpec,
+};
 use crate::{CoreError, Engine};
 
 /// Operations on single tokens, heads and pages.
@@ -238,5 +241,49 @@ pub trait TokenEngine: Engine {
         kv: &PagedKv<'_, Self>,
         tables: &Self::Tables,
         attention: &Self::Attention,
+    ) -> Result<(Self::Tensor, Self::Tensor), CoreError>;
+
+    /// Rows of the pools in the order of the lists, which are equally long and as many as key heads: `[lists, tokens]`. Pages hold one head each.
+    ///
+    /// # Errors
+    /// [`CoreError::Count`] for lists of unequal length.
+    fn list_rows(&self, tables: &Self::Tables) -> Result<Self::Indices, CoreError>;
+
+    /// Numbers as an `f32` tensor of their 32-bit words, of the same shape, so that they are read with other results.
+    ///
+    /// # Errors
+    /// [`CoreError::Device`].
+    fn words(&self, indices: &Self::Indices) -> Result<Self::Tensor, CoreError>;
+
+    /// Whether [`TokenEngine::observe`] works this out on the device. Whoever is told that it does not reads what the leaf is made of, and works it out on the
+    /// host: on the host that is no loss.
+    fn observes(&self, _leaf: &ScoreLeaf) -> bool {
+        false
+    }
+
+    /// Works a leaf out: `f32` `[kv_heads, columns]`, columns as [`ScoreLeaf::columns`] has them.
+    ///
+    /// # Errors
+    /// Those of [`super::LeafProblem::new`], [`CoreError::Unsupported`] for what [`TokenEngine::observes`] denies.
+    fn observe(&self, leaf: &ScoreLeaf, _layer: &ObservedLayer<'_, Self>) -> Result<Self::Tensor, CoreError> {
+        let feature = match leaf {
+            ScoreLeaf::WindowAttention { .. } => "window attention over pages",
+            ScoreLeaf::AttentionSums => "sums of attention",
+            ScoreLeaf::KeyNorm | ScoreLeaf::ValueNorm => "norms of rows",
+            ScoreLeaf::KeyMeanCosine => "cosines with the mean key",
+            ScoreLeaf::MeanLogit { .. } => "mean logits",
+        };
+        Err(CoreError::Unsupported { engine: self.name(), feature })
+    }
+
+    /// Columns `columns` of `scores` (`f32` `[heads, n]`), times `factor`; and their mean, which is no number where one of them is none.
+    ///
+    /// # Errors
+    /// [`CoreError::ShapeMismatch`], [`CoreError::DTypeMismatch`], [`CoreError::Count`] for columns that are not there.
+    fn score_columns(
+        &self,
+        scores: &Self::Tensor,
+        columns: std::ops::Range<usize>,
+        factor: f32,
     ) -> Result<(Self::Tensor, Self::Tensor), CoreError>;
 }

@@ -1,9 +1,12 @@
 //! Observation-window scores: what the last queries of a prompt attend to.
 
+use serde::{Deserialize, Serialize};
+
 use crate::CoreError;
 
 /// How scores are smoothed along the tokens. A window is centred and its size odd.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Pool {
     /// Not at all.
     None,

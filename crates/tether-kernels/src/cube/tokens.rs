@@ -3,15 +3,15 @@
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use tether_core::{
-    AttendOptions, BlockTables, CausalLists, CoreError, DType, DecodeProblem, NewQueries, PageLists,
-    PageProblem, PagedKv, PoolRows, Rotation, RotationExtents, RowProblem, Shape, TokenEngine, TokenLayout,
-    TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec, batch_problem, check_entries, check_lengths,
-    check_starts, check_sums, checks,
+    AttendOptions, BlockTables, CausalLists, CoreError, DType, DecodeProblem, LeafProblem, NewQueries,
+    ObservedLayer, PageLists, PageProblem, PagedKv, PoolRows, Rotation, RotationExtents, RowProblem,
+    ScoreLeaf, Shape, TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec,
+    batch_problem, check_entries, check_lengths, check_starts, check_sums, checks,
 };
 
 use super::launch::uploaded;
 use super::{Cube, CubeTensor};
-use crate::ops::{self, decode::Stored};
+use crate::ops::{self, decode::Stored, row_scores::Strides};
 
 /// Row, page or token numbers on the device.
 #[derive(Clone, Debug)]
@@ -531,5 +531,51 @@ impl<R: Runtime> TokenEngine for Cube<R> {
         };
         let pages = (tables.pages.clone(), tables.pages_len, tables.page_bound);
         self.decode_stored(&problem, &self.lists(pages, &lists), attention.scale, q, &stored)
+    }
+
+    fn list_rows(&self, tables: &CubeTables) -> Result<CubeIndices, CoreError> {
+        let tokens = checks::equally_long(&tables.lists.1)?;
+        let rows = self.rows_of_lists(tables, tokens)?;
+        let bound = tables.page_bound * tables.page_size;
+        Ok(CubeIndices { handle: rows.handle, shape: rows.shape, bound })
+    }
+
+    fn words(&self, indices: &CubeIndices) -> Result<CubeTensor, CoreError> {
+        Ok(CubeTensor { handle: indices.handle.clone(), shape: indices.shape.clone(), dtype: DType::F32 })
+    }
+
+    fn observes(&self, leaf: &ScoreLeaf) -> bool {
+        ops::row_scores::has_leaf(leaf)
+    }
+
+    fn observe(&self, leaf: &ScoreLeaf, layer: &ObservedLayer<'_, Self>) -> Result<CubeTensor, CoreError> {
+        let sums = layer.sums.map(|s| (s.shape(), s.dtype));
+        let queries = layer.queries.map(CubeTensor::shape);
+        let pools = (layer.k.shape(), layer.v.shape());
+        let problem = LeafProblem::new(leaf, &layer.rows.shape, pools, sums, queries)?;
+        let pool = match leaf {
+            ScoreLeaf::ValueNorm => layer.v,
+            ScoreLeaf::AttentionSums => {
+                layer.sums.ok_or(CoreError::Count { what: "sums of attention", expected: 1, got: 0 })?
+            }
+            _ => layer.k,
+        };
+        self.leaf(leaf, &problem, &self.read_rows(pool, layer.rows)?, layer.queries, layer.scale)
+    }
+
+    fn score_columns(
+        &self,
+        scores: &CubeTensor,
+        columns: std::ops::Range<usize>,
+        factor: f32,
+    ) -> Result<(CubeTensor, CubeTensor), CoreError> {
+        let heads = checks::columns(&scores.shape, scores.dtype, &columns)?;
+        let n = scores.shape[1];
+        let strides = Strides { first: columns.start, head: n, column: 1, step: 0, count: 1 };
+        let chosen = self.strided_means(scores, (heads, columns.len()), strides, factor)?;
+        // A number of a row is a row of one channel.
+        let rows = CubeTensor { shape: [heads, columns.len(), 1].as_slice().into(), ..chosen.clone() };
+        let means = self.row_means(&rows, None)?;
+        Ok((chosen, CubeTensor { shape: [heads, 1].as_slice().into(), ..means }))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use tether_core::{Pairing, Pool};
+use tether_core::{Pairing, Pool, ScoreLeaf};
 
 use super::scorers::{block_means, page_bounds};
 use crate::ScoreError;
@@ -185,6 +185,11 @@ pub trait TokenObservation {
     /// [`ScoreError::Missing`].
     fn grid(&self) -> Result<&[Option<GridPlace>], ScoreError> {
         Err(ScoreError::Missing { what: "the grid of visual tokens" })
+    }
+
+    /// A leaf of a score that was worked out on a device, `[kv_heads, columns]`; `None` where it was not.
+    fn leaf(&self, _leaf: &ScoreLeaf) -> Option<&[f32]> {
+        None
     }
 
     /// Attention of the last `window` queries to the tokens before them, averaged over the queries, smoothed along the tokens, then

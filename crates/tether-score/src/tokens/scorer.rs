@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use tether_part::{AnySettings, HasKinds, Kinds, Part, PartError, Settings, SettingsTable};
 
 use super::scorers::*;
-use super::{HeadScores, Needs, Protected, TokenObservation};
+use super::{HeadScores, Needs, Protected, ScoreExpr, TokenObservation};
 use crate::ScoreError;
 
 /// Where and for how much a scorer is asked.
@@ -41,11 +41,20 @@ pub trait ScoreTokens: AnySettings {
         false
     }
 
-    /// Scores every token of every head; higher stays.
+    /// The score of heads of `tokens` tokens as data, which a device works out without keys leaving it. `None` for a score that is worked out by
+    /// [`ScoreTokens::score`] alone, on the host, from what it asks an observation.
+    fn expression(&self, _request: ScoreRequest, _tokens: usize) -> Option<ScoreExpr> {
+        None
+    }
+
+    /// Scores every token of every head; higher stays. A scorer that has an expression need not say it twice.
     ///
     /// # Errors
     /// [`ScoreError::Missing`] for what was not recorded, [`ScoreError::NonFiniteToken`] for a score that cannot be ranked.
-    fn score(&self, seen: &dyn TokenObservation, request: ScoreRequest) -> Result<HeadScores, ScoreError>;
+    fn score(&self, seen: &dyn TokenObservation, request: ScoreRequest) -> Result<HeadScores, ScoreError> {
+        let none = ScoreError::Missing { what: "a score, or an expression of one" };
+        self.expression(request, seen.tokens()).ok_or(none)?.evaluate(seen)
+    }
 
     /// Reads the settings. A scorer that holds others takes those out first, to be read among `kinds`.
     ///

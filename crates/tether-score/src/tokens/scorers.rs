@@ -19,6 +19,10 @@ mod streaming_llm;
 mod tova;
 mod windowkv;
 
+pub(super) use keydiff::norm;
+pub(super) use question_guided::mean_row;
+pub(super) use tova::mean_of_rows;
+
 pub use accumulated_attention::AccumulatedAttention;
 pub use block_likeness::{BlockLikeness, block_means};
 pub use criticalkv::CriticalKv;

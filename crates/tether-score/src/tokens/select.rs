@@ -37,6 +37,12 @@ pub trait SelectTokens: AnySettings {
         SelectScope::Head
     }
 
+    /// True for a selector that keeps the protected tokens and the highest scores beside them, of equal ones the earlier, and does nothing else: what a device can do where the
+    /// scores are.
+    fn keeps_highest(&self) -> bool {
+        false
+    }
+
     /// Tokens that it keeps of `tokens` where the budget does not say.
     fn tokens(&self, _protected: Protected, _tokens: usize) -> Option<usize> {
         None

@@ -58,6 +58,14 @@ pub enum Call {
     WriteRows,
     /// [`TokenEngine::add_attention`](tether_core::TokenEngine::add_attention).
     AddAttention,
+    /// [`TokenEngine::list_rows`](tether_core::TokenEngine::list_rows).
+    ListRows,
+    /// [`TokenEngine::words`](tether_core::TokenEngine::words).
+    Words,
+    /// [`TokenEngine::observe`](tether_core::TokenEngine::observe).
+    Observe,
+    /// [`TokenEngine::score_columns`](tether_core::TokenEngine::score_columns).
+    ScoreColumns,
     /// [`TokenEngine::create_page_table`](tether_core::TokenEngine::create_page_table).
     CreatePageTable,
     /// [`TokenEngine::grow_page_table`](tether_core::TokenEngine::grow_page_table).

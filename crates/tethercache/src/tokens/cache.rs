@@ -14,6 +14,7 @@ mod probes;
 mod reading;
 mod recorded;
 mod retention;
+mod scoring;
 mod summaries;
 
 use std::borrow::Cow;

@@ -6,8 +6,8 @@ use std::ops::Range;
 use tether_edit::tokens::{HeadEdit, TokenEdit, TokenEditor};
 use tether_score::ScoreError;
 use tether_score::tokens::{
-    BudgetPlace, HeadProfile, HeadShares, KeepSets, Needs, PartialText, Protected, ScoreRequest,
-    ShareRequest, TokenObservation, TokenScorer,
+    BudgetPlace, HeadProfile, HeadShare, HeadShares, KeepSets, Needs, PartialText, Protected, ScoreExpr,
+    ScoreRequest, ShareRequest, TokenObservation, TokenScorer,
 };
 
 use super::{FixedPlace, PrefillPart, TokenPlan, TokenPositions, TokenRecipe};
@@ -34,6 +34,15 @@ pub struct SequenceState {
     groups: BTreeMap<usize, (usize, usize, KeepSets)>,
     /// Where each layer evicts while the text grows.
     places: BTreeMap<usize, usize>,
+}
+
+/// What a layer's scores are made of, as data.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoreAsked {
+    /// The score of each key head's tokens.
+    pub expressions: Vec<ScoreExpr>,
+    /// Where each head keeps the highest of its scores, and equally many: how many, and what is protected.
+    pub highest: Option<HeadShare>,
 }
 
 /// Turns a recipe for tokens into decisions.
@@ -150,6 +159,53 @@ impl TokenPlanner {
         }
         self.place(&mut plan);
         Ok(plan)
+    }
+
+    /// What is asked of heads of `lengths` tokens before [`TokenPlanner::plan`] or [`TokenPlanner::plan_heads`] decides, as far as it is data: a device can work it out
+    /// for all layers before anything is waited for. `None` where nothing is scored, or by a scorer that asks keys themselves.
+    ///
+    /// # Errors
+    /// [`Error::Score`] for shares that cannot be made.
+    pub fn asks(&self, turn: LayerTurn, lengths: &[usize]) -> Result<Option<ScoreAsked>, Error> {
+        let (Some(scorer), Some(selector)) = (&self.recipe.score, &self.recipe.select) else {
+            return Ok(None);
+        };
+        if turn.decoding && self.recipe.decode.is_some_and(|d| d.place.is_some()) {
+            return Ok(None);
+        }
+        if self.recipe.prefill.is_some() && !turn.decoding {
+            return Ok(None);
+        }
+        let (shares, _) = self.shares(scorer, turn, lengths, None)?;
+        if shares.keep_all(lengths) {
+            return Ok(None);
+        }
+        let tokens = lengths.iter().copied().max().unwrap_or(0);
+        let kept = match &shares {
+            HeadShares::Each(shares) => shares.iter().map(|s| s.kept).min().unwrap_or(tokens),
+            HeadShares::Together { kept, .. } => *kept,
+        };
+        let request = ScoreRequest { layer: turn.layer, kept };
+        let expressions: Option<Vec<ScoreExpr>> =
+            lengths.iter().map(|&tokens| scorer.expression(request, tokens)).collect();
+        let Some(expressions) = expressions else { return Ok(None) };
+        // The highest scores of each head, and nothing that depends on other layers, on what leaves or on what was kept.
+        let alone = selector.keeps_highest()
+            && self.recipe.edit.is_none()
+            && self.recipe.budget.layers.group(turn.layer).is_none();
+        let share = match &shares {
+            HeadShares::Each(shares) if shares.iter().all(|s| *s == shares[0]) => shares.first().copied(),
+            _ => None,
+        };
+        Ok(Some(ScoreAsked { expressions, highest: share.filter(|_| alone) }))
+    }
+
+    /// The plan that keeps `keep` of heads of `lengths` tokens, which was chosen as [`TokenPlanner::plan`] would have.
+    pub fn plan_chosen(&self, turn: LayerTurn, lengths: &[usize], keep: KeepSets) -> TokenPlan {
+        let mut plan = self.nothing(turn, lengths);
+        plan.keep = keep;
+        self.place(&mut plan);
+        plan
     }
 
     /// A plan that keeps everything.

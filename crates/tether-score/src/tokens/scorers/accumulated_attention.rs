@@ -1,12 +1,11 @@
 //! Attention summed over all queries.
 
 use serde::{Deserialize, Serialize};
+use tether_core::ScoreLeaf;
 use tether_part::Settings;
 
-use super::tova::mean_of_rows;
 use crate::ScoreError;
-use crate::tokens::attention::group_mean;
-use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, TokenObservation};
+use crate::tokens::{Needs, Protected, ScoreExpr, ScoreRequest, ScoreTokens};
 
 /// Attention that a token has had from all queries so far, averaged over the query heads of a key head: H2O (arXiv:2306.14048), whose budget
 /// is half heavy hitters and half the last tokens, and with `per_query` the observed attention of kvpress.
@@ -42,21 +41,14 @@ impl ScoreTokens for AccumulatedAttention {
         Protected { sink: 0, recent: (kept as f64 * self.recent_share) as usize }
     }
 
-    fn score(&self, seen: &dyn TokenObservation, _: ScoreRequest) -> Result<HeadScores, ScoreError> {
-        let tokens = seen.tokens();
-        let mut mass =
-            group_mean(&seen.accumulated_attention()?, seen.kv_heads(), seen.query_heads(), tokens);
-        if self.shared && tokens > 0 {
-            mass = mean_of_rows(&mass, tokens).repeat(seen.kv_heads());
+    fn expression(&self, _: ScoreRequest, _: usize) -> Option<ScoreExpr> {
+        let mut score = ScoreExpr::leaf(ScoreLeaf::AttentionSums);
+        if self.shared {
+            score = ScoreExpr::HeadMean(Box::new(score));
         }
         if self.per_query {
-            for head in 0..seen.kv_heads() {
-                let positions = seen.positions(head);
-                let end = positions.last().map_or(0, |&p| i64::from(p) + 1);
-                let row = &mut mass[head * tokens..][..tokens];
-                row.iter_mut().zip(positions).for_each(|(m, &p)| *m /= (end - i64::from(p)).max(1) as f32);
-            }
+            score = ScoreExpr::PerQuery(Box::new(score));
         }
-        HeadScores::new(seen.kv_heads(), tokens, mass)
+        Some(score)
     }
 }

@@ -1,11 +1,10 @@
 //! Key norms.
 
 use serde::{Deserialize, Serialize};
+use tether_core::ScoreLeaf;
 use tether_part::Settings;
 
-use super::keydiff::norm;
-use crate::ScoreError;
-use crate::tokens::{HeadScores, Needs, ScoreRequest, ScoreTokens, TokenObservation};
+use crate::tokens::{Needs, ScoreExpr, ScoreRequest, ScoreTokens};
 
 /// Minus the length of the key: short keys draw attention (arXiv:2406.11430).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,9 +20,7 @@ impl ScoreTokens for Knorm {
         Needs::default()
     }
 
-    fn score(&self, seen: &dyn TokenObservation, _: ScoreRequest) -> Result<HeadScores, ScoreError> {
-        let keys = seen.keys()?;
-        let scores = keys.chunks_exact(seen.head_dim_k()).map(|k| (-norm(k)) as f32).collect();
-        HeadScores::new(seen.kv_heads(), seen.tokens(), scores)
+    fn expression(&self, _: ScoreRequest, _: usize) -> Option<ScoreExpr> {
+        Some(ScoreExpr::leaf(ScoreLeaf::KeyNorm).scaled(-1.0))
     }
 }

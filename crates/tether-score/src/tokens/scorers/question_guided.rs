@@ -1,12 +1,12 @@
 //! Mean logits of a question.
 
 use serde::{Deserialize, Serialize};
+use tether_core::ScoreLeaf;
 use tether_part::Settings;
 
 use crate::ScoreError;
-use crate::tokens::attention::group;
 use crate::tokens::scorer::at_least;
-use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, TokenObservation};
+use crate::tokens::{Needs, Protected, ScoreExpr, ScoreRequest, ScoreTokens};
 
 /// Mean logit that the last queries give a key, over them and over the query heads of a key head: the guide of `QViC-MF`. A mean of inner products
 /// is the inner product of the mean, so no logit of a single query is formed.
@@ -40,26 +40,13 @@ impl ScoreTokens for QuestionGuided {
         Protected { sink: 0, recent: self.question }
     }
 
-    fn score(&self, seen: &dyn TokenObservation, _: ScoreRequest) -> Result<HeadScores, ScoreError> {
-        let (tokens, dim, group) = (seen.tokens(), seen.head_dim_k(), group(seen)?);
-        let question = self.question.min(tokens);
-        let (queries, keys) = (seen.queries(question)?, seen.keys()?);
-        let mut scores = Vec::with_capacity(seen.kv_heads() * tokens);
-        for head in 0..seen.kv_heads() {
-            let of_head = &queries[head * group * question * dim..][..group * question * dim];
-            let mean = mean_row(of_head, dim);
-            let keys = &keys[head * tokens * dim..][..tokens * dim];
-            let scale = (dim as f64).sqrt();
-            scores.extend(keys.chunks_exact(dim).map(|key| {
-                (key.iter().zip(&mean).map(|(&k, q)| f64::from(k) * q).sum::<f64>() / scale) as f32
-            }));
-        }
-        HeadScores::new(seen.kv_heads(), tokens, scores)
+    fn expression(&self, _: ScoreRequest, tokens: usize) -> Option<ScoreExpr> {
+        Some(ScoreExpr::leaf(ScoreLeaf::MeanLogit { queries: self.question.min(tokens) }))
     }
 }
 
 /// The mean of rows of `dim` numbers.
-pub(super) fn mean_row(rows: &[f32], dim: usize) -> Vec<f64> {
+pub(in crate::tokens) fn mean_row(rows: &[f32], dim: usize) -> Vec<f64> {
     let count = (rows.len() / dim).max(1) as f64;
     let mut mean = vec![0f64; dim];
     for row in rows.chunks_exact(dim) {

@@ -1,12 +1,14 @@
 //! Observation windows.
 
 use serde::{Deserialize, Serialize};
-use tether_core::Pool;
+use tether_core::{Pool, ScoreLeaf};
 use tether_part::Settings;
 
 use crate::ScoreError;
 use crate::tokens::scorer::{at_least, odd};
-use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, TokenObservation, pooled};
+use crate::tokens::{
+    HeadScores, Needs, Protected, ScoreExpr, ScoreRequest, ScoreTokens, TokenObservation, pooled,
+};
 
 /// How scores are smoothed along the tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,20 +106,28 @@ impl ScoreTokens for SnapKv {
         self.heads == QueryHeads::Separate
     }
 
-    fn score(&self, seen: &dyn TokenObservation, _: ScoreRequest) -> Result<HeadScores, ScoreError> {
-        let tokens = seen.tokens();
-        let (window, heads) = match self.heads {
-            QueryHeads::Grouped => (self.window.min(tokens), seen.kv_heads()),
-            QueryHeads::Separate => (self.window.min(tokens), seen.query_heads()),
+    fn expression(&self, _: ScoreRequest, tokens: usize) -> Option<ScoreExpr> {
+        let queries = self.window.min(tokens);
+        let score = ScoreExpr::leaf(ScoreLeaf::WindowAttention { queries, smoothing: self.pool() });
+        let score = match self.reduce {
+            Reduction::Sum => score.scaled(queries as f32),
+            Reduction::Mean => score,
         };
+        (self.heads == QueryHeads::Grouped).then(|| score.before_newest(queries))
+    }
+
+    fn score(&self, seen: &dyn TokenObservation, request: ScoreRequest) -> Result<HeadScores, ScoreError> {
+        let tokens = seen.tokens();
+        if let Some(score) = self.expression(request, tokens) {
+            return score.evaluate(seen);
+        }
+        // Query heads that keep tokens of their own.
+        let (window, heads) = (self.window.min(tokens), seen.query_heads());
         let prefix = tokens - window;
         if prefix == 0 {
             return HeadScores::new(heads, tokens, vec![1.0; heads * tokens]);
         }
-        let mut scores = match self.heads {
-            QueryHeads::Grouped => seen.window_mass(window, self.pool())?,
-            QueryHeads::Separate => pooled(&seen.window_mass_by_query(window)?, prefix, self.pool()),
-        };
+        let mut scores = pooled(&seen.window_mass_by_query(window)?, prefix, self.pool());
         if self.reduce == Reduction::Sum {
             scores.iter_mut().for_each(|s| *s *= window as f32);
         }

@@ -1,11 +1,12 @@
 //! The last query's attention.
 
 use serde::{Deserialize, Serialize};
+use tether_core::{Pool, ScoreLeaf};
 use tether_part::Settings;
 
 use super::snapkv::with_tail;
 use crate::ScoreError;
-use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, TokenObservation};
+use crate::tokens::{HeadScores, Needs, Protected, ScoreExpr, ScoreRequest, ScoreTokens, TokenObservation};
 
 /// Attention of the last query, averaged over all heads, so that all keep the same tokens (arXiv:2401.06104).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,11 @@ impl ScoreTokens for Tova {
         Protected { sink: 0, recent: 1 }
     }
 
+    fn expression(&self, _: ScoreRequest, tokens: usize) -> Option<ScoreExpr> {
+        let last = ScoreLeaf::WindowAttention { queries: 1, smoothing: Pool::None };
+        (tokens > 1).then(|| ScoreExpr::HeadMean(Box::new(ScoreExpr::leaf(last))).before_newest(1))
+    }
+
     fn score(&self, seen: &dyn TokenObservation, _: ScoreRequest) -> Result<HeadScores, ScoreError> {
         let tokens = seen.tokens();
         if tokens <= 1 {
@@ -37,7 +43,7 @@ impl ScoreTokens for Tova {
 }
 
 /// The mean of all rows of `rows` (`[_, columns]`).
-pub(super) fn mean_of_rows(rows: &[f32], columns: usize) -> Vec<f32> {
+pub(in crate::tokens) fn mean_of_rows(rows: &[f32], columns: usize) -> Vec<f32> {
     let mut sums = vec![0f64; columns];
     for row in rows.chunks_exact(columns) {
         sums.iter_mut().zip(row).for_each(|(s, &x)| *s += f64::from(x));

@@ -22,6 +22,10 @@ impl SelectTokens for TopK {
         SelectScope::Joint
     }
 
+    fn keeps_highest(&self) -> bool {
+        true
+    }
+
     fn choose(&self, rows: &[&[f32]], share: HeadShare) -> Result<Vec<u32>, ScoreError> {
         Ok(best(rows.first().copied().unwrap_or_default(), share.kept, share.protected))
     }

@@ -1,8 +1,8 @@
 //! Operations on tokens, passed on.
 
 use tether_core::{
-    AttendOptions, BlockTables, CoreError, NewQueries, PageLists, PagedKv, Rotation, TokenEngine,
-    TokenLayout, WindowSpec,
+    AttendOptions, BlockTables, CoreError, NewQueries, ObservedLayer, PageLists, PagedKv, Rotation,
+    ScoreLeaf, TokenEngine, TokenLayout, WindowSpec,
 };
 
 use super::super::watch::Bytes;
@@ -185,6 +185,36 @@ impl<E: TokenEngine> TokenEngine for Faulty<E> {
         self.enter(Call::AttendPaged, Bytes::ToDevice(list(queries.starts)))?;
         let (queries, kv) = passed(queries, kv);
         self.engine.attend_paged(&queries, &kv, tables, attention)
+    }
+
+    fn list_rows(&self, tables: &E::Tables) -> Result<E::Indices, CoreError> {
+        self.enter(Call::ListRows, Bytes::None)?;
+        self.engine.list_rows(tables)
+    }
+
+    fn words(&self, indices: &E::Indices) -> Result<E::Tensor, CoreError> {
+        self.enter(Call::Words, Bytes::None)?;
+        self.engine.words(indices)
+    }
+
+    fn observes(&self, leaf: &ScoreLeaf) -> bool {
+        self.engine.observes(leaf)
+    }
+
+    fn observe(&self, leaf: &ScoreLeaf, layer: &ObservedLayer<'_, Self>) -> Result<E::Tensor, CoreError> {
+        self.enter(Call::Observe, Bytes::None)?;
+        let &ObservedLayer { k, v, sums, rows, queries, scale } = layer;
+        self.engine.observe(leaf, &ObservedLayer { k, v, sums, rows, queries, scale })
+    }
+
+    fn score_columns(
+        &self,
+        scores: &E::Tensor,
+        columns: std::ops::Range<usize>,
+        factor: f32,
+    ) -> Result<(E::Tensor, E::Tensor), CoreError> {
+        self.enter(Call::ScoreColumns, Bytes::None)?;
+        self.engine.score_columns(scores, columns, factor)
     }
 }
 

@@ -193,6 +193,25 @@ impl TokenEngine for Null {
         let problem = self.batch(queries, kv, tables, attention)?;
         Ok(attended(&problem, queries.q.dtype))
     }
+
+    fn list_rows(&self, tables: &NullTables) -> Result<NullIndices, CoreError> {
+        self.upload_indices(&[0, tables.sequences], &[])
+    }
+
+    fn words(&self, indices: &NullIndices) -> Result<NullTensor, CoreError> {
+        Ok(NullTensor { shape: indices.shape.clone(), dtype: DType::F32 })
+    }
+
+    fn score_columns(
+        &self,
+        scores: &NullTensor,
+        columns: std::ops::Range<usize>,
+        _factor: f32,
+    ) -> Result<(NullTensor, NullTensor), CoreError> {
+        let heads = checks::columns(&scores.shape, scores.dtype, &columns)?;
+        let made = |n: usize| NullTensor { shape: [heads, n].as_slice().into(), dtype: DType::F32 };
+        Ok((made(columns.len()), made(1)))
+    }
 }
 
 impl Null {

@@ -3,16 +3,15 @@
 use serde::{Deserialize, Serialize};
 use tether_core::{CoreError, Readback, Side, TokenEngine};
 use tether_edit::tokens::TokenEdit;
-use tether_score::tokens::{KeepSets, TokenObservation};
+use tether_score::tokens::KeepSets;
 
 use super::coded::CodedHead;
 use super::head_pages::HeadPages;
-use super::observed::Observed;
 use super::pending::{Pending, PendingLayer};
 use super::reading::chooses_for_each;
 use super::{Sequence, SequenceId, SequenceLayer, TokenCache, unknown};
 use crate::Error;
-use crate::tokens::{LayerTurn, SequenceState, TokenPlan};
+use crate::tokens::{SequenceState, TokenPlan};
 
 /// Tokens of a head that are to be coded, as they are in its pages.
 #[derive(Debug)]
@@ -253,39 +252,6 @@ impl<E: TokenEngine> TokenCache<E> {
             Some(part) => seen - held.evicted_at >= part.every,
             None => false,
         }
-    }
-
-    /// Plans of all layers.
-    pub(super) fn plans(
-        &self,
-        held: &Sequence<E::Tensor>,
-        state: &mut SequenceState,
-    ) -> Result<Vec<TokenPlan>, Error> {
-        let mut plans = Vec::with_capacity(held.layers.len());
-        for (layer, of_layer) in held.layers.iter().enumerate() {
-            let turn = LayerTurn {
-                layer,
-                layers: self.geometry.layers,
-                seen: of_layer.seen,
-                decoding: held.decoding,
-            };
-            let longest = of_layer.heads.iter().map(HeadPages::len).max().unwrap_or(0);
-            let uniform = of_layer.heads.iter().all(|h| h.len() == longest);
-            // What is alike in all heads is alike at the same places of their images.
-            let alike = |h: &HeadPages| h.grid == of_layer.heads[0].grid;
-            let together = uniform && (!self.planner.needs().grid || of_layer.heads.iter().all(alike));
-            plans.push(if together {
-                let seen = Observed::held(self, of_layer, layer, 0..self.geometry.kv_heads);
-                self.planner.plan(turn, &seen, state)?
-            } else {
-                let heads: Vec<_> = (0..self.geometry.kv_heads)
-                    .map(|head| Observed::held(self, of_layer, layer, head..head + 1))
-                    .collect();
-                let heads: Vec<&dyn TokenObservation> = heads.iter().map(|h| h as _).collect();
-                self.planner.plan_heads(turn, &heads)?
-            });
-        }
-        Ok(plans)
     }
 
     /// Keys or values of the tokens of `heads`, head after head.

@@ -121,6 +121,11 @@ impl HeadPages {
         self.order.is_empty()
     }
 
+    /// True when the page table on the device has all pages of the list.
+    pub(super) fn is_in_table(&self) -> bool {
+        self.region.is_written(self.blocks.len())
+    }
+
     /// The same tokens, to be read: what moves looks at the list itself.
     pub(super) fn view(&self) -> Self {
         let Self { blocks, positions, order, .. } = self;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::ops::Range;
 
-use tether_core::{Pairing, Readback, Side, TokenEngine};
+use tether_core::{Pairing, Readback, ScoreLeaf, Side, TokenEngine};
 use tether_rope::{RopeError, TokenRope};
 use tether_score::ScoreError;
 use tether_score::tokens::{BlockGrid, GridPlace, TokenObservation, block_means, page_bounds};
@@ -12,6 +12,7 @@ use tether_score::tokens::{BlockGrid, GridPlace, TokenObservation, block_means, 
 use super::head_pages::HeadPages;
 use super::probes::Probes;
 use super::recorded::{Recorded, by_head};
+use super::scoring::KnownLeaf;
 use super::summaries::{Summaries, unrotated};
 use super::{SequenceLayer, TokenCache};
 
@@ -36,6 +37,8 @@ pub(super) struct Observed<'a, E: TokenEngine> {
     values: OnceCell<Vec<f32>>,
     /// Queries that were read back, rotated and raw.
     read: [OnceCell<Vec<f32>>; 2],
+    /// Leaves of the score that were worked out on the device.
+    known: &'a [KnownLeaf],
 }
 
 impl<'a, E: TokenEngine> Observed<'a, E> {
@@ -49,7 +52,12 @@ impl<'a, E: TokenEngine> Observed<'a, E> {
     ) -> Self {
         let upto = usize::MAX;
         let (keys, values, read) = Default::default();
-        Self { cache, lists, layer, heads, queries, summaries, upto, keys, values, read }
+        Self { cache, lists, layer, heads, queries, summaries, upto, keys, values, read, known: &[] }
+    }
+
+    /// With leaves that were worked out.
+    pub(super) fn knowing(self, known: &'a [KnownLeaf]) -> Self {
+        Self { known, ..self }
     }
 
     /// Heads `heads` of what a sequence holds of a layer.
@@ -208,6 +216,11 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
         let keys = self.raw_keys()?;
         let of_head = &keys[kv_head * tokens * dim..][..tokens * dim];
         Ok(block_means(&of_head[(grid.first * dim).min(of_head.len())..], dim, grid.size, blocks))
+    }
+
+    fn leaf(&self, leaf: &ScoreLeaf) -> Option<&[f32]> {
+        let known = self.known.iter().find(|known| known.leaf == *leaf && known.heads == self.heads)?;
+        Some(&known.numbers)
     }
 
     fn frequencies(&self) -> Result<&[f64], ScoreError> {

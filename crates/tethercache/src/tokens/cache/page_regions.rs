@@ -28,6 +28,11 @@ impl Region {
         self.start
     }
 
+    /// True when the table has the list's first `pages` pages.
+    pub(super) fn is_written(&self, pages: usize) -> bool {
+        self.written == pages
+    }
+
     /// Pages of the list from number `page` on are others now.
     pub(super) fn changed_from(&mut self, page: usize) {
         self.written = self.written.min(page);

@@ -80,11 +80,12 @@ impl<T: Clone> QueryTail<T> {
         }
     }
 
-    /// The last `count` tokens' queries, or of as many as there are, `[query_heads, n, head_dim]` on the device; `None` where there are none.
+    /// The last `count` tokens' queries of query heads `of`, or of as many tokens as there are, `[heads, n, head_dim]` on the device; `None` where there are none.
     pub(super) fn on_device<E: TokenEngine<Tensor = T>>(
         &self,
         engine: &E,
         count: usize,
+        of: Range<usize>,
     ) -> Result<Option<T>, CoreError> {
         let count = count.min(self.tokens);
         // From the last piece backwards, until there are enough.
@@ -116,8 +117,8 @@ impl<T: Clone> QueryTail<T> {
             }
         };
         let row = |head: usize, token: usize| ((first + token) * heads + head) as u32;
-        let rows: Vec<u32> = (0..heads).flat_map(|h| (0..count).map(move |t| row(h, t))).collect();
-        let rows = engine.upload_indices(&[heads, count], &rows)?;
+        let rows: Vec<u32> = of.clone().flat_map(|h| (0..count).map(move |t| row(h, t))).collect();
+        let rows = engine.upload_indices(&[of.len(), count], &rows)?;
         engine.read_rows(&joined, &rows).map(Some)
     }
 
@@ -182,7 +183,7 @@ mod tests {
                 assert!(tail.tokens() >= there && tail.tokens() <= keep.saturating_mul(3).max(there));
                 let all = piece(1000, seen).to_f32_vec();
                 let expected = by_head(&all, there, heads, 0..heads, dim);
-                let got = tail.on_device(&host, there).expect("they fit").expect("there are some");
+                let got = tail.on_device(&host, there, 0..heads).expect("they fit").expect("there are some");
                 assert_eq!(got.to_f32_vec(), expected, "{keep} of {seen}");
                 let on_host = tail.on_host(&host).expect("they fit");
                 assert_eq!(by_head(&on_host, there, heads, 0..heads, dim), expected);

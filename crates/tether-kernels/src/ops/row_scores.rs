@@ -1,0 +1,227 @@
+//! Leaves of score expressions, made of rows that lie together.
+
+use cubecl::prelude::*;
+use tether_core::{CoreError, DType, LeafProblem, Pool, ScoreLeaf, Shape};
+
+use crate::cube::launch::{array, flat_by, vector_size, with_storage};
+use crate::kernels::row_scores::{self, Product, THREADS};
+use crate::{Cube, CubeTables, CubeTensor};
+
+/// Parts that the rows of a head are added up in, at most.
+const PARTS: usize = 128;
+
+/// Which numbers a mean is over; see [`row_scores::strided_means`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Strides {
+    pub(crate) first: usize,
+    pub(crate) head: usize,
+    pub(crate) column: usize,
+    pub(crate) step: usize,
+    pub(crate) count: usize,
+}
+
+impl<R: Runtime> Cube<R> {
+    /// One number for each row of `x`, `[heads, rows, dim]`, with a vector for each head: `[heads, rows]`.
+    pub(crate) fn row_products(
+        &self,
+        x: &CubeTensor,
+        vectors: Option<&CubeTensor>,
+        product: Product,
+        factor: f32,
+    ) -> Result<CubeTensor, CoreError> {
+        let &[heads, rows, dim] = x.shape.as_slice() else {
+            return Err(CoreError::ShapeMismatch {
+                what: "rows",
+                expected: [0, 0, 0].into(),
+                got: x.shape().into(),
+            });
+        };
+        let out = self.tensor(&[heads, rows], DType::F32)?;
+        if out.len() == 0 {
+            return Ok(out);
+        }
+        let client = self.client();
+        let width = vector_size(client, x.dtype.bytes(), &[dim]);
+        let (count, threads) = flat_by(heads * rows, THREADS);
+        // Lengths ask for no vectors; something has to be named.
+        let vectors = vectors.unwrap_or(&out);
+        #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
+        // SAFETY: the kernel stops at `heads * rows` rows, each of `dim` numbers, and reads vectors of as many where it is given some.
+        unsafe {
+            with_storage!(x.dtype, F => row_scores::row_products::launch_unchecked::<F, R>(
+                client, count, threads, width, array(&x.handle, x.len() / width),
+                array(&vectors.handle, vectors.len()), array(&out.handle, out.len()), heads as u32, rows as u32,
+                (dim / width) as u32, factor, product,
+            ));
+        }
+        Ok(out)
+    }
+
+    /// The mean row of each head of `x`, `[heads, rows, dim]`, or with `lengths` the mean of their directions: `[heads, 1, dim]`.
+    pub(crate) fn row_means(
+        &self,
+        x: &CubeTensor,
+        lengths: Option<&CubeTensor>,
+    ) -> Result<CubeTensor, CoreError> {
+        let &[heads, rows, dim] = x.shape.as_slice() else {
+            return Err(CoreError::ShapeMismatch {
+                what: "rows",
+                expected: [0, 0, 0].into(),
+                got: x.shape().into(),
+            });
+        };
+        let parts = rows.div_ceil(64).clamp(1, PARTS);
+        let sums = self.row_sums(x, lengths, parts, 1.0)?;
+        let sums = CubeTensor { shape: [heads, parts, dim].as_slice().into(), ..sums };
+        self.row_sums(&sums, None, 1, rows.max(1) as f32)
+    }
+
+    fn row_sums(
+        &self,
+        x: &CubeTensor,
+        lengths: Option<&CubeTensor>,
+        parts: usize,
+        total: f32,
+    ) -> Result<CubeTensor, CoreError> {
+        let (heads, rows, dim) = (x.shape[0], x.shape[1], x.shape[2]);
+        let out = self.tensor(&[heads, parts, dim], DType::F32)?;
+        if out.len() == 0 {
+            return Ok(out);
+        }
+        if heads > 65_535 {
+            return Err(CoreError::Unsupported {
+                engine: R::name(self.client()),
+                feature: "more than 65535 heads",
+            });
+        }
+        let count = CubeCount::Static((dim as u32).div_ceil(THREADS), parts as u32, heads as u32);
+        let of = lengths.unwrap_or(&out);
+        #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
+        // SAFETY: the kernel stops at `rows` rows of each head and `dim` channels, and reads a length for each row where it is given some.
+        unsafe {
+            with_storage!(x.dtype, F => row_scores::row_means::launch_unchecked::<F, R>(
+                self.client(), count, CubeDim::new_1d(THREADS), array(&x.handle, x.len()),
+                array(&of.handle, of.len()), array(&out.handle, out.len()), rows as u32, dim as u32, total,
+                lengths.is_some(),
+            ));
+        }
+        Ok(out)
+    }
+
+    /// Means of numbers of `x` that lie apart: `[heads, columns]`.
+    pub(crate) fn strided_means(
+        &self,
+        x: &CubeTensor,
+        (heads, columns): (usize, usize),
+        strides: Strides,
+        factor: f32,
+    ) -> Result<CubeTensor, CoreError> {
+        let out = self.tensor(&[heads, columns], DType::F32)?;
+        if out.len() == 0 {
+            return Ok(out);
+        }
+        let (count, threads) = flat_by(out.len(), THREADS);
+        let Strides { first, head, column, step, count: of } = strides;
+        #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
+        // SAFETY: callers name strides that stay within `x`; the kernel stops at `heads * columns` numbers.
+        unsafe {
+            row_scores::strided_means::launch_unchecked::<R>(
+                self.client(),
+                count,
+                threads,
+                array(&x.handle, x.len()),
+                array(&out.handle, out.len()),
+                heads as u32,
+                columns as u32,
+                first as u32,
+                head as u32,
+                column as u32,
+                step as u32,
+                of as u32,
+                factor,
+            );
+        }
+        Ok(out)
+    }
+
+    /// Rows of equally long lists, `u32` `[lists, tokens]`.
+    pub(crate) fn rows_of_lists(&self, tables: &CubeTables, tokens: usize) -> Result<CubeTensor, CoreError> {
+        let lists = tables.lists.1.len();
+        let out = self.tensor(&[lists, tokens], DType::F32)?;
+        if out.len() == 0 {
+            return Ok(out);
+        }
+        let (count, threads) = flat_by(out.len(), THREADS);
+        #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
+        // SAFETY: lists are `tokens` tokens long, and their pages are entries of the table (checked when they were made).
+        unsafe {
+            row_scores::list_rows::launch_unchecked::<R>(
+                self.client(),
+                count,
+                threads,
+                array(&tables.indptr, tables.indptr_len),
+                array(&tables.pages, tables.pages_len),
+                array(&out.handle, out.len()),
+                lists as u32,
+                tokens as u32,
+                tables.page_size as u32,
+            );
+        }
+        Ok(out)
+    }
+
+    /// A leaf of rows that lie together: `x` `[kv_heads, tokens, dim]` are keys, values or sums as the leaf asks.
+    pub(crate) fn leaf(
+        &self,
+        leaf: &ScoreLeaf,
+        problem: &LeafProblem,
+        x: &CubeTensor,
+        queries: Option<&CubeTensor>,
+        scale: f32,
+    ) -> Result<CubeTensor, CoreError> {
+        use tether_core::TokenEngine as _;
+        let &LeafProblem { kv_heads, tokens, group, dim } = problem;
+        let missing = CoreError::Count { what: "queries", expected: leaf.queries(), got: 0 };
+        match *leaf {
+            ScoreLeaf::WindowAttention { smoothing, .. } => {
+                let spec = tether_core::WindowSpec { scale, pool: smoothing };
+                self.window_scores(queries.ok_or(missing)?, x, &spec)
+            }
+            ScoreLeaf::AttentionSums => {
+                let strides =
+                    Strides { first: 0, head: tokens * group, column: group, step: 1, count: group };
+                self.strided_means(x, (kv_heads, tokens), strides, 1.0)
+            }
+            ScoreLeaf::KeyNorm | ScoreLeaf::ValueNorm => self.row_products(x, None, Product::Length, 1.0),
+            ScoreLeaf::KeyMeanCosine => {
+                let lengths = self.row_products(x, None, Product::Length, 1.0)?;
+                let mean = self.row_means(x, Some(&lengths))?;
+                self.row_products(x, Some(&mean), Product::Cosine, 1.0)
+            }
+            ScoreLeaf::MeanLogit { queries: count } => {
+                // The queries of a key head's query heads lie together.
+                let queries = queries.ok_or(missing)?;
+                let shape: Shape = [kv_heads, group * count, dim].as_slice().into();
+                let mean = self.row_means(&CubeTensor { shape, ..queries.clone() }, None)?;
+                self.row_products(x, Some(&mean), Product::Dot, scale)
+            }
+            _ => {
+                let feature = "this leaf of a score";
+                Err(CoreError::Unsupported { engine: R::name(self.client()), feature })
+            }
+        }
+    }
+}
+
+/// Whether a leaf has kernels.
+pub(crate) fn has_leaf(leaf: &ScoreLeaf) -> bool {
+    match leaf {
+        ScoreLeaf::WindowAttention { smoothing, .. } => !matches!(smoothing, Pool::Mean(0) | Pool::Max(0)),
+        ScoreLeaf::AttentionSums
+        | ScoreLeaf::KeyNorm
+        | ScoreLeaf::ValueNorm
+        | ScoreLeaf::KeyMeanCosine
+        | ScoreLeaf::MeanLogit { .. } => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,234 @@
+//! Scores of all layers, worked out where the keys are: what is asked is queued for every layer, and waited for once.
+
+use std::ops::Range;
+
+use tether_core::{CoreError, HostTensor, ObservedLayer, PageLists, Readback, ScoreLeaf, TokenEngine};
+use tether_score::ScoreError;
+use tether_score::tokens::{HeadShare, KeepSets, TokenObservation};
+
+use super::head_pages::HeadPages;
+use super::observed::Observed;
+use super::{Sequence, SequenceLayer, TokenCache};
+use crate::Error;
+use crate::tokens::{LayerTurn, ScoreAsked, SequenceState, TokenPlan};
+
+/// Numbers of key heads `heads`: a leaf, and which result has it.
+#[derive(Debug)]
+struct AskedLeaf {
+    heads: Range<usize>,
+    leaf: ScoreLeaf,
+    result: usize,
+}
+
+/// What was queued for one layer.
+#[derive(Debug)]
+enum Asked {
+    /// Leaves of its scores; none where keys are asked themselves, or nothing.
+    Leaves(Vec<AskedLeaf>),
+    /// Which tokens score highest: the results that have their numbers and, for what cannot be ranked, the mean of the scores.
+    Highest { share: HeadShare, chosen: usize, mean: usize },
+}
+
+/// A leaf that was worked out, `[heads, columns]`.
+#[derive(Debug)]
+pub(super) struct KnownLeaf {
+    pub heads: Range<usize>,
+    pub leaf: ScoreLeaf,
+    pub numbers: Vec<f32>,
+}
+
+impl<E: TokenEngine> TokenCache<E> {
+    /// Plans of all layers.
+    pub(super) fn plans(
+        &self,
+        held: &Sequence<E::Tensor>,
+        state: &mut SequenceState,
+    ) -> Result<Vec<TokenPlan>, Error> {
+        let turn = |layer: usize| LayerTurn {
+            layer,
+            layers: self.geometry.layers,
+            seen: held.layers[layer].seen,
+            decoding: held.decoding,
+        };
+        let mut results = Vec::new();
+        let asked = held
+            .layers
+            .iter()
+            .enumerate()
+            .map(|(layer, of_layer)| self.ask(turn(layer), of_layer, &mut results))
+            .collect::<Result<Vec<_>, Error>>()?;
+        let results = match results.as_slice() {
+            [] => Vec::new(),
+            some => self.engine.read(&some.iter().collect::<Vec<_>>())?.wait()?,
+        };
+        let layers = held.layers.iter().zip(asked).enumerate();
+        let plan =
+            |(layer, (of_layer, asked))| self.plan_layer(turn(layer), of_layer, asked, &results, state);
+        layers.map(plan).collect()
+    }
+
+    /// Queues what the scores of a layer are made of.
+    fn ask(
+        &self,
+        turn: LayerTurn,
+        held: &SequenceLayer<E::Tensor>,
+        results: &mut Vec<E::Tensor>,
+    ) -> Result<Asked, Error> {
+        let lengths: Vec<usize> = held.heads.iter().map(HeadPages::len).collect();
+        let none = Asked::Leaves(Vec::new());
+        let Some(asked) = self.planner.asks(turn, &lengths)? else { return Ok(none) };
+        let leaves = |head: usize| asked.expressions[head].leaves();
+        if (0..lengths.len()).flat_map(leaves).any(|leaf| !self.can_observe(held, &leaf)) {
+            return Ok(none);
+        }
+        let uniform = lengths.iter().all(|&n| n == lengths[0]);
+        if uniform && let Some(highest) = self.ask_highest(turn.layer, held, &asked, results)? {
+            return Ok(highest);
+        }
+        let groups =
+            if uniform { vec![0..lengths.len()] } else { (0..lengths.len()).map(|h| h..h + 1).collect() };
+        let mut all = Vec::new();
+        for heads in groups {
+            for leaf in leaves(heads.start) {
+                if leaf.columns(lengths[heads.start]) == 0 {
+                    continue;
+                }
+                all.push(AskedLeaf { heads: heads.clone(), leaf, result: results.len() });
+                results.push(self.observe(turn.layer, held, heads.clone(), &leaf)?);
+            }
+        }
+        Ok(Asked::Leaves(all))
+    }
+
+    /// Queues the choice of the highest scores, where that is all there is to choose by and few of the tokens stay: their numbers are fewer bytes than all scores.
+    fn ask_highest(
+        &self,
+        layer: usize,
+        held: &SequenceLayer<E::Tensor>,
+        asked: &ScoreAsked,
+        results: &mut Vec<E::Tensor>,
+    ) -> Result<Option<Asked>, Error> {
+        let tokens = held.heads[0].len();
+        let Some(share) = asked.highest.filter(|share| share.kept * 2 <= tokens) else { return Ok(None) };
+        let Some((leaf, factor, newest)) = asked.expressions[0].ordered_by() else { return Ok(None) };
+        let ends = share.protected.within(share.kept, tokens);
+        let between = ends.sink..tokens - ends.recent;
+        // The newest tokens stand above all others: they are protected, or the leaf does not say it all.
+        if newest > ends.recent || leaf.columns(tokens) < between.end {
+            return Ok(None);
+        }
+        let scores = self.observe(layer, held, 0..held.heads.len(), &leaf)?;
+        let (scores, mean) = self.engine.score_columns(&scores, between, factor)?;
+        let chosen = self.engine.top_k(&scores, share.kept - ends.sink - ends.recent)?;
+        let asked = Asked::Highest { share, chosen: results.len(), mean: results.len() + 1 };
+        results.extend([self.engine.words(&chosen)?, mean]);
+        Ok(Some(asked))
+    }
+
+    fn plan_layer(
+        &self,
+        turn: LayerTurn,
+        held: &SequenceLayer<E::Tensor>,
+        asked: Asked,
+        results: &[HostTensor],
+        state: &mut SequenceState,
+    ) -> Result<TokenPlan, Error> {
+        let heads = 0..self.geometry.kv_heads;
+        let lengths: Vec<usize> = held.heads.iter().map(HeadPages::len).collect();
+        let leaves = match asked {
+            Asked::Highest { share, chosen, mean } => {
+                let means = results[mean].to_f32_vec();
+                if let Some(head) = means.iter().position(|x| !x.is_finite()) {
+                    let (what, value) = ("the mean of the scores", means[head]);
+                    return Err(ScoreError::NonFiniteToken { what, head, token: 0, value }.into());
+                }
+                let tokens = lengths[0];
+                let ends = share.protected.within(share.kept, tokens);
+                let chosen = results[chosen].as_f32().unwrap_or_default();
+                let first = ends.sink as u32;
+                let of_head = |row: &[f32]| -> Vec<u32> {
+                    let between = row.iter().map(|word| word.to_bits() + first);
+                    let recent = (tokens - ends.recent) as u32..tokens as u32;
+                    (0..first).chain(between).chain(recent).collect()
+                };
+                let width = share.kept - ends.sink - ends.recent;
+                let sets = match width {
+                    0 => vec![of_head(&[]); lengths.len()],
+                    width => chosen.chunks_exact(width).map(of_head).collect(),
+                };
+                return Ok(self.planner.plan_chosen(turn, &lengths, KeepSets::new(sets)));
+            }
+            Asked::Leaves(leaves) => leaves,
+        };
+        let known = |AskedLeaf { heads, leaf, result }| KnownLeaf {
+            heads,
+            leaf,
+            numbers: results[result].to_f32_vec(),
+        };
+        let leaves: Vec<KnownLeaf> = leaves.into_iter().map(known).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let uniform = lengths.iter().all(|&n| n == longest);
+        // What is alike in all heads is alike at the same places of their images.
+        let alike = |h: &HeadPages| h.grid == held.heads[0].grid;
+        let together = uniform && (!self.planner.needs().grid || held.heads.iter().all(alike));
+        if together {
+            let seen = Observed::held(self, held, turn.layer, heads).knowing(&leaves);
+            return self.planner.plan(turn, &seen, state);
+        }
+        let heads: Vec<_> = heads
+            .map(|head| Observed::held(self, held, turn.layer, head..head + 1).knowing(&leaves))
+            .collect();
+        let heads: Vec<&dyn TokenObservation> = heads.iter().map(|h| h as _).collect();
+        self.planner.plan_heads(turn, &heads)
+    }
+
+    /// Whether the device works a leaf out of what there is.
+    fn can_observe(&self, held: &SequenceLayer<E::Tensor>, leaf: &ScoreLeaf) -> bool {
+        self.engine.observes(leaf) && held.recorded.queries.tokens() >= leaf.queries()
+    }
+
+    /// Queues a leaf of heads that hold equally many tokens.
+    fn observe(
+        &self,
+        layer: usize,
+        held: &SequenceLayer<E::Tensor>,
+        heads: Range<usize>,
+        leaf: &ScoreLeaf,
+    ) -> Result<E::Tensor, CoreError> {
+        let group = self.geometry.group();
+        let queries = match leaf.queries() {
+            0 => None,
+            count => {
+                let heads = heads.start * group..heads.end * group;
+                held.recorded.queries.on_device(&self.engine, count, heads)?
+            }
+        };
+        let pools = &self.layers[layer];
+        let rows = self.rows_on_device(layer, &held.heads[heads])?;
+        let layer = ObservedLayer {
+            k: &pools.k,
+            v: &pools.v,
+            sums: pools.sums.as_ref(),
+            rows: &rows,
+            queries: queries.as_ref(),
+            scale: self.geometry.scale(),
+        };
+        self.engine.observe(leaf, &layer)
+    }
+
+    /// The rows of lists of equally many tokens, in the order of positions. Those of lists that are in order are told from the page table that is on the device.
+    fn rows_on_device(&self, layer: usize, lists: &[HeadPages]) -> Result<E::Indices, CoreError> {
+        let (size, tokens) = (self.geometry.block_size, lists[0].len());
+        if lists.iter().all(|list| list.is_in_order() && list.is_in_table()) {
+            let starts: Vec<u32> = lists.iter().map(|list| list.region.start()).collect();
+            let lengths = vec![tokens as u32; lists.len()];
+            let lists =
+                PageLists { page_size: size, groups: lists.len(), starts: &starts, lengths: &lengths };
+            return self
+                .engine
+                .list_rows(&self.engine.page_lists(self.layers[layer].regions.table(), &lists)?);
+        }
+        let rows: Vec<u32> = lists.iter().flat_map(|list| (0..tokens).map(|t| list.row(t, size))).collect();
+        self.engine.upload_indices(&[lists.len(), tokens], &rows)
+    }
+}
