@@ -156,7 +156,8 @@ fn on_device(shell: &Shell, runtime: Runtime) -> Result<Outcome> {
         return Ok(Outcome::Skipped("the host's tests are the default ones"));
     };
     let features = format!("tether-kernels/{feature},tethercache/{feature}");
-    let tests = ["engine", "tokens", "select", "reuse", "golden_sims"].map(|test| ["--test", test]);
+    let tests =
+        ["engine", "tokens", "select", "reuse", "golden_sims", "device_tokens"].map(|test| ["--test", test]);
     let what = ["-p", "tether-kernels", "-p", "tethercache", "--features", &features];
     let what: Vec<&str> = what.into_iter().chain(tests.into_iter().flatten()).collect();
     // A software device is slow, and a compiler for it has one thread: processes side by side use all cores.

@@ -83,6 +83,21 @@ fn refuses_rows_that_are_not_there() {
 }
 
 #[test]
+fn adds_attention_up() {
+    on_host_for_all_dtypes(token_cases::adds_attention_up);
+}
+
+#[test]
+fn observes_leaves() {
+    on_host_for_all_dtypes(token_cases::observes_leaves);
+}
+
+#[test]
+fn tells_rows_and_columns() {
+    on_host(token_cases::tells_rows_and_columns);
+}
+
+#[test]
 fn extends_what_is_cached() {
     on_host_for_all_dtypes(token_cases::extends_what_is_cached);
 }

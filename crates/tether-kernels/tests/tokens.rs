@@ -54,6 +54,14 @@ on_each_runtime! {
         every_dtype(&engine, token_cases::adds_attention_up);
     }
 
+    fn observes_leaves(engine) {
+        every_dtype(&engine, token_cases::observes_leaves);
+    }
+
+    fn tells_rows_and_columns(engine) {
+        token_cases::tells_rows_and_columns(&engine).unwrap();
+    }
+
     fn selects_the_best(engine) {
         token_cases::selects_the_best(&engine).unwrap();
     }

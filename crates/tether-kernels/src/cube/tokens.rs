@@ -89,7 +89,7 @@ fn words(handle: &Handle, len: usize) -> CubeTensor {
 }
 
 impl<R: Runtime> Cube<R> {
-    pub(super) fn tensor(&self, shape: &[usize], dtype: DType) -> Result<CubeTensor, CoreError> {
+    pub(crate) fn tensor(&self, shape: &[usize], dtype: DType) -> Result<CubeTensor, CoreError> {
         let len = checks::index_space("tensor elements", shape, u32::MAX as usize)?;
         let handle = self.client.empty(len.max(1) * dtype.bytes());
         Ok(CubeTensor { handle, shape: shape.into(), dtype })
@@ -147,6 +147,24 @@ impl<R: Runtime> Cube<R> {
             lengths,
             lengths_len,
         }
+    }
+
+    /// The problem of a batch whose arguments fit each other.
+    fn batch(
+        &self,
+        queries: &NewQueries<'_, Self>,
+        kv: &PagedKv<'_, Self>,
+        tables: &CubeTables,
+        attention: &AttendOptions,
+    ) -> Result<DecodeProblem, CoreError> {
+        let (q, k, v) = (queries.q, kv.k, kv.v);
+        let extents = (tables.page_size, tables.groups, tables.page_bound);
+        let problem = batch_problem(&q.shape, (&k.shape, &v.shape), extents)?;
+        check_starts(queries.starts, tables.sequences, problem.sequences)?;
+        check_lengths(queries.starts, tables.groups, &tables.lists.1)?;
+        DecodeProblem::same_dtype(q.dtype, k.dtype, v.dtype)?;
+        attention.fit(problem.query_heads())?;
+        Ok(problem)
     }
 
     fn written_rows(

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use tether_core::ScoreLeaf;
 use tether_edit::tokens::{HeadEdit, TokenEdit, TokenEditor};
 use tether_score::ScoreError;
 use tether_score::tokens::{
-    BudgetPlace, HeadProfile, HeadShare, HeadShares, KeepSets, Needs, PartialText, Protected, ScoreExpr,
-    ScoreRequest, ShareRequest, TokenObservation, TokenScorer,
+    BudgetPlace, HeadProfile, HeadScores, HeadShare, HeadShares, KeepSets, Needs, PartialText, Protected,
+    ScoreExpr, ScoreRequest, ShareRequest, TokenObservation, TokenScorer,
 };
 
 use super::{FixedPlace, PrefillPart, TokenPlan, TokenPositions, TokenRecipe};
@@ -147,7 +148,11 @@ impl TokenPlanner {
                         HeadShares::Each(shares) => shares[head].kept,
                         HeadShares::Together { kept, .. } => *kept,
                     };
-                    scorer.score(*seen, ScoreRequest { layer: turn.layer, kept: kept.min(seen.tokens()) })
+                    scores_of(
+                        scorer,
+                        *seen,
+                        ScoreRequest { layer: turn.layer, kept: kept.min(seen.tokens()) },
+                    )
                 })
                 .collect::<Result<Vec<_>, _>>()?;
             plan.keep = selector.select_ragged(&scores, &shares)?;
@@ -293,7 +298,7 @@ impl TokenPlanner {
             plan.keep = held;
             return Ok(());
         }
-        let scores = scorer.score(seen, request)?;
+        let scores = scores_of(scorer, seen, request)?;
         // Query heads that keep tokens of their own share as their key heads do.
         let shares = match shares {
             HeadShares::Each(shares) if scores.heads() > shares.len() => {
@@ -340,6 +345,20 @@ impl TokenPlanner {
             profile: self.profile.as_ref(),
         })?;
         Ok((shares, protected))
+    }
+}
+
+/// The scores, by their expression where a device has worked its leaves out.
+fn scores_of(
+    scorer: &TokenScorer,
+    seen: &dyn TokenObservation,
+    request: ScoreRequest,
+) -> Result<HeadScores, ScoreError> {
+    let tokens = seen.tokens();
+    let known = |leaf: &ScoreLeaf| leaf.columns(tokens) == 0 || seen.leaf(leaf).is_some();
+    match scorer.expression(request, tokens) {
+        Some(score) if score.leaves().iter().all(known) => score.evaluate(seen),
+        _ => scorer.score(seen, request),
     }
 }
 
