@@ -16,7 +16,7 @@ const LAYERS: usize = 2;
 const QUERY_HEADS: usize = 4;
 const KV_HEADS: usize = 2;
 const DIM: usize = 32;
-const PROMPT: usize = 120;
+const PROMPT: usize = 400;
 const STEPS: usize = 12;
 
 /// Recipes whose evictions read keys, values or queries back: their scorers ask for them themselves, or an editor or a codec does.
