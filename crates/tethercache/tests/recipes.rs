@@ -127,7 +127,8 @@ fn what_a_recipe_says_of_itself_fits_what_it_does() {
 
 /// A recipe for tokens with these lines after its head, and where it is wrong.
 fn wrong(lines: &str) -> (usize, usize, String, RecipeError) {
-    let e = TokenRecipe::from_toml(&format!("name = \"x\"\nunit = \"token\"\n{lines}")).unwrap_err();
+    let text = format!("name = \"x\"\nunit = \"token\"\n{lines}");
+    let e = TokenRecipe::from_toml(&text).expect_err("the recipe should be refused");
     match &e {
         RecipeError::Unknown { place, .. }
         | RecipeError::Malformed { place, .. }
