@@ -1,8 +1,8 @@
 //! Fitting a recipe's regions into a number of frames.
 
 use anyhow::Result;
-use tethercache::Recipe;
-use tethercache::layout::{Extent, RegionSpec};
+use tethercache::layout::{Extent, LayoutError, RegionSpec};
+use tethercache::{Error, Recipe, RecipeError};
 
 use crate::exit::Usage;
 
@@ -19,7 +19,14 @@ pub(crate) fn is_set(overrides: &[String], key: &str) -> bool {
 /// the recent region where there is none.
 pub(crate) fn fitted(name: &str, budget: usize, overrides: &[String]) -> Result<Recipe> {
     let base = Recipe::named(name)?;
-    let chosen = base.with_overrides(overrides)?;
+    let chosen = base.with_overrides(overrides).map_err(|e| match e {
+        RecipeError::OutOfRange { ref problem, .. }
+            if matches!(**problem, Error::Layout(LayoutError::Overflow { .. })) =>
+        {
+            too_small(name, budget).into()
+        }
+        other => anyhow::Error::from(other),
+    })?;
     let has_memory = base.layout.memory > 0;
     let RegionSpec { sink, memory, recent, .. } = chosen.layout;
     let Extent::Units(recent) = recent else {

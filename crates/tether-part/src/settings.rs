@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use serde_path_to_error::Segment;
 
 use crate::{HasKinds, Kinds, Part, PartError, PartProblem};
 
@@ -59,8 +60,12 @@ impl SettingsTable {
     /// [`PartProblem::Settings`] with serde's message and the key that it is about.
     pub fn read<S: DeserializeOwned>(self) -> Result<S, PartError> {
         serde_path_to_error::deserialize(Value::Object(self.0)).map_err(|e| {
-            let keys = e.path().iter().map(ToString::to_string);
-            let path = keys.filter(|key| key != "?").collect();
+            let key = |segment: &Segment| match segment {
+                Segment::Seq { index } => Some(index.to_string()),
+                Segment::Map { key } => Some(key.clone()),
+                _ => None,
+            };
+            let path = e.path().iter().filter_map(key).collect();
             PartError { path, problem: PartProblem::Settings { message: e.into_inner().to_string() } }
         })
     }

@@ -16,9 +16,9 @@ use tethercache::tokens::{NewTokens, TokenCache, TokenGeometry, TokenRecipe};
 /// Tokens with large values stay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LargeValues {
+pub(crate) struct LargeValues {
     /// Of the norm: 1 for the sum of sizes, 2 for the length.
-    pub power: f32,
+    pub(crate) power: f32,
 }
 
 impl Settings for LargeValues {
@@ -48,7 +48,7 @@ impl ScoreTokens for LargeValues {
 /// The best token of every stretch of the text, all of equal length.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct BestOfEach {}
+pub(crate) struct BestOfEach {}
 
 impl Settings for BestOfEach {
     const KIND: &'static str = "best-of-each";
@@ -72,9 +72,9 @@ impl SelectTokens for BestOfEach {
 /// Attention that fades with a frame's age.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Fading {
+pub(crate) struct Fading {
     /// Frames after which attention counts half.
-    pub half_life: f32,
+    pub(crate) half_life: f32,
 }
 
 impl Settings for Fading {
@@ -93,9 +93,9 @@ impl ScoreFrames for Fading {
 /// The highest scores, but no two neighbours while there are others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Apart {
+pub(crate) struct Apart {
     /// Frames between two that stay.
-    pub gap: u64,
+    pub(crate) gap: u64,
 }
 
 impl Settings for Apart {
@@ -244,10 +244,7 @@ fn frames() -> Result<(), Box<dyn Error>> {
 }
 
 /// Both sessions, under recipes of own parts.
-///
-/// # Errors
-/// None that these recipes lead to.
-pub fn main() -> Result<(), Box<dyn Error>> {
+pub(crate) fn main() -> Result<(), Box<dyn Error>> {
     tokens()?;
     frames()
 }

@@ -1,5 +1,6 @@
 //! Recipes as text.
 
+use proptest::prelude::*;
 use tethercache::layout::Extent;
 use tethercache::tokens::TokenRecipe;
 use tethercache::{AnyRecipe, Place, Recipe, RecipeError, catalogue};
@@ -127,7 +128,8 @@ fn what_a_recipe_says_of_itself_fits_what_it_does() {
 
 /// A recipe for tokens with these lines after its head, and where it is wrong.
 fn wrong(lines: &str) -> (usize, usize, String, RecipeError) {
-    let e = TokenRecipe::from_toml(&format!("name = \"x\"\nunit = \"token\"\n{lines}")).unwrap_err();
+    let text = format!("name = \"x\"\nunit = \"token\"\n{lines}");
+    let e = TokenRecipe::from_toml(&text).expect_err("the recipe should be refused");
     match &e {
         RecipeError::Unknown { place, .. }
         | RecipeError::Malformed { place, .. }
@@ -205,4 +207,38 @@ fn a_number_that_toml_cannot_write_is_an_error_and_not_a_panic() {
         "position":{"kind":"contiguous","keys":"pre-rope"}}"#;
     let recipe: Recipe = serde_json::from_str(frames).unwrap();
     assert!(matches!(recipe.to_toml(), Err(RecipeError::NoToml { key, .. }) if key == "layout.recent"));
+}
+
+proptest! {
+    #[test]
+    fn a_changed_text_is_a_recipe_or_an_error_with_its_place(
+        row in 0..catalogue().len(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0usize..4, "[a-z0-9=.\\[\\]{}\"\n \u{e9}-]{0,3}"), 1..4),
+    ) {
+        let mut text = catalogue()[row].toml.to_owned();
+        for (at, removed, put) in changes {
+            let places: Vec<usize> = text.char_indices().map(|(i, _)| i).chain([text.len()]).collect();
+            let at = at.index(places.len());
+            text.replace_range(places[at]..places[(at + removed).min(places.len() - 1)], &put);
+        }
+        match AnyRecipe::from_toml(&text) {
+            Ok(recipe) => {
+                recipe.validate().unwrap();
+                prop_assert_eq!(AnyRecipe::from_toml(&recipe.to_toml().unwrap()).unwrap(), recipe);
+            }
+            Err(
+                RecipeError::Unknown { place, .. }
+                | RecipeError::Malformed { place, .. }
+                | RecipeError::OutOfRange { place, .. },
+            ) => match *place {
+                Place::Text { line, column, .. } => {
+                    let of_line = text.split('\n').nth(line - 1).map(|l| l.chars().count());
+                    prop_assert!(of_line.is_some_and(|len| column <= len + 1), "{}:{} of {}", line, column, text);
+                }
+                other => prop_assert!(false, "{}", other),
+            },
+            Err(RecipeError::Combination { .. }) => {}
+            Err(other) => prop_assert!(false, "{}", other),
+        }
+    }
 }
