@@ -9,6 +9,6 @@ pub use error::RopeError;
 pub use frequency::{AxisSplit, axis_frequencies};
 pub use table::{phase_table, rotate_units};
 pub use tether_core::{
-    CoreError, MAX_AXES, Pairing, PhaseTable, RopeKind, Rotation, RotationExtents,
+    CoreError, MAX_AXES, Pairing, PhaseRows, PhaseTable, RopeKind, Rotation, RotationExtents,
 };
 pub use token_rope::{Angles, TokenRope, Yarn, rotate_rows, turned};
