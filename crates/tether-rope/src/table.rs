@@ -61,6 +61,10 @@ pub fn phase_table(
             let grid = PhaseRows { rows: tokens, pairs: split.row + split.column, entries: grid };
             PhaseTable::new(Pairing::Interleaved, along(theta, split.time), grid)?
         }
+        _ => {
+            let feature = "this kind of rotary embedding";
+            return Err(tether_core::CoreError::Unsupported { engine: "tether-rope", feature }.into());
+        }
     };
     Ok(Some(table))
 }

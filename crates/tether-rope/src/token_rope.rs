@@ -153,6 +153,7 @@ impl TokenRope {
 
 /// How the angle of a turn, a number of positions times a frequency, is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Angles {
     /// Exactly; what an engine does.
     #[default]
