@@ -18,4 +18,5 @@ pub use spherical::{
     HadamardRotation, HostSpherical, RadiusFit, SphericalBits, SphericalEngine, SphericalFormat,
     SphericalFrame, SphericalProblem,
 };
+pub use tether_core::{CoreError, DType, Engine, HostTensor, Shape, Side, TensorData, TokenEngine};
 pub use unit_codec::UnitCodec;

@@ -1,5 +1,14 @@
 //! Aligning one channel's statistics to a trusted pool's, and what that does to its moments.
 
+/// Where the numbers of a channel lie.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    /// Mean.
+    pub mean: f32,
+    /// Standard deviation.
+    pub sd: f32,
+}
+
 /// `x' = (1 - tau) x + tau (sd_target (x - mean) / sd + mean_target)`, the adaptive instance normalisation of TAME
 /// (arXiv:2606.13035), for one channel.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,9 +29,16 @@ impl ChannelAlignment {
     /// Standard deviations are not taken below this.
     pub const SD_FLOOR: f32 = 1e-6;
 
-    /// Alignment of a channel with `(mean, sd)` to a pool with `(target_mean, target_sd)`.
-    pub fn new(tau: f32, (mean, sd): (f32, f32), (target_mean, target_sd): (f32, f32)) -> Self {
-        Self { tau, mean, sd: sd.max(Self::SD_FLOOR), target_mean, target_sd: target_sd.max(Self::SD_FLOOR) }
+    /// Alignment of a channel to a trusted pool.
+    pub fn new(tau: f32, channel: Spread, trusted: Spread) -> Self {
+        let floored = |spread: Spread| spread.sd.max(Self::SD_FLOOR);
+        Self {
+            tau,
+            mean: channel.mean,
+            sd: floored(channel),
+            target_mean: trusted.mean,
+            target_sd: floored(trusted),
+        }
     }
 
     /// The edited value of `x`. Centred before it is scaled: the equivalent `a x + b` cancels badly where `sd` is at the floor.

@@ -17,7 +17,7 @@ mod tensor;
 mod tokens;
 mod traffic;
 
-pub use alignment::ChannelAlignment;
+pub use alignment::{ChannelAlignment, Spread};
 pub use dtype::DType;
 pub use engine::{AttendTable, Engine, LogitQuery, Readback, Side, StoreSpec, Summaries};
 pub use error::CoreError;
@@ -25,7 +25,7 @@ pub use geometry::Geometry;
 pub use id::{ChunkIndex, LayerId, SlotId, UnitIndex};
 pub use mean_logits::{mean_logits, mean_query};
 pub use moments::{Moments, MomentsView};
-pub use phase::{PhaseExtents, PhaseTable};
+pub use phase::{PhaseExtents, PhaseRows, PhaseTable};
 pub use plan::{AlignJob, CommitPlan, Edit, Member, MemoryPlan};
 pub use region::Region;
 pub use rope_kind::{Pairing, RopeKind};

@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use crate::CoreError;
+use crate::{CoreError, Spread};
 
 /// Per-channel moments of `count` tokens: `mean[c]` and `m2[c]`, the sum of squared deviations, over `heads * head_dim` channels.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,6 +77,11 @@ impl MomentsView<'_> {
     /// Population standard deviation of `channel`; 0 for no tokens.
     pub fn sd(&self, channel: usize) -> f32 {
         if self.count == 0 { 0.0 } else { (f64::from(self.m2[channel]) / self.count as f64).sqrt() as f32 }
+    }
+
+    /// Mean and standard deviation of `channel`.
+    pub fn spread(&self, channel: usize) -> Spread {
+        Spread { mean: self.mean[channel], sd: self.sd(channel) }
     }
 }
 

@@ -13,6 +13,29 @@ pub struct PhaseExtents {
     pub pairs: usize,
 }
 
+/// One factor of a [`PhaseTable`]: a row for each place, and in it an entry for each pair that turns with the place.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PhaseRows {
+    /// Places.
+    pub rows: usize,
+    /// Pairs of a head that turn with the place.
+    pub pairs: usize,
+    /// `[rows, pairs]` entries `[cos, sin]`.
+    pub entries: Vec<[f32; 2]>,
+}
+
+impl PhaseRows {
+    /// Places that nothing turns with.
+    pub fn still(rows: usize) -> Self {
+        Self { rows, ..Self::default() }
+    }
+
+    fn check(&self, what: &'static str) -> Result<(), CoreError> {
+        let expected = crate::tensor::element_count(&[self.rows, self.pairs])?;
+        crate::checks::count(what, expected, self.entries.len())
+    }
+}
+
 /// Cosines and sines of a rotary embedding over units of `tokens` tokens, at unit positions `0..positions`.
 ///
 /// The first `unit_pairs` pairs of a head turn with the unit's position, the other `token_pairs` with the token's place in its unit
@@ -29,25 +52,22 @@ pub struct PhaseTable {
 }
 
 impl PhaseTable {
-    /// A table from its entries `[cos, sin]`: `unit` is `[positions, unit_pairs]`, `token` is `[tokens, token_pairs]`.
+    /// A table from its factors: a row of `units` for each unit position, one of `tokens` for each token of a unit.
     ///
     /// # Errors
     /// [`CoreError::Count`] when a list's length does not fit.
-    pub fn new(
-        pairing: Pairing,
-        (positions, unit_pairs, unit): (usize, usize, Vec<[f32; 2]>),
-        (tokens, token_pairs, token): (usize, usize, Vec<[f32; 2]>),
-    ) -> Result<Self, CoreError> {
-        for (what, rows, pairs, got) in [
-            ("unit phases", positions, unit_pairs, unit.len()),
-            ("token phases", tokens, token_pairs, token.len()),
-        ] {
-            let expected = crate::tensor::element_count(&[rows, pairs])?;
-            if expected != got {
-                return Err(CoreError::Count { what, expected, got });
-            }
-        }
-        Ok(Self { pairing, positions, tokens, unit_pairs, token_pairs, unit, token })
+    pub fn new(pairing: Pairing, units: PhaseRows, tokens: PhaseRows) -> Result<Self, CoreError> {
+        units.check("unit phases")?;
+        tokens.check("token phases")?;
+        Ok(Self {
+            pairing,
+            positions: units.rows,
+            tokens: tokens.rows,
+            unit_pairs: units.pairs,
+            token_pairs: tokens.pairs,
+            unit: units.entries,
+            token: tokens.entries,
+        })
     }
 
     /// Channel pairing.

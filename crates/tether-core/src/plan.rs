@@ -25,6 +25,7 @@ pub struct AlignJob {
 /// An edit of stored bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Edit {
     /// Statistics alignment of keys and values (TAME).
     Align {

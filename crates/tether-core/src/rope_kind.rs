@@ -25,6 +25,7 @@ impl Pairing {
 /// A rotary position embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
 pub enum RopeKind {
     /// Keys carry no position.
     None,

@@ -129,9 +129,8 @@ pub fn align_tokens(
     if channels == 0 || !tokens.len().is_multiple_of(channels) {
         return Err(EditError::Length { got: tokens.len(), channels });
     }
-    let alignments: Vec<ChannelAlignment> = (0..channels)
-        .map(|c| ChannelAlignment::new(tau, (own.mean[c], own.sd(c)), (trusted.mean[c], trusted.sd(c))))
-        .collect();
+    let alignments: Vec<ChannelAlignment> =
+        (0..channels).map(|c| ChannelAlignment::new(tau, own.spread(c), trusted.spread(c))).collect();
     for token in tokens.chunks_exact_mut(channels) {
         token.iter_mut().zip(&alignments).for_each(|(x, a)| *x = a.apply(*x));
     }

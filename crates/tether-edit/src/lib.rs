@@ -8,5 +8,5 @@ pub mod tokens;
 pub use align_moments::{AlignMoments, SequenceEdit, align_tokens};
 pub use edit_frames::{EditFrames, FrameEditor};
 pub use error::EditError;
-pub use tether_core::{AlignJob, Edit, Moments, MomentsView, Region, SlotId};
+pub use tether_core::{AlignJob, ChannelAlignment, Edit, Moments, MomentsView, Region, SlotId, Spread};
 pub use tether_part as part;

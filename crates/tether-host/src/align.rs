@@ -32,9 +32,7 @@ pub(super) fn edited_units(
             let own = pool(&job.slots)?;
             let (own, trusted) = (own.view(), trusted.view());
             let alignments: Vec<ChannelAlignment> = (0..own.mean.len())
-                .map(|c| {
-                    ChannelAlignment::new(tau, (own.mean[c], own.sd(c)), (trusted.mean[c], trusted.sd(c)))
-                })
+                .map(|c| ChannelAlignment::new(tau, own.spread(c), trusted.spread(c)))
                 .collect();
             for &slot in &job.slots {
                 edited.push(edited_unit(store, side, slot, &alignments)?);

@@ -13,3 +13,4 @@ pub use engine::{Host, Ready};
 pub use store::HostStore;
 pub use tokens::{HostIndices, HostPageTable, HostTables, PagedQueries, attend_to_rows, paged_attention};
 pub use units::{CodedHost, CodedStore};
+pub use {tether_codec, tether_core};

@@ -60,6 +60,16 @@ pub enum RopeError {
         /// Numbers of a unit.
         unit_len: usize,
     },
+    /// The keys are not whole tokens.
+    #[error("{got} numbers are not whole tokens of {heads} heads of {head_dim} channels")]
+    Rows {
+        /// Numbers given.
+        got: usize,
+        /// Heads of a token.
+        heads: usize,
+        /// Channels of a head.
+        head_dim: usize,
+    },
     /// From the table.
     #[error(transparent)]
     Core(#[from] CoreError),

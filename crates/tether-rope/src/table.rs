@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tether_core::{Pairing, PhaseTable, RopeKind};
+use tether_core::{Pairing, PhaseRows, PhaseTable, RopeKind};
 
 use crate::{AxisSplit, RopeError, axis_frequencies};
 
@@ -28,11 +28,10 @@ pub fn phase_table(
         if theta.is_finite() && theta > 1.0 { Ok(theta) } else { Err(RopeError::Theta { theta }) }
     };
     let count = usize::try_from(positions.end.saturating_sub(positions.start)).unwrap_or(0);
-    let along = |theta: f64, pairs: usize| -> Vec<[f32; 2]> {
-        positions
-            .clone()
-            .flat_map(|p| axis_frequencies(theta, pairs).map(move |w| phase(p as f64 * w)))
-            .collect()
+    let along = |theta: f64, pairs: usize| {
+        let entries =
+            positions.clone().flat_map(|p| axis_frequencies(theta, pairs).map(move |w| phase(p as f64 * w)));
+        PhaseRows { rows: count, pairs, entries: entries.collect() }
     };
     let table = match kind {
         RopeKind::None => return Ok(None),
@@ -43,7 +42,7 @@ pub fn phase_table(
                 return Err(RopeError::UnitOfTokens { tokens });
             }
             let pairs = head_dim / 2;
-            PhaseTable::new(pairing, (count, pairs, along(theta, pairs)), (tokens, 0, Vec::new()))?
+            PhaseTable::new(pairing, along(theta, pairs), PhaseRows::still(tokens))?
         }
         RopeKind::ThreeD { theta, height, width } => {
             even(6)?;
@@ -59,11 +58,12 @@ pub fn phase_table(
                     rows.chain(axis_frequencies(theta, split.column).map(move |w| phase(column * w)))
                 })
                 .collect();
-            PhaseTable::new(
-                Pairing::Interleaved,
-                (count, split.time, along(theta, split.time)),
-                (tokens, split.row + split.column, grid),
-            )?
+            let grid = PhaseRows { rows: tokens, pairs: split.row + split.column, entries: grid };
+            PhaseTable::new(Pairing::Interleaved, along(theta, split.time), grid)?
+        }
+        _ => {
+            let feature = "this kind of rotary embedding";
+            return Err(tether_core::CoreError::Unsupported { engine: "tether-rope", feature }.into());
         }
     };
     Ok(Some(table))

@@ -153,6 +153,7 @@ impl TokenRope {
 
 /// How the angle of a turn, a number of positions times a frequency, is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Angles {
     /// Exactly; what an engine does.
     #[default]
@@ -161,37 +162,65 @@ pub enum Angles {
     Rounded,
 }
 
-/// Turns keys `[tokens, head_dim]` by `rotation`, which has an entry for each token.
+/// Rotates keys `[tokens, heads, head_dim]` in place by `rotation`, which has an entry for each token.
 ///
-/// To move keys often, keep them as they were first written and turn them by the whole difference: every turn of a stored key rounds it again.
+/// To move keys often, keep them as they were first written and rotate a copy by the whole difference: every rotation of a stored key rounds it
+/// again.
 ///
 /// # Errors
-/// [`RopeError::Core`] when the rotation does not fit the keys.
+/// [`RopeError::Rows`] for part of a token, [`RopeError::Core`] when the rotation does not fit the keys; they are as they were.
+pub fn rotate_rows(
+    keys: &mut [f32],
+    heads: usize,
+    head_dim: usize,
+    rotation: &Rotation<'_>,
+    angles: Angles,
+) -> Result<(), RopeError> {
+    let row = heads.saturating_mul(head_dim);
+    if row == 0 || !keys.len().is_multiple_of(row) {
+        return Err(RopeError::Rows { got: keys.len(), heads, head_dim });
+    }
+    let extents = rotation.extents()?;
+    extents.fit(&TokenShape { tokens: keys.len() / row, heads, head_dim, layout: TokenLayout::Nhd })?;
+    match angles {
+        Angles::Exact => {
+            let phases = RotationPhases::new(rotation)?;
+            for (token, row) in keys.chunks_exact_mut(row).enumerate() {
+                for head in row.chunks_exact_mut(head_dim) {
+                    phases.rotate(token, head, |x| x, |x| x);
+                }
+            }
+        }
+        Angles::Rounded => {
+            for (token, row) in keys.chunks_exact_mut(row).enumerate() {
+                for (pair, &frequency) in rotation.frequencies.iter().enumerate() {
+                    let axis = rotation.axes.get(pair).map_or(0, |&a| usize::from(a));
+                    let delta = rotation.deltas[axis][token / rotation.tokens_per_delta];
+                    let angle = f64::from(delta as f32 * frequency as f32);
+                    let (sin, cos) =
+                        (angle.sin() as f32 * rotation.scale, angle.cos() as f32 * rotation.scale);
+                    let (i, j) = extents.channels(pair);
+                    for head in row.chunks_exact_mut(head_dim) {
+                        let (a, b) = (head[i], head[j]);
+                        (head[i], head[j]) = (a * cos - b * sin, b * cos + a * sin);
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// [`rotate_rows`] of keys of one head, `[tokens, head_dim]`, that the caller gives away.
+///
+/// # Errors
+/// As [`rotate_rows`].
 pub fn turned(
     mut keys: Vec<f32>,
     head_dim: usize,
     rotation: &Rotation<'_>,
     angles: Angles,
 ) -> Result<Vec<f32>, RopeError> {
-    let tokens = keys.len() / head_dim.max(1);
-    let extents = rotation.extents()?;
-    extents.fit(&TokenShape { tokens, heads: 1, head_dim, layout: TokenLayout::Hnd })?;
-    if angles == Angles::Exact {
-        let phases = RotationPhases::new(rotation)?;
-        for (token, key) in keys.chunks_exact_mut(head_dim.max(1)).enumerate() {
-            phases.rotate(token, key, |x| x, |x| x);
-        }
-        return Ok(keys);
-    }
-    for (token, key) in keys.chunks_exact_mut(head_dim.max(1)).enumerate() {
-        for (pair, &frequency) in rotation.frequencies.iter().enumerate() {
-            let axis = rotation.axes.get(pair).map_or(0, |&a| usize::from(a));
-            let delta = rotation.deltas[axis][token / rotation.tokens_per_delta];
-            let angle = f64::from(delta as f32 * frequency as f32);
-            let (sin, cos) = (angle.sin() as f32 * rotation.scale, angle.cos() as f32 * rotation.scale);
-            let (a, b) = extents.channels(pair);
-            (key[a], key[b]) = (key[a] * cos - key[b] * sin, key[b] * cos + key[a] * sin);
-        }
-    }
+    rotate_rows(&mut keys, 1, head_dim, rotation, angles)?;
     Ok(keys)
 }

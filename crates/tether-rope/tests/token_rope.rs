@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-use tether_rope::{Angles, Pairing, RopeError, TokenRope, Yarn, turned};
+use tether_rope::{Angles, Pairing, RopeError, TokenRope, Yarn, rotate_rows, turned};
 
 fn keys(tokens: usize, dim: usize) -> Vec<f32> {
     (0..tokens * dim).map(|i| ((i * 37 % 101) as f32 - 50.0) / 40.0).collect()
@@ -83,6 +83,40 @@ fn each_section_turns_with_its_axis() {
     for bad in [&[][..], &[2, 2], &[2, 2, 3], &[2, 2, 1, 1]] {
         let e = TokenRope::new(Pairing::Half, 10_000.0, 12).unwrap().with_sections(bad).unwrap_err();
         assert!(matches!(e, RopeError::Sections { pairs: 6, .. }), "{e}");
+    }
+}
+
+#[test]
+fn all_heads_of_a_token_rotate_alike() {
+    let rope = TokenRope::new(Pairing::Interleaved, 10_000.0, 8).unwrap();
+    let (raw, deltas) = (keys(3 * 4, 10), [5, -70, 0]);
+    for angles in [Angles::Exact, Angles::Rounded] {
+        let mut all = raw.clone();
+        rotate_rows(&mut all, 4, 10, &rope.by(&[&deltas]), angles).unwrap();
+        for head in 0..4 {
+            let of_head = |x: &[f32]| -> Vec<f32> {
+                x.chunks_exact(10).skip(head).step_by(4).flatten().copied().collect()
+            };
+            let mut alone = of_head(&raw);
+            rotate_rows(&mut alone, 1, 10, &rope.by(&[&deltas]), angles).unwrap();
+            assert_eq!(of_head(&all), alone);
+        }
+    }
+}
+
+#[test]
+fn parts_of_a_token_are_refused_and_stay_as_they_are() {
+    let rope = TokenRope::new(Pairing::Half, 10_000.0, 8).unwrap();
+    for angles in [Angles::Exact, Angles::Rounded] {
+        for (len, heads, head_dim) in [(17, 1, 8), (24, 2, 8), (8, 0, 8), (8, 1, 0), (8, usize::MAX, 8)] {
+            let before = keys(len, 1);
+            let mut got = before.clone();
+            let e = rotate_rows(&mut got, heads, head_dim, &rope.by(&[&[1, 2]]), angles).unwrap_err();
+            assert!(matches!(e, RopeError::Rows { got, .. } if got == len), "{e}");
+            assert_eq!(got, before);
+        }
+        let mut none = [];
+        rotate_rows(&mut none, 2, 8, &rope.by(&[&[]]), angles).unwrap();
     }
 }
 

@@ -14,5 +14,5 @@ pub use gated_recall::{BatchStatistics, GatedRecall, UnitScores};
 pub use mass::{attention_mass, mean_logits, mean_query};
 pub use score_frames::{FrameCandidates, FrameScorer, ScoreFrames};
 pub use select::{EvenlySpaced, FrameChoice, FrameSelector, Order, SelectFrames, TopK, evenly_spaced, top_k};
-pub use tether_core::{Pairing, Pool};
+pub use tether_core::{CoreError, Pairing, Pool};
 pub use tether_part as part;

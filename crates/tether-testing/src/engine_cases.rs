@@ -2,8 +2,8 @@
 //! of order. Outputs are poisoned with NaN where the engine takes them.
 
 use tether_core::{
-    AlignJob, AttendTable, CoreError, DType, Engine, HostTensor, LogitQuery, Pairing, PhaseTable, Readback,
-    Side, SlotId, StoreSpec, Summaries,
+    AlignJob, AttendTable, CoreError, DType, Engine, HostTensor, LogitQuery, Pairing, PhaseRows, PhaseTable,
+    Readback, Side, SlotId, StoreSpec, Summaries,
 };
 
 use crate::tensors::{random, read};
@@ -139,8 +139,9 @@ fn phases(shape: &EngineShape, positions: usize) -> PhaseTable {
             places.into_iter().flat_map(move |p| (0..third).map(move |i| phase(p * frequency(i, third))))
         })
         .collect();
-    PhaseTable::new(Pairing::Interleaved, (positions, time, unit), (shape.tokens(), 2 * third, token))
-        .expect("the phase counts should fit")
+    let units = PhaseRows { rows: positions, pairs: time, entries: unit };
+    let tokens = PhaseRows { rows: shape.tokens(), pairs: 2 * third, entries: token };
+    PhaseTable::new(Pairing::Interleaved, units, tokens).expect("the phase counts should fit")
 }
 
 /// What is written can be read back bit by bit, slots beside it stay zero, and the moments are those of the tokens.

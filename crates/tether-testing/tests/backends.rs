@@ -7,8 +7,8 @@ use tether_codec::{
 };
 use tether_core::{
     AlignJob, AttendOptions, AttendTable, BlockTables, CoreError, DType, Engine, HostTensor, LogitQuery,
-    NewQueries, PageLists, PagedKv, Pairing, PhaseTable, Pool, Readback, Rotation, Side, SlotId, StoreSpec,
-    Summaries, TokenEngine, TokenLayout, WindowSpec,
+    NewQueries, PageLists, PagedKv, Pairing, PhaseRows, PhaseTable, Pool, Readback, Rotation, Side, SlotId,
+    StoreSpec, Summaries, TokenEngine, TokenLayout, WindowSpec,
 };
 use tether_host::Host;
 use tether_testing::backends::{BytesMoved, Call, Faulty, Null};
@@ -46,7 +46,8 @@ fn all_operations<E: TokenEngine>(engine: &E) -> Result<Vec<Described>, CoreErro
         LogitQuery { store: &store, q: &q, candidates: &[vec![SlotId(4)]] },
     ])?);
     engine.align(&mut store, 0.5, &[AlignJob { slots: vec![SlotId(1)], trusted: vec![SlotId(4)] }])?;
-    let phases = PhaseTable::new(Pairing::Half, (3, 1, vec![[1.0, 0.0]; 3]), (2, 1, vec![[1.0, 0.0]; 2]))?;
+    let still = |rows| PhaseRows { rows, pairs: 1, entries: vec![[1.0, 0.0]; rows] };
+    let phases = PhaseTable::new(Pairing::Half, still(3), still(2))?;
     let phases = engine.upload_phases(&phases)?;
     let mut out = up(&[2, 4, 6], DType::F32)?;
     let table = AttendTable { slots: &[SlotId(4), SlotId(1)], positions: &[0, 1], query_position: 2 };

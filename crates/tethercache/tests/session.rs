@@ -363,7 +363,8 @@ fn official_statistics_are_mixed_over_the_batch() {
         let kept: Vec<Vec<u64>> =
             report.plan.memory.iter().map(|m| m.keep.iter().map(|k| k.unit.0).collect()).collect();
         assert!(kept.windows(2).all(|w| w[0] == w[1]), "{kept:?}");
-        for Edit::Align { jobs, .. } in &report.plan.edits {
+        for edit in &report.plan.edits {
+            let Edit::Align { jobs, .. } = edit else { panic!("{edit:?}") };
             edits += 1;
             assert!(jobs.iter().all(|j| j.slots.len() == 2 && j.trusted.len() == 8), "{jobs:?}");
         }

@@ -7,6 +7,7 @@ use crate::MIN_SCALE_RANGE;
 
 /// Which elements share a scale and a zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum AffineGroups {
     /// So many channels of a token next to each other, the last group possibly fewer.
     Channels(usize),

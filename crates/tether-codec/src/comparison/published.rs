@@ -6,6 +6,7 @@ use tether_core::{CoreError, checks};
 /// A tier of the published scheme.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum PublishedTier {
     /// Groups of 16 channels, 64 directions.
     High,

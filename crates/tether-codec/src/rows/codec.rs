@@ -12,6 +12,7 @@ use crate::{HadamardRotation, HostSpherical, SphericalBits, SphericalFormat, Sph
 /// What spherical codes are relative to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum MeanOf {
     /// The mean of the rows that a head had when it was first coded. It costs nothing per row.
     #[default]
@@ -23,6 +24,7 @@ pub enum MeanOf {
 /// How rows of a head are coded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
 pub enum RowCodec {
     /// `f16`: 16 bits.
     Half {},

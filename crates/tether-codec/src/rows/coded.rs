@@ -9,6 +9,7 @@ use crate::comparison::{AffineCodes, PublishedCodes};
 
 /// A page of rows of one head, as codes.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum CodedRows {
     /// Half precision.
     Half {

@@ -5,6 +5,7 @@ use crate::comparison::SphericalCodebooks;
 
 /// What codes are relative to. Codes mean nothing without the frame that they were made in, so it stays as long as any of them.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum RowFrame {
     /// Nothing: codes carry all that they need.
     Plain {

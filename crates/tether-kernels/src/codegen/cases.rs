@@ -9,8 +9,8 @@ use tether_codec::{
     SphericalFrame,
 };
 use tether_core::{
-    AlignJob, AttendTable, BlockTables, CoreError, DType, Engine, Pairing, PhaseTable, Pool, Rotation, Side,
-    SlotId, StoreSpec, Summaries, TokenEngine, TokenLayout, WindowSpec,
+    AlignJob, AttendTable, BlockTables, CoreError, DType, Engine, Pairing, PhaseRows, PhaseTable, Pool,
+    Rotation, Side, SlotId, StoreSpec, Summaries, TokenEngine, TokenLayout, WindowSpec,
 };
 use tether_reuse::{Base, Grid, Reduction, ReuseEngine};
 
@@ -43,7 +43,8 @@ fn spec(heads: usize, dim: usize, dtype: DType) -> StoreSpec {
 
 fn phases(pairing: Pairing, dim: usize) -> Result<PhaseTable, CoreError> {
     let pairs = dim / 2;
-    PhaseTable::new(pairing, (4, pairs, vec![[1.0, 0.0]; 4 * pairs]), (4, 0, Vec::new()))
+    let units = PhaseRows { rows: 4, pairs, entries: vec![[1.0, 0.0]; 4 * pairs] };
+    PhaseTable::new(pairing, units, PhaseRows::still(4))
 }
 
 const SLOTS: [SlotId; 2] = [SlotId(0), SlotId(1)];

@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use tether_core::{ChunkIndex, CommitPlan, Edit, Engine, HostTensor, LayerId, LogitQuery, Readback, SlotId};
+use tether_core::{
+    ChunkIndex, CommitPlan, CoreError, Edit, Engine, HostTensor, LayerId, LogitQuery, Readback, SlotId,
+};
 
 use super::{KvCache, Report};
 use crate::Error;
@@ -91,6 +93,10 @@ impl<E: Engine> KvCache<E> {
             for edit in &plan.edits {
                 match edit {
                     Edit::Align { tau, jobs } => self.engine.align(&mut layer.store, *tau, jobs)?,
+                    _ => {
+                        let (engine, feature) = (self.engine.name(), "this kind of edit");
+                        return Err(CoreError::Unsupported { engine, feature }.into());
+                    }
                 }
             }
             let moved = self.engine.traffic().since(&before);

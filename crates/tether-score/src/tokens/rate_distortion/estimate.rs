@@ -6,6 +6,7 @@ use crate::ScoreError;
 
 /// What a tier does to keys and values.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum TierError {
     /// The token is not there.
     Dropped,
