@@ -9,6 +9,9 @@ use xshell::{Shell, cmd};
 use crate::codegen::Codegen;
 use crate::tidy;
 
+/// Features of the host's checks: every command, downloads and language models among them, which a default build leaves out.
+const ALL_COMMANDS: [&str; 2] = ["--features", "tether-cli/lab,tether-cli/download"];
+
 /// A check, also a subcommand of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 pub(crate) enum Step {
@@ -34,14 +37,14 @@ pub(crate) enum Step {
 /// Which tests.
 #[derive(Args, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tests {
-    /// Where engines run: `host` is every test of a default build, the others the engine's own tests on that runtime. One that is not
+    /// Where engines run: `host` is every test of a build without GPUs, the others the engine's own tests on that runtime. One that is not
     /// there is skipped, and says why, unless `TETHER_REQUIRE` names it
     #[arg(long, value_enum, default_value_t)]
     runtime: Runtime,
 }
 
 impl Tests {
-    /// Whether these are the tests of a default build, to which the doctests belong.
+    /// Whether these are the host's tests, to which the doctests belong.
     pub(crate) fn are_default(self) -> bool {
         self.runtime == Runtime::Host
     }
@@ -131,13 +134,20 @@ impl Step {
             Self::Fmt => cmd!(shell, "cargo fmt --all --check"),
             Self::Tidy => return tidy::check(shell).map(|()| Outcome::Passed),
             Self::Codegen(codegen) => return codegen.run(shell).map(|()| Outcome::Passed),
-            Self::Lint => cmd!(shell, "cargo clippy --workspace --all-targets -- -D warnings"),
+            Self::Lint => {
+                // The command as people build it has fewer features than the tests.
+                cmd!(shell, "cargo clippy -p tether-cli --bins --tests -- -D warnings").run()?;
+                cmd!(shell, "cargo clippy --workspace --all-targets {ALL_COMMANDS...} -- -D warnings")
+            }
             Self::Test(tests) if !tests.are_default() => return on_device(shell, tests.runtime),
-            Self::Test(_) if is_installed(shell, "nextest") => cmd!(shell, "cargo nextest run --workspace"),
+            Self::Test(_) if is_installed(shell, "nextest") => {
+                cmd!(shell, "cargo nextest run --workspace {ALL_COMMANDS...}")
+            }
             // Not `--all-targets`: that would run the benches as well.
-            Self::Test(_) => cmd!(shell, "cargo test --workspace --tests"),
-            Self::Doctest => cmd!(shell, "cargo test --workspace --doc"),
-            Self::Doc => cmd!(shell, "cargo doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings"),
+            Self::Test(_) => cmd!(shell, "cargo test --workspace --tests {ALL_COMMANDS...}"),
+            Self::Doctest => cmd!(shell, "cargo test --workspace --doc {ALL_COMMANDS...}"),
+            Self::Doc => cmd!(shell, "cargo doc --workspace --no-deps {ALL_COMMANDS...}")
+                .env("RUSTDOCFLAGS", "-D warnings"),
             Self::Deny if is_installed(shell, "deny") => cmd!(shell, "cargo deny check"),
             Self::Deny => {
                 return Ok(Outcome::Skipped(

@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+use tether_lab::head_profile::HeadProfileError;
+use tether_lab::input::MissingInput;
+use tether_lab::usage::Usage;
 use tether_models::ModelError;
 use tether_reuse::{ProfileError, ReuseError};
 use tethercache::core::CoreError;
@@ -9,14 +12,7 @@ use tethercache::score::ScoreError;
 use tethercache::{Error, RecipeError};
 
 use crate::fetch::FetchError;
-use crate::head_profile::OtherModel;
-use crate::language::MissingInput;
 use crate::trace::TraceError;
-
-/// A request that cannot be met as it was put.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Usage(pub(crate) String);
 
 /// Prints an error with its causes and returns its exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
@@ -37,7 +33,7 @@ fn code_of(link: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if link.is::<TraceError>()
         || link.is::<FetchError>()
         || link.is::<MissingInput>()
-        || link.is::<OtherModel>()
+        || link.is::<HeadProfileError>()
         || link.is::<ModelError>()
     {
         return Some(3);

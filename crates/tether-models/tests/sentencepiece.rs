@@ -1,12 +1,13 @@
 //! Tokenizers of the kind "llama" against `SentencePiece` itself; see `golden/sentencepiece`.
 
+#[path = "support/gguf_file.rs"]
+mod gguf_file;
 #[path = "support/small_llama.rs"]
 mod small_llama;
 
-use candle_core::quantized::gguf_file::Value;
 use serde_json::Value as Json;
 use small_llama::SmallLlama;
-use tether_models::{GgufFile, ModelError, TextTokenizer};
+use tether_models::{GgufFile, GgufValue as Value, ModelError, TextTokenizer};
 
 struct Golden {
     file: SmallLlama,

@@ -1,11 +1,14 @@
 //! `tether bench`.
 
+#[cfg(feature = "bench")]
+mod device;
+
 use anyhow::Result;
+#[cfg(feature = "bench")]
+use tether_lab::table::{Table, numbers, words};
+use tether_lab::usage::Usage;
 
 use crate::cli::BenchArgs;
-#[cfg(feature = "bench")]
-use crate::device;
-use crate::exit::Usage;
 
 /// Runs the subcommand.
 #[cfg(not(feature = "bench"))]
@@ -22,7 +25,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         return Err(Usage(format!("no group of operations is called {unknown}: {}", names.join(", "))).into());
     }
     let device = args.device.unwrap_or(device::FIRST_GPU);
-    device::check(device)?;
+    tether_lab::device::check(device)?;
     let mut rows = Vec::new();
     let mut each = |record: &tether_bench::Record| {
         if args.json {
@@ -43,15 +46,17 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
          time, {:.1} us from end to end\n",
         ceilings.copy, ceilings.read, ceilings.launch_host_us, ceilings.launch_us,
     );
-    println!(
-        "| operation | shape | ms | rate | % of ceiling | error | note |\n|---|---|---:|---:|---:|---:|---|"
-    );
+    let columns = [words("operation"), words("shape")].into_iter();
+    let measured = ["ms", "rate", "% of ceiling", "error"].map(numbers);
+    let mut table = Table::new(columns.chain(measured).chain([words("note")]));
     for r in &rows {
         let rate = r.gbps.map(|g| format!("{g:.0} GB/s"));
         let rate = rate.or_else(|| r.tflops.map(|t| format!("{t:.0} TFLOP/s"))).unwrap_or_default();
         let share = r.percent_of_ceiling.map_or(String::new(), |p| format!("{p:.0}"));
-        println!("| {} | {} | {:.4} | {rate} | {share} | {:.1e} | {} |", r.op, r.shape, r.ms, r.err, r.note);
+        let (ms, error) = (format!("{:.4}", r.ms), format!("{:.1e}", r.err));
+        table.push([r.op.to_owned(), r.shape.to_string(), ms, rate, share, error, r.note.to_string()]);
     }
+    print!("{}", table.markdown());
     let wrong: Vec<&str> = rows.iter().filter(|r| r.err > r.tol || r.err.is_nan()).map(|r| r.op).collect();
     anyhow::ensure!(wrong.is_empty(), "wrong results: {}", wrong.join(", "));
     Ok(())

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::cli::FetchArgs;
 use crate::fetch;
-use crate::language::published;
+use tether_lab::input::published;
 
 /// Runs the subcommand.
 pub(crate) fn run(args: &FetchArgs) -> Result<()> {

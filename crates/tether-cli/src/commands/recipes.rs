@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use anyhow::Result;
+use tether_lab::table::{Table, words};
 use tethercache::catalogue;
 
 use crate::cli::{RecipesAction, RecipesArgs};
@@ -20,22 +21,19 @@ pub(crate) fn run(args: &RecipesArgs) -> Result<()> {
         out.write_all(row.toml.as_bytes())?;
         return Ok(());
     }
-    let header = ["recipe", "unit", "needs", "reads back", "frees memory", "proof", "paper", "what it does"]
-        .map(str::to_owned);
-    let rows: Vec<[String; 8]> = std::iter::once(header)
-        .chain(catalogue().iter().map(|c| {
-            let about = c.about;
-            let frees = if about.frees_memory { "yes" } else { "no" };
-            let or_none = |text: &'static Option<String>| text.as_deref().unwrap_or("-");
-            let (back, paper) = (or_none(&about.reads_back), or_none(&about.paper));
-            let proof = about.proof_in_words();
-            [c.name, c.unit, &c.needs, back, frees, &proof, paper, &about.summary].map(str::to_owned)
-        }))
-        .collect();
-    let width = |column: usize| rows.iter().map(|r| r[column].len()).max().unwrap_or(0);
-    for row in &rows {
-        let cells: Vec<String> = row.iter().enumerate().map(|(i, c)| format!("{c:<0$}", width(i))).collect();
-        writeln!(out, "{}", cells.join("  ").trim_end())?;
+    let heads = ["recipe", "unit", "needs", "reads back", "frees memory", "proof", "paper", "what it does"];
+    let mut table = Table::new(heads.map(words));
+    for row in catalogue() {
+        let about = row.about;
+        let frees = if about.frees_memory { "yes" } else { "no" };
+        let or_none = |text: &'static Option<String>| text.as_deref().unwrap_or("-");
+        let (back, paper) = (or_none(&about.reads_back), or_none(&about.paper));
+        let proof = about.proof_in_words();
+        let cells = [row.name, row.unit, &row.needs, back, frees, &proof, paper, &about.summary];
+        table.push(cells.map(str::to_owned));
+    }
+    for line in table.plain() {
+        writeln!(out, "{line}")?;
     }
     Ok(())
 }

@@ -13,12 +13,12 @@ use tethercache::layout::Extent;
 use tethercache::score::GatedRecall;
 use tethercache::{Compat, KvCache, Pass, Recipe};
 
-use crate::budget::is_set;
 use crate::cli::ReplayArgs;
-use crate::exit::Usage;
-use crate::progress;
 use crate::token_trace::TokenTrace;
 use crate::trace::{self, Settings, Trace};
+use tether_lab::budget::is_set;
+use tether_lab::progress;
+use tether_lab::usage::Usage;
 
 /// Runs the subcommand.
 pub(crate) fn run(args: &ReplayArgs) -> Result<()> {

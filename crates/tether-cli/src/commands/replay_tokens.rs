@@ -13,9 +13,9 @@ use tethercache::tokens::{
 
 use super::replay::{Output, write};
 use crate::cli::ReplayArgs;
-use crate::exit::Usage;
-use crate::head_profile;
 use crate::token_trace::{RecordedLayer, TokenTrace};
+use tether_lab::head_profile;
+use tether_lab::usage::Usage;
 
 /// Replays `trace`.
 pub(crate) fn run(args: &ReplayArgs, mut trace: TokenTrace) -> Result<()> {

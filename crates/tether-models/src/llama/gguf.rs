@@ -1,32 +1,39 @@
 //! Reading GGUF files, with every key, shape and type checked.
 
+mod block_format;
+mod dequantise;
+mod error;
+mod header;
+mod k_blocks;
+mod value;
+
 use std::collections::BTreeSet;
-use std::io::Cursor;
 use std::path::Path;
 
-use candle_core::Device;
-use candle_core::quantized::GgmlDType;
-use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
-use half::f16;
-
+pub use self::block_format::BlockFormat;
+use self::dequantise::half_at;
+pub use self::error::GgufError;
+use self::header::{Header, TensorInfo};
+pub use self::value::GgufValue;
 use super::matrix::{BLOCK, Matrix, Weights};
 use crate::ModelError;
 
 /// A GGUF file: settings, a tokenizer, and tensors that are not decoded yet.
 pub struct GgufFile {
     bytes: Vec<u8>,
-    content: Content,
+    header: Header,
+    /// Where the weights begin.
+    data: usize,
 }
+
+/// Weights begin at a multiple of so many bytes unless the file says otherwise.
+const ALIGNMENT: usize = 32;
 
 impl std::fmt::Debug for GgufFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let tensors = self.content.tensor_infos.len();
+        let tensors = self.header.tensors.len();
         f.debug_struct("GgufFile").field("bytes", &self.bytes.len()).field("tensors", &tensors).finish()
     }
-}
-
-fn unreadable(error: candle_core::Error) -> ModelError {
-    ModelError::Gguf { source: Box::new(error) }
 }
 
 impl GgufFile {
@@ -41,11 +48,22 @@ impl GgufFile {
     /// Takes a file's bytes.
     ///
     /// # Errors
-    /// [`ModelError::Gguf`] when they are not a GGUF file.
+    /// [`ModelError::Gguf`] when they are not a GGUF file, [`ModelError::Metadata`] for weights that begin nowhere.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, ModelError> {
-        refuse_alignment_of_zero(&bytes)?;
-        let content = Content::read(&mut Cursor::new(&bytes)).map_err(unreadable)?;
-        Ok(Self { bytes, content })
+        let header = Header::read(&bytes)?;
+        let end = header.end;
+        let mut file = Self { bytes, header, data: 0 };
+        let key = "general.alignment";
+        file.data = match file.count(key)?.unwrap_or(ALIGNMENT) {
+            0 => return Err(metadata(key, "must be at least 1")),
+            alignment => end.checked_next_multiple_of(alignment).ok_or(metadata(key, "is too large"))?,
+        };
+        Ok(file)
+    }
+
+    /// A setting as it is in the file.
+    pub fn setting(&self, key: &str) -> Option<&GgufValue> {
+        self.header.settings.get(key)
     }
 
     /// A setting that is a string.
@@ -53,9 +71,9 @@ impl GgufFile {
     /// # Errors
     /// [`ModelError::Metadata`] when it is there and is something else.
     pub fn text(&self, key: &str) -> Result<Option<&str>, ModelError> {
-        match self.content.metadata.get(key) {
+        match self.setting(key) {
             None => Ok(None),
-            Some(Value::String(s)) => Ok(Some(s)),
+            Some(GgufValue::String(s)) => Ok(Some(s)),
             Some(_) => Err(metadata(key, "must be a string")),
         }
     }
@@ -65,16 +83,16 @@ impl GgufFile {
     /// # Errors
     /// [`ModelError::Metadata`] when it is there and is something else, or negative.
     pub fn count(&self, key: &str) -> Result<Option<usize>, ModelError> {
-        let Some(value) = self.content.metadata.get(key) else { return Ok(None) };
+        let Some(value) = self.setting(key) else { return Ok(None) };
         let number = match value {
-            Value::U8(x) => u64::from(*x),
-            Value::U16(x) => u64::from(*x),
-            Value::U32(x) => u64::from(*x),
-            Value::U64(x) => *x,
-            Value::I8(x) => u64::try_from(*x).map_err(|_| metadata(key, "must not be negative"))?,
-            Value::I16(x) => u64::try_from(*x).map_err(|_| metadata(key, "must not be negative"))?,
-            Value::I32(x) => u64::try_from(*x).map_err(|_| metadata(key, "must not be negative"))?,
-            Value::I64(x) => u64::try_from(*x).map_err(|_| metadata(key, "must not be negative"))?,
+            GgufValue::U8(x) => u64::from(*x),
+            GgufValue::U16(x) => u64::from(*x),
+            GgufValue::U32(x) => u64::from(*x),
+            GgufValue::U64(x) => *x,
+            GgufValue::I8(x) => u64::try_from(*x).map_err(|_| metadata(key, "must not be negative"))?,
+            GgufValue::I16(x) => u64::try_from(*x).map_err(|_| metadata(key, "must not be negative"))?,
+            GgufValue::I32(x) => u64::try_from(*x).map_err(|_| metadata(key, "must not be negative"))?,
+            GgufValue::I64(x) => u64::try_from(*x).map_err(|_| metadata(key, "must not be negative"))?,
             _ => return Err(metadata(key, "must be a whole number")),
         };
         usize::try_from(number).map(Some).map_err(|_| metadata(key, "is too large"))
@@ -85,10 +103,10 @@ impl GgufFile {
     /// # Errors
     /// [`ModelError::Metadata`] when it is there and is something else.
     pub fn number(&self, key: &str) -> Result<Option<f64>, ModelError> {
-        match self.content.metadata.get(key) {
+        match self.setting(key) {
             None => Ok(None),
-            Some(Value::F32(x)) => Ok(Some(f64::from(*x))),
-            Some(Value::F64(x)) => Ok(Some(*x)),
+            Some(GgufValue::F32(x)) => Ok(Some(f64::from(*x))),
+            Some(GgufValue::F64(x)) => Ok(Some(*x)),
             Some(_) => Err(metadata(key, "must be a floating-point number")),
         }
     }
@@ -98,9 +116,9 @@ impl GgufFile {
     /// # Errors
     /// [`ModelError::Metadata`] when it is there and is something else.
     pub fn flag(&self, key: &str) -> Result<Option<bool>, ModelError> {
-        match self.content.metadata.get(key) {
+        match self.setting(key) {
             None => Ok(None),
-            Some(Value::Bool(x)) => Ok(Some(*x)),
+            Some(GgufValue::Bool(x)) => Ok(Some(*x)),
             Some(_) => Err(metadata(key, "must be true or false")),
         }
     }
@@ -110,11 +128,11 @@ impl GgufFile {
         &'a self,
         key: &str,
         requirement: &'static str,
-        item: impl Fn(&'a Value) -> Option<T>,
+        item: impl Fn(&'a GgufValue) -> Option<T>,
     ) -> Result<Vec<T>, ModelError> {
-        match self.content.metadata.get(key) {
+        match self.setting(key) {
             None => Ok(Vec::new()),
-            Some(Value::Array(items)) => {
+            Some(GgufValue::Array(items)) => {
                 items.iter().map(|v| item(v).ok_or_else(|| metadata(key, requirement))).collect()
             }
             Some(_) => Err(metadata(key, requirement)),
@@ -124,35 +142,19 @@ impl GgufFile {
     /// The items of a list of strings.
     pub(super) fn texts(&self, key: &str) -> Result<Vec<&str>, ModelError> {
         self.list(key, "must be a list of strings", |v| match v {
-            Value::String(s) => Some(s.as_str()),
+            GgufValue::String(s) => Some(s.as_str()),
             _ => None,
         })
     }
 
     /// The tensors, to be taken one by one.
     pub(super) fn tensors(&self) -> Tensors<'_> {
-        Tensors { file: self, untaken: self.content.tensor_infos.keys().map(String::as_str).collect() }
+        Tensors { file: self, untaken: self.header.tensors.keys().map(String::as_str).collect() }
     }
 }
 
 pub(super) fn metadata(key: &str, requirement: &'static str) -> ModelError {
     ModelError::Metadata { key: key.to_owned(), requirement }
-}
-
-/// The reader divides by `general.alignment` without looking at it, so a file that sets it to 0 must not get that far.
-fn refuse_alignment_of_zero(bytes: &[u8]) -> Result<(), ModelError> {
-    let key = b"general.alignment";
-    let zero = memchr::memmem::find_iter(bytes, key).any(|at| {
-        // Its type's number, then its value; the shortest type has one byte, and the longest four that the reader looks at.
-        let value = bytes.get(at + key.len() + 4..).unwrap_or_default();
-        let size = match bytes.get(at + key.len()) {
-            Some(0 | 1) => 1,
-            Some(2 | 3) => 2,
-            _ => 4,
-        };
-        value.len() >= size && value[..size].iter().all(|b| *b == 0)
-    });
-    if zero { Err(metadata("general.alignment", "must be at least 1")) } else { Ok(()) }
 }
 
 /// A file's tensors, minus those already taken.
@@ -163,64 +165,44 @@ pub(super) struct Tensors<'a> {
 
 impl<'a> Tensors<'a> {
     pub(super) fn has(&self, name: &str) -> bool {
-        self.file.content.tensor_infos.contains_key(name)
+        self.file.header.tensors.contains_key(name)
     }
 
     /// A tensor and its bytes, once its shape is the architecture's.
     fn raw(&mut self, name: &str, shape: &[usize]) -> Result<(&'a TensorInfo, &'a [u8]), ModelError> {
         let file = self.file;
-        let info = file
-            .content
-            .tensor_infos
-            .get(name)
-            .ok_or_else(|| ModelError::MissingTensor { name: name.to_owned() })?;
-        if info.shape.dims() != shape {
+        let missing = || ModelError::MissingTensor { name: name.to_owned() };
+        let info = file.header.tensors.get(name).ok_or_else(missing)?;
+        if info.shape != shape {
             return Err(ModelError::TensorShape {
                 name: name.to_owned(),
                 expected: shape.to_vec(),
-                got: info.shape.dims().to_vec(),
+                got: info.shape.clone(),
             });
         }
         let truncated = || ModelError::TensorBytes { name: name.to_owned() };
-        let (size, per) = (info.ggml_dtype.type_size(), info.ggml_dtype.block_size());
-        let bytes = shape
-            .iter()
-            .try_fold(1usize, |n, d| n.checked_mul(*d))
-            .filter(|n| n.is_multiple_of(per))
-            .and_then(|n| (n / per).checked_mul(size))
-            .ok_or_else(truncated)?;
-        let start = file.content.tensor_data_offset.checked_add(info.offset).ok_or_else(truncated)?;
-        let start = usize::try_from(start).map_err(|_| truncated())?;
+        let weights = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+        let bytes = weights.and_then(|n| info.format.bytes_of(n)).ok_or_else(truncated)?;
+        let start = usize::try_from(info.offset).ok().and_then(|offset| file.data.checked_add(offset));
+        let start = start.ok_or_else(truncated)?;
         let end = start.checked_add(bytes).ok_or_else(truncated)?;
         let bytes = file.bytes.get(start..end).ok_or_else(truncated)?;
         self.untaken.remove(name);
         Ok((info, bytes))
     }
 
-    /// A tensor of any type, widened.
-    fn widened(&self, name: &str, info: &TensorInfo) -> Result<Vec<f32>, ModelError> {
-        let mut reader = Cursor::new(&self.file.bytes);
-        let offset = self.file.content.tensor_data_offset;
-        let values = info
-            .read(&mut reader, offset, &Device::Cpu)
-            .and_then(|t| t.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>())
-            .map_err(|e| ModelError::GgufTensor { name: name.to_owned(), source: Box::new(e) })?;
-        finite(name, &values, 1)?;
-        Ok(values)
-    }
-
     /// A vector.
     pub(super) fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
-        let (info, _) = self.raw(name, &[len])?;
-        self.widened(name, info)
+        let (info, bytes) = self.raw(name, &[len])?;
+        widened(name, info, bytes)
     }
 
     /// A matrix, in the file's own blocks where there are kernels for them.
     pub(super) fn matrix(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<Matrix, ModelError> {
         let (info, bytes) = self.raw(name, &[outputs, inputs])?;
         let whole = inputs.is_multiple_of(BLOCK);
-        let weights = match info.ggml_dtype {
-            GgmlDType::Q4_1 if whole => {
+        let weights = match info.format {
+            BlockFormat::Q4_1 if whole => {
                 let blocks = bytes.as_chunks::<20>().0;
                 let (scales, least): (Vec<f32>, Vec<f32>) =
                     blocks.iter().map(|b| (half_at(b, 0), half_at(b, 2))).unzip();
@@ -229,14 +211,14 @@ impl<'a> Tensors<'a> {
                 let codes = blocks.iter().map(|b| std::array::from_fn(|i| b[4 + i])).collect();
                 Weights::Q4_1 { scales, least, codes }
             }
-            GgmlDType::Q8_0 if whole => {
+            BlockFormat::Q8_0 if whole => {
                 let blocks = bytes.as_chunks::<34>().0;
                 let scales: Vec<f32> = blocks.iter().map(|b| half_at(b, 0)).collect();
                 finite(name, &scales, BLOCK)?;
                 let codes = blocks.iter().map(|b| std::array::from_fn(|i| b[2 + i].cast_signed())).collect();
                 Weights::Q8_0 { scales, codes }
             }
-            _ => Weights::F32(self.widened(name, info)?),
+            _ => Weights::F32(widened(name, info, bytes)?),
         };
         Ok(Matrix::new(outputs, inputs, weights))
     }
@@ -250,8 +232,11 @@ impl<'a> Tensors<'a> {
     }
 }
 
-fn half_at(block: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+/// A tensor of any format, as plain numbers.
+fn widened(name: &str, info: &TensorInfo, bytes: &[u8]) -> Result<Vec<f32>, ModelError> {
+    let values = info.format.dequantise(bytes);
+    finite(name, &values, 1)?;
+    Ok(values)
 }
 
 /// `values` stand for `each` weights apiece.

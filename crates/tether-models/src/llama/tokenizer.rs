@@ -1,7 +1,6 @@
 //! Text to token ids and back, with the byte-pair encoding that a GGUF file carries.
 
 use ahash::AHashMap;
-use candle_core::quantized::gguf_file::Value;
 use tokenizers::decoders::byte_fallback::ByteFallback;
 use tokenizers::decoders::fuse::Fuse;
 use tokenizers::decoders::sequence::Sequence as Decoders;
@@ -19,7 +18,7 @@ use tokenizers::{
     Tokenizer,
 };
 
-use super::gguf::{GgufFile, metadata};
+use super::gguf::{GgufFile, GgufValue, metadata};
 use crate::ModelError;
 
 /// The type that files give to tokens which are pieces of text.
@@ -65,8 +64,8 @@ impl TextTokenizer {
         }
         let types =
             file.list("tokenizer.ggml.token_type", "must be a list of whole numbers", |v| match v {
-                Value::I32(x) => Some(i64::from(*x)),
-                Value::U32(x) => Some(i64::from(*x)),
+                GgufValue::I32(x) => Some(i64::from(*x)),
+                GgufValue::U32(x) => Some(i64::from(*x)),
                 _ => None,
             })?;
         let (mut tokenizer, space_first) = match file.text("tokenizer.ggml.model")?.unwrap_or_default() {
@@ -222,7 +221,7 @@ fn of_pieces(
     space_first: bool,
 ) -> Result<Tokenizer, ModelError> {
     let scores = file.list("tokenizer.ggml.scores", "must be a list of numbers", |v| match v {
-        Value::F32(x) if !x.is_nan() => Some(*x),
+        GgufValue::F32(x) if !x.is_nan() => Some(*x),
         _ => None,
     })?;
     for (key, len) in [("tokenizer.ggml.scores", scores.len()), ("tokenizer.ggml.token_type", types.len())] {

@@ -1,11 +1,10 @@
 //! A Llama of two small layers, written as a GGUF file, and its forward pass in plain `f64`.
 
 use std::collections::BTreeMap;
-use std::io::Cursor;
 
-use candle_core::quantized::gguf_file::{Value, write};
-use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Device, Tensor};
+use tether_models::{BlockFormat, GgufValue as Value};
+
+use super::gguf_file::{Stored, written};
 
 pub(crate) const VOCABULARY: usize = 48;
 pub(crate) const DIM: usize = 64;
@@ -19,27 +18,26 @@ const EPS: f64 = 1e-3;
 
 pub(crate) struct SmallLlama {
     pub(crate) metadata: BTreeMap<String, Value>,
-    pub(crate) tensors: BTreeMap<String, QTensor>,
+    pub(crate) tensors: BTreeMap<String, Stored>,
     /// What the oracle turns pairs by, and how much longer heads then are.
     #[allow(dead_code, reason = "only one of the tests that include this file has an oracle")]
     pub(crate) turns: (Vec<f64>, f64),
 }
 
-fn tensor(seed: &mut u32, shape: &[usize], dtype: GgmlDType, centre: f32, spread: f32) -> QTensor {
+fn tensor(seed: &mut u32, shape: &[usize], format: BlockFormat, centre: f32, spread: f32) -> Stored {
     let values: Vec<f32> = (0..shape.iter().product())
         .map(|_| {
             *seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             centre + spread * ((*seed >> 8) as f32 / (1 << 23) as f32 - 1.0)
         })
         .collect();
-    let values = Tensor::from_vec(values, shape, &Device::Cpu).expect("a tensor");
-    QTensor::quantize(&values, dtype).expect("whole blocks")
+    Stored::new(shape, format, &values)
 }
 
 impl SmallLlama {
     /// Every type of block: those with kernels, and others that are widened; layers whose parts have different types.
     pub(crate) fn new() -> Self {
-        use GgmlDType::{BF16, F16, F32, Q4_1, Q5_0, Q8_0};
+        use BlockFormat::{BF16, F16, F32, Q4_1, Q5_0, Q8_0};
         let mut seed = 1;
         let mut tensors = BTreeMap::new();
         let mut put = |name: String, shape: &[usize], dtype, centre, spread| {
@@ -92,18 +90,12 @@ impl SmallLlama {
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        let metadata: Vec<(&str, &Value)> = self.metadata.iter().map(|(k, v)| (k.as_str(), v)).collect();
-        let tensors: Vec<(&str, &QTensor)> = self.tensors.iter().map(|(k, v)| (k.as_str(), v)).collect();
-        let mut file = Cursor::new(Vec::new());
-        write(&mut file, &metadata, &tensors).expect("a file");
-        file.into_inner()
+        written(&self.metadata, &self.tensors)
     }
 
     #[allow(dead_code, reason = "only one of the tests that include this file has an oracle")]
     fn weights(&self, name: &str) -> Vec<f64> {
-        let weights = self.tensors[name].dequantize(&Device::Cpu).expect("a known type");
-        let weights = weights.flatten_all().and_then(|t| t.to_vec1::<f32>()).expect("numbers");
-        weights.into_iter().map(f64::from).collect()
+        self.tensors[name].weights.iter().copied().map(f64::from).collect()
     }
 
     /// Logits after each of `tokens`, in double precision. The rotation is that of the file's own order of channels.
