@@ -34,6 +34,6 @@ pub use tokens::{
     AttendOptions, BlockTables, CausalLists, DecodeProblem, EMPTY_LSE, MAX_AXES, NewQueries, PageLists,
     PageProblem, PagedKv, Pool, PoolRows, Rotation, RotationExtents, RotationPhases, RowProblem, TokenEngine,
     TokenLayout, TokenShape, TopKProblem, WindowProblem, WindowSpec, batch_problem, check_entries,
-    check_lengths, check_starts, check_sums, merge_partial,
+    check_lengths, check_positions, check_starts, check_sums, merge_partial,
 };
 pub use traffic::{Traffic, TrafficCounters};

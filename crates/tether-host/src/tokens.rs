@@ -6,6 +6,7 @@ mod few;
 mod gather;
 mod paged;
 mod rotate;
+mod shaped;
 mod sums;
 mod tables;
 mod top_k;
@@ -14,6 +15,7 @@ mod window;
 pub use decode::{PagedQueries, paged_attention};
 use paged::Rows;
 pub use paged::attend_to_rows;
+use shaped::Shaping;
 pub use tables::{HostPageTable, HostTables};
 
 use crate::Host;
@@ -21,7 +23,7 @@ use tether_core::{
     AttendOptions, BlockTables, CoreError, DType, DecodeProblem, HostTensor, NewQueries, PageLists,
     PageProblem, PagedKv, PoolRows, Rotation, RotationPhases, RowProblem, Shape, Side, TokenEngine,
     TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec, batch_problem, check_lengths,
-    check_starts, check_sums,
+    check_positions, check_starts, check_sums,
 };
 
 /// Row, page or token numbers in host memory.
@@ -165,7 +167,7 @@ impl TokenEngine for Host {
         let problem = tables.problem(q.shape(), k.shape(), v.shape())?;
         DecodeProblem::same_dtype(q.dtype(), k.dtype(), v.dtype())?;
         let queries = PagedQueries { q, scale, parallel: self.parallel };
-        decode::attend_to_lists(&problem, tables, &queries, &Pools { keys: k, values: v })
+        decode::attend_to_lists(&problem, tables, &queries, &Pools { keys: k, values: v }, None)
     }
 
     fn read_rows(&self, pool: &HostTensor, rows: &HostIndices) -> Result<HostTensor, CoreError> {
@@ -205,6 +207,10 @@ impl TokenEngine for Host {
     ) -> Result<(), CoreError> {
         let problem = self.batch(queries, kv, tables, attention)?;
         check_sums(&problem, (sums.shape(), sums.dtype()))?;
+        if !attention.is_plain() {
+            let feature = "sums of attention with more than a scale";
+            return Err(CoreError::Unsupported { engine: "host", feature });
+        }
         let got = sums.dtype();
         let into = sums.as_f32_mut();
         let into =
@@ -241,10 +247,6 @@ impl TokenEngine for Host {
 
     fn upload_attention(&self, options: &AttendOptions) -> Result<AttendOptions, CoreError> {
         options.validate()?;
-        if !options.is_plain() {
-            let feature = "attention with more than a scale";
-            return Err(CoreError::Unsupported { engine: "host", feature });
-        }
         Ok(options.clone())
     }
 
@@ -257,8 +259,12 @@ impl TokenEngine for Host {
     ) -> Result<(HostTensor, HostTensor), CoreError> {
         let problem = self.batch(queries, kv, tables, attention)?;
         let &NewQueries { q, starts, .. } = queries;
+        let positions = kv.positions.zip(queries.positions);
+        let positions = positions.map(|(rows, tokens)| (rows.values(), tokens.values()));
+        let shaping = Shaping { options: attention, positions };
+        let shaping = (!attention.is_plain()).then_some(&shaping);
         let queries = PagedQueries { q, scale: attention.scale, parallel: self.parallel };
-        causal::causal(&problem, tables, starts, &queries, &Pools { keys: kv.k, values: kv.v })
+        causal::causal(&problem, tables, starts, &queries, &Pools { keys: kv.k, values: kv.v }, shaping)
     }
 }
 
@@ -276,6 +282,8 @@ impl Host {
         check_starts(queries.starts, tables.sequences(), problem.sequences)?;
         check_lengths(queries.starts, tables.groups, &tables.lengths)?;
         DecodeProblem::same_dtype(q.dtype(), kv.k.dtype(), kv.v.dtype())?;
+        let positions = [kv.positions, queries.positions].map(|of| of.map(HostIndices::shape));
+        check_positions(&problem, positions[0], positions[1])?;
         attention.fit(problem.query_heads())?;
         Ok(problem)
     }

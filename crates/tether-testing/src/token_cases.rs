@@ -7,6 +7,7 @@
 mod decode;
 mod extend;
 mod gather;
+mod options;
 mod rotate;
 mod rows;
 mod sums;
@@ -17,6 +18,7 @@ pub(crate) use decode::{DECODE_SHAPES, PagedTokens};
 pub use decode::{attends_over_pages, merges_partial_results, refuses_pages_that_do_not_fit};
 pub use extend::{extends_what_is_cached, refuses_blocks_that_do_not_fit};
 pub use gather::{gathers_pages, gathers_rows, refuses_rows_and_pages_that_are_not_there};
+pub use options::{attends_with_options, refuses_options_that_do_not_fit};
 pub use rotate::{refuses_rotations_that_do_not_fit, rotates_by_positions, undoes_rotations};
 pub use rows::{reads_and_writes_rows, refuses_rows_that_are_not_there};
 pub use sums::adds_attention_up;
