@@ -54,6 +54,14 @@ on_each_runtime! {
         every_dtype(&engine, token_cases::adds_attention_up);
     }
 
+    fn attends_with_options(engine) {
+        every_dtype(&engine, token_cases::attends_with_options);
+    }
+
+    fn refuses_options_that_do_not_fit(engine) {
+        token_cases::refuses_options_that_do_not_fit(&engine).unwrap();
+    }
+
     fn selects_the_best(engine) {
         token_cases::selects_the_best(&engine).unwrap();
     }
