@@ -199,6 +199,12 @@ fn compaction(cases: &Cases) {
             let mut pool = zeros(e, &[2, dim], dtype)?;
             e.write_rows(&mut pool, &rows, &zeros(e, &[1, dim], dtype)?)
         });
+        cases.each(format!("write rows of two of {dim} channels"), |e, dtype| {
+            let rows = e.upload_indices(&[1], &[1])?;
+            let (mut k, mut v) = (zeros(e, &[2, dim], dtype)?, zeros(e, &[2, dim], dtype)?);
+            let x = zeros(e, &[1, dim], dtype)?;
+            e.write_rows_of_two((&mut k, &mut v), &rows, (&x, &x))
+        });
     }
 }
 
