@@ -166,21 +166,23 @@ pub(super) fn attend_steps<F: Float, O: Float, NK: Size, NV: Size>(
     }
     // Of rows `octet` and `octet + 8`.
     let mut slopes = Array::<f32>::new(2usize);
-    #[unroll]
-    for half in 0..2usize {
-        let row = first_row + octet + comptime!(8 * half as u32);
-        let query_head = kv_head * group + row;
-        if comptime!(options.alibi) {
+    if comptime!(options.alibi || options.sinks) {
+        #[unroll]
+        for half in 0..2usize {
+            let row = first_row + octet + comptime!(8 * half as u32);
+            let query_head = kv_head * group + row;
             slopes[half] = 0.0f32;
             if row < group {
-                slopes[half] = per_head[query_head as usize];
-            }
-        }
-        // A sink is a token that has no value: what one warp's rows start with, and of a row's four threads one.
-        if comptime!(options.sinks) {
-            if row < group && warp == 0u32 {
-                highest[half] = per_head[(query_heads + query_head) as usize];
-                weights[half] = select(quad == 0u32, 1.0f32, 0.0f32);
+                if comptime!(options.alibi) {
+                    slopes[half] = per_head[query_head as usize];
+                }
+                // A sink is a token that has no value: what one warp's rows start with, and of a row's four threads one.
+                if comptime!(options.sinks) {
+                    if warp == 0u32 {
+                        highest[half] = per_head[(query_heads + query_head) as usize];
+                        weights[half] = select(quad == 0u32, 1.0f32, 0.0f32);
+                    }
+                }
             }
         }
     }
