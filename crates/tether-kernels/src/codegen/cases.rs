@@ -203,7 +203,7 @@ fn compaction(cases: &Cases) {
             let rows = e.upload_indices(&[1], &[1])?;
             let (mut k, mut v) = (zeros(e, &[2, dim], dtype)?, zeros(e, &[2, dim], dtype)?);
             let x = zeros(e, &[1, dim], dtype)?;
-            e.write_rows_of_two((&mut k, &mut v), &rows, (&x, &x))
+            e.write_rows_together(&mut [(&mut k, &x), (&mut v, &x)], &rows)
         });
     }
 }
