@@ -10,7 +10,7 @@ use tether_core::{
 };
 use tether_host::{Host, HostTables};
 use tether_testing::oracle::literal_decode;
-use tethercache::tokens::{NewTokens, SequenceId, TokenCache, TokenGeometry, TokenRecipe};
+use tethercache::tokens::{NewTokens, SequenceId, TokenAttention, TokenCache, TokenGeometry, TokenRecipe};
 
 const LAYERS: usize = 30;
 const HEADS: usize = 3;
@@ -56,6 +56,7 @@ fn session(tokens: usize) -> (TokenCache<Host>, SequenceId) {
         head_dim_v: DIM,
         block_size: BLOCK,
         dtype: DType::F32,
+        attention: TokenAttention::default(),
     };
     let recipe = TokenRecipe::named("full").expect("the recipe ships with the crate");
     let mut cache = TokenCache::new(Host::parallel(), geometry, recipe).expect("the recipe should fit");

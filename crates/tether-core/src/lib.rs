@@ -34,6 +34,7 @@ pub use tokens::{
     AttendOptions, BlockTables, CausalLists, DecodeProblem, EMPTY_LSE, LeafProblem, MAX_AXES, NewQueries,
     ObservedLayer, PageLists, PageProblem, PagedKv, Pool, PoolRows, Rotation, RotationExtents,
     RotationPhases, RowProblem, ScoreLeaf, TokenEngine, TokenLayout, TokenShape, TopKProblem, WindowProblem,
-    WindowSpec, batch_problem, check_entries, check_lengths, check_starts, check_sums, merge_partial,
+    WindowSpec, batch_problem, check_entries, check_lengths, check_positions, check_starts, check_sums,
+    merge_partial,
 };
 pub use traffic::{Traffic, TrafficCounters};

@@ -15,7 +15,8 @@ mod top_k;
 mod window;
 
 pub use attend::{
-    AttendOptions, CausalLists, NewQueries, PagedKv, batch_problem, check_lengths, check_starts, check_sums,
+    AttendOptions, CausalLists, NewQueries, PagedKv, batch_problem, check_lengths, check_positions,
+    check_starts, check_sums,
 };
 pub use decode::{BlockTables, DecodeProblem, EMPTY_LSE};
 pub use engine::TokenEngine;

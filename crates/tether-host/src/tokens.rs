@@ -6,6 +6,7 @@ mod few;
 mod gather;
 mod paged;
 mod rotate;
+mod shaped;
 mod sums;
 mod tables;
 mod top_k;
@@ -14,6 +15,7 @@ mod window;
 pub use decode::{PagedQueries, paged_attention};
 use paged::Rows;
 pub use paged::attend_to_rows;
+use shaped::Shaping;
 pub use tables::{HostPageTable, HostTables};
 
 use std::ops::Range;
@@ -24,7 +26,7 @@ use tether_core::{
     AttendOptions, BlockTables, CoreError, DType, DecodeProblem, HostTensor, NewQueries, PageLists,
     PageProblem, PagedKv, PoolRows, Rotation, RotationPhases, RowProblem, Shape, Side, TokenEngine,
     TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec, batch_problem, check_lengths,
-    check_starts, check_sums,
+    check_positions, check_starts, check_sums,
 };
 
 /// Row, page or token numbers in host memory.
@@ -168,7 +170,7 @@ impl TokenEngine for Host {
         let problem = tables.problem(q.shape(), k.shape(), v.shape())?;
         DecodeProblem::same_dtype(q.dtype(), k.dtype(), v.dtype())?;
         let queries = PagedQueries { q, scale, parallel: self.parallel };
-        decode::attend_to_lists(&problem, tables, &queries, &Pools { keys: k, values: v })
+        decode::attend_to_lists(&problem, tables, &queries, &Pools { keys: k, values: v }, None)
     }
 
     fn read_rows(&self, pool: &HostTensor, rows: &HostIndices) -> Result<HostTensor, CoreError> {
@@ -208,6 +210,10 @@ impl TokenEngine for Host {
     ) -> Result<(), CoreError> {
         let problem = self.batch(queries, kv, tables, attention)?;
         check_sums(&problem, (sums.shape(), sums.dtype()))?;
+        if !attention.is_plain() {
+            let feature = "sums of attention with more than a scale";
+            return Err(CoreError::Unsupported { engine: "host", feature });
+        }
         let got = sums.dtype();
         let into = sums.as_f32_mut();
         let into =
@@ -244,10 +250,6 @@ impl TokenEngine for Host {
 
     fn upload_attention(&self, options: &AttendOptions) -> Result<AttendOptions, CoreError> {
         options.validate()?;
-        if !options.is_plain() {
-            let feature = "attention with more than a scale";
-            return Err(CoreError::Unsupported { engine: "host", feature });
-        }
         Ok(options.clone())
     }
 
@@ -260,8 +262,12 @@ impl TokenEngine for Host {
     ) -> Result<(HostTensor, HostTensor), CoreError> {
         let problem = self.batch(queries, kv, tables, attention)?;
         let &NewQueries { q, starts, .. } = queries;
+        let positions = kv.positions.zip(queries.positions);
+        let positions = positions.map(|(rows, tokens)| (rows.values(), tokens.values()));
+        let shaping = Shaping { options: attention, positions };
+        let shaping = (!attention.is_plain()).then_some(&shaping);
         let queries = PagedQueries { q, scale: attention.scale, parallel: self.parallel };
-        causal::causal(&problem, tables, starts, &queries, &Pools { keys: kv.k, values: kv.v })
+        causal::causal(&problem, tables, starts, &queries, &Pools { keys: kv.k, values: kv.v }, shaping)
     }
 
     fn list_rows(&self, tables: &HostTables) -> Result<HostIndices, CoreError> {
@@ -312,6 +318,8 @@ impl Host {
         check_starts(queries.starts, tables.sequences(), problem.sequences)?;
         check_lengths(queries.starts, tables.groups, &tables.lengths)?;
         DecodeProblem::same_dtype(q.dtype(), kv.k.dtype(), kv.v.dtype())?;
+        let positions = [kv.positions, queries.positions].map(|of| of.map(HostIndices::shape));
+        check_positions(&problem, positions[0], positions[1])?;
         attention.fit(problem.query_heads())?;
         Ok(problem)
     }

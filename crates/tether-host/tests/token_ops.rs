@@ -106,3 +106,13 @@ fn extends_what_is_cached() {
 fn refuses_blocks_that_do_not_fit() {
     on_host(token_cases::refuses_blocks_that_do_not_fit);
 }
+
+#[test]
+fn attends_with_options() {
+    on_host_for_all_dtypes(token_cases::attends_with_options);
+}
+
+#[test]
+fn refuses_options_that_do_not_fit() {
+    on_host(token_cases::refuses_options_that_do_not_fit);
+}

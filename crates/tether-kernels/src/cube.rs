@@ -2,6 +2,8 @@
 //! cannot do may look like one that succeeded.
 
 mod align;
+mod attention;
+mod batch;
 mod codec;
 pub(crate) mod launch;
 mod mass;
@@ -21,6 +23,7 @@ use tether_core::{
     PhaseTable, Side, SlotId, StoreSpec, Summaries, Traffic, TrafficCounters,
 };
 
+pub use attention::CubeAttention;
 pub use codec::CubeCodes;
 pub use readback::CubeReadback;
 pub use reuse::{CubeReuseError, QueuedSignals};

@@ -62,6 +62,14 @@ on_each_runtime! {
         token_cases::tells_rows_and_columns(&engine).unwrap();
     }
 
+    fn attends_with_options(engine) {
+        every_dtype(&engine, token_cases::attends_with_options);
+    }
+
+    fn refuses_options_that_do_not_fit(engine) {
+        token_cases::refuses_options_that_do_not_fit(&engine).unwrap();
+    }
+
     fn selects_the_best(engine) {
         token_cases::selects_the_best(&engine).unwrap();
     }

@@ -10,7 +10,7 @@ mod top_k;
 mod window;
 
 pub use codes::{LiteralCodes, literal_codes, literal_dequantised, scale_of, unpacked_codes};
-pub use decode::literal_decode;
+pub use decode::{literal_attention, literal_decode};
 pub use gather::gather_token_rows;
 pub use reuse::{literal_combination, literal_ladder, literal_signal};
 pub use rotation::{rotate_tokens, rotated_elements};

@@ -8,6 +8,7 @@ mod decode;
 mod extend;
 mod gather;
 mod leaves;
+mod options;
 mod rotate;
 mod rows;
 mod sums;
@@ -19,6 +20,7 @@ pub use decode::{attends_over_pages, merges_partial_results, refuses_pages_that_
 pub use extend::{extends_what_is_cached, refuses_blocks_that_do_not_fit};
 pub use gather::{gathers_pages, gathers_rows, refuses_rows_and_pages_that_are_not_there};
 pub use leaves::{observes_leaves, tells_rows_and_columns};
+pub use options::{attends_with_options, refuses_options_that_do_not_fit};
 pub use rotate::{refuses_rotations_that_do_not_fit, rotates_by_positions, undoes_rotations};
 pub use rows::{reads_and_writes_rows, refuses_rows_that_are_not_there};
 pub use sums::adds_attention_up;

@@ -11,7 +11,7 @@ use tethercache::score::tokens::{
     HeadScores, HeadShare, Needs, ScoreRequest, ScoreTokens, SelectTokens, TokenObservation,
 };
 use tethercache::score::{FrameCandidates, FrameChoice, ScoreError, ScoreFrames, SelectFrames, UnitScores};
-use tethercache::tokens::{NewTokens, TokenCache, TokenGeometry, TokenRecipe};
+use tethercache::tokens::{NewTokens, TokenAttention, TokenCache, TokenGeometry, TokenRecipe};
 
 /// Tokens with large values stay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -187,6 +187,7 @@ fn tokens() -> Result<(), Box<dyn Error>> {
         head_dim_v: 8,
         block_size: 4,
         dtype: DType::F32,
+        attention: TokenAttention::default(),
     };
     let mut cache = TokenCache::new(Host::new(), geometry, recipe)?;
     let text = cache.start();

@@ -1,5 +1,6 @@
 //! Caches of single tokens, per layer and head: recipes and plans for language models.
 
+mod attention;
 mod cache;
 mod codec;
 mod compact;
@@ -9,6 +10,7 @@ mod planner;
 mod recipe;
 mod requires;
 
+pub use attention::TokenAttention;
 pub use cache::{
     EvictReport, HeadContents, ModelFacts, NewTokens, SequenceId, TokenBatch, TokenBytes, TokenCache,
 };

@@ -7,7 +7,7 @@ use tether_core::{CoreError, DType, HostTensor};
 use tether_host::Host;
 use tethercache::score::ScoreError;
 use tethercache::tokens::{
-    EvictReport, HeadContents, NewTokens, SequenceId, TokenCache, TokenGeometry, TokenRecipe,
+    EvictReport, HeadContents, NewTokens, SequenceId, TokenAttention, TokenCache, TokenGeometry, TokenRecipe,
 };
 use tethercache::{Error, RecipeError, catalogue};
 
@@ -26,6 +26,7 @@ fn geometry(dtype: DType) -> TokenGeometry {
         head_dim_v: DIM,
         block_size: 4,
         dtype,
+        attention: TokenAttention::default(),
     }
 }
 

@@ -6,7 +6,7 @@ use tether_core::{DType, Pairing};
 use tether_rope::TokenRope;
 use tethercache::score::ScoreError;
 use tethercache::score::tokens::{HeadProfile, LayerProfile};
-use tethercache::tokens::{KnownFacts, TokenGeometry, TokenRecipe};
+use tethercache::tokens::{KnownFacts, TokenAttention, TokenGeometry, TokenRecipe};
 use tethercache::{Error, Recipe, RecipeError, Requirement, catalogue};
 
 const NOTHING: KnownFacts<'_> = KnownFacts { rope: None, output_projections: &[], head_profile: None };
@@ -20,6 +20,7 @@ fn geometry() -> TokenGeometry {
         head_dim_v: 6,
         block_size: 4,
         dtype: DType::F32,
+        attention: TokenAttention::default(),
     }
 }
 

@@ -25,8 +25,8 @@ use tether_score::tokens::{
     GridPlace, HeadProfile, LayerProfile, RecordedTokens, TokenObservation, add_causal_mass,
 };
 use tethercache::tokens::{
-    EvictReport, LayerTurn, ModelFacts, NewTokens, SequenceId, SequenceState, TokenCache, TokenGeometry,
-    TokenPlanner, TokenPositions, TokenRecipe,
+    EvictReport, LayerTurn, ModelFacts, NewTokens, SequenceId, SequenceState, TokenAttention, TokenCache,
+    TokenGeometry, TokenPlanner, TokenPositions, TokenRecipe,
 };
 use tethercache::{Error, RecipeError, catalogue};
 
@@ -44,6 +44,7 @@ fn geometry() -> TokenGeometry {
         head_dim_v: DIM,
         block_size: 4,
         dtype: DType::F32,
+        attention: TokenAttention::default(),
     }
 }
 

@@ -125,6 +125,27 @@ pub fn check_lengths(starts: &[u32], groups: usize, lengths: &[u32]) -> Result<(
     Ok(())
 }
 
+/// Positions of a pool's rows and of new tokens, by their shapes: both or none, a position each.
+///
+/// # Errors
+/// [`CoreError::Count`] when only one of them came, [`CoreError::ShapeMismatch`].
+pub fn check_positions(
+    problem: &DecodeProblem,
+    rows: Option<&[usize]>,
+    tokens: Option<&[usize]>,
+) -> Result<(), CoreError> {
+    checks::count("positions of new tokens", rows.iter().len(), tokens.iter().len())?;
+    let pool = [problem.pool_pages, problem.page_size, problem.page_heads];
+    let wanted =
+        [("positions of rows", rows, &pool[..]), ("positions of tokens", tokens, &[problem.sequences])];
+    for (what, got, expected) in wanted {
+        if let Some(got) = got.filter(|&got| got != expected) {
+            return Err(CoreError::ShapeMismatch { what, expected: expected.into(), got: got.into() });
+        }
+    }
+    Ok(())
+}
+
 /// Starts and lengths of lists as those of a sequence for each new token, which sees no token after its own: so that attention of single tokens
 /// serves a batch of blocks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -230,11 +230,12 @@ pub trait TokenEngine: Engine {
 
     /// Attention of new tokens of any number of sequences over their pages, which hold those tokens too, as the last ones of each list: none
     /// sees a token after its own. Results are as those of [`TokenEngine::decode`] with a sequence for each token: output
-    /// `[tokens, query_heads, head_dim_v]` in `q`'s dtype, log-sum-exp `f32` `[tokens, query_heads]`.
+    /// `[tokens, query_heads, head_dim_v]` in `q`'s dtype, log-sum-exp `f32` `[tokens, query_heads]`. Where a window leaves a query nothing, they are
+    /// those of a list without tokens; where there are sinks as well, they alone are what the log-sum-exp counts.
     ///
     /// # Errors
-    /// Those of [`super::check_starts`], [`super::check_lengths`], [`super::batch_problem`] and [`AttendOptions::fit`],
-    /// [`CoreError::DTypeMismatch`].
+    /// Those of [`super::check_starts`], [`super::check_lengths`], [`super::check_positions`], [`super::batch_problem`] and
+    /// [`AttendOptions::fit`], [`CoreError::DTypeMismatch`].
     fn attend_paged(
         &self,
         queries: &NewQueries<'_, Self>,

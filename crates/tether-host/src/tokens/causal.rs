@@ -2,10 +2,11 @@
 
 use rayon::prelude::*;
 
-use super::decode::attend_to_lists;
+use super::decode::{attend_to_lists, attended};
 use super::paged::{Attended, PagedHead, Rows};
+use super::shaped::{Asking, Narrowed, Plain, Shaping};
 use super::{HostTables, PagedQueries};
-use tether_core::{CoreError, DecodeProblem, HostTensor, TensorData};
+use tether_core::{CoreError, DecodeProblem, HostTensor};
 
 /// Query tokens of a task.
 const QUERIES: usize = 32;
@@ -22,20 +23,22 @@ struct Task {
     seen: usize,
 }
 
-/// Output and log-sum-exps of a batch whose sequences' tokens begin at `starts`; arguments are checked.
+/// Output and log-sum-exps of a batch whose sequences' tokens begin at `starts`; arguments are checked, and there are options where
+/// they are more than a scale.
 pub(super) fn causal(
     problem: &DecodeProblem,
     tables: &HostTables,
     starts: &[u32],
     queries: &PagedQueries<'_>,
     pool: &(impl Rows + Sync),
+    shaping: Option<&Shaping<'_>>,
 ) -> Result<(HostTensor, HostTensor), CoreError> {
     let &DecodeProblem { sequences: tokens, kv_heads, group, head_dim_k, head_dim_v, .. } = problem;
     let &DecodeProblem { page_size, page_heads, .. } = problem;
     let sequences = starts.len() - 1;
     // One token of each sees all there is: the attention of a decode step.
     if tokens == sequences {
-        return attend_to_lists(problem, tables, queries, pool);
+        return attend_to_lists(problem, tables, queries, pool, shaping);
     }
     let &PagedQueries { q, scale, parallel } = queries;
     let heads = problem.query_heads();
@@ -62,7 +65,14 @@ pub(super) fn causal(
             q.data().widen_into(((first + i) * heads + kv_head * group) * head_dim_k, row);
             row.iter_mut().for_each(|x| *x *= scale);
         }
-        head.attend(&rows, (head_dim_k, head_dim_v), |row| seen + row / group, pool)
+        let dims = (head_dim_k, head_dim_v);
+        let Some(shaping) = shaping else {
+            return head.attend(&rows, dims, |row| seen + row / group, pool, (&Plain, 0));
+        };
+        let Narrowed { pages, hidden, logits } =
+            shaping.narrow(&head, Asking { first, count, seen, kv_head, group });
+        let head = PagedHead { pages: &pages, tokens: head.tokens - hidden, ..head };
+        head.attend(&rows, dims, |row| seen - hidden + row / group, pool, (&logits, 0))
     };
     let parts: Vec<Attended> =
         if parallel { tasks.par_iter().map(attend).collect() } else { tasks.iter().map(attend).collect() };
@@ -76,6 +86,5 @@ pub(super) fn causal(
             lse[at..at + group].copy_from_slice(part_lse);
         }
     }
-    let out = TensorData::narrowed(q.dtype(), &out);
-    Ok((HostTensor::new(&[tokens, heads, head_dim_v], out)?, HostTensor::from_f32(&[tokens, heads], lse)?))
+    attended(problem, q, (out, lse), shaping)
 }

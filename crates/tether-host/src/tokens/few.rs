@@ -2,8 +2,8 @@
 //! pack them inside it, would cost more than the product.
 
 use super::paged::{Attended, PagedHead, Rows};
+use super::shaped::Logits;
 use tether_core::Side;
-use tether_dense::softmax_rows;
 
 /// Queries of a head at most; more are a matrix product's work.
 pub(super) const FEW: usize = 8;
@@ -12,12 +12,14 @@ const TOGETHER: usize = 4;
 /// Numbers of a cache line.
 const CACHE_LINE: usize = 16;
 
-/// Output `[rows, dims.1]` and log-sum-exps of scaled queries `[rows, dims.0]`, each of which sees all tokens of `head`, at least one.
+/// Output `[rows, dims.1]` and log-sum-exps of scaled queries `[rows, dims.0]`, each of which sees all tokens of `head`, at least one. The first one is
+/// token `first` to `logits`.
 pub(super) fn attend_few(
     head: &PagedHead<'_>,
     queries: &[f32],
     dims: (usize, usize),
     rows: &impl Rows,
+    (logits, first): (&impl Logits, usize),
 ) -> Attended {
     let arch = pulp::Arch::new();
     let (count, total) = (queries.len() / dims.0.max(1), head.tokens);
@@ -25,7 +27,7 @@ pub(super) fn attend_few(
     head.each_run((Side::Keys, dims.0), rows, |start, keys| {
         arch.dispatch(Together(Scores { queries, keys, into: &mut weights[start..], stride: total }));
     });
-    let lse = softmax_rows(&mut weights, total);
+    let lse = logits.weigh((0, first), &mut weights, total);
     let mut out = vec![0f32; count * dims.1];
     head.each_run((Side::Values, dims.1), rows, |start, values| {
         arch.dispatch(Together(Sums { weights: &weights[start..], stride: total, values, into: &mut out }));
@@ -252,6 +254,7 @@ mod tests {
     use super::{FEW, attend_few};
     use crate::tokens::Pools;
     use crate::tokens::paged::{PagedHead, Rows};
+    use crate::tokens::shaped::Plain;
     use tether_core::{DType, HostTensor, Side, TensorData};
 
     /// Numbers between -1 and 1.
@@ -284,7 +287,7 @@ mod tests {
                 let (keys, values) = (pool(dims.0, 1), pool(dims.1, 2));
                 let pools = Pools { keys: &keys, values: &values };
                 assert_eq!(pools.lend(Side::Keys).is_some(), dtype == DType::F32);
-                let (out, lse) = attend_few(&head, &queries, dims, &pools);
+                let (out, lse) = attend_few(&head, &queries, dims, &pools, (&Plain, 0));
                 let row = |x: &HostTensor, t: usize| -> Vec<f64> {
                     let slot = pages[t / page_size] as usize * page_size + t % page_size;
                     let (dim, row) = (x.shape()[3], slot * page_heads + place);

@@ -5,8 +5,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::few::{FEW, Run, attend_few};
+use super::shaped::{Logits, Plain};
 use tether_core::{CoreError, EMPTY_LSE, Side, merge_partial};
-use tether_dense::{MatRef, matmul, softmax_rows};
+use tether_dense::{MatRef, matmul};
 
 /// Tokens that are brought together at a time; they stay in the second-level cache.
 const BLOCK: usize = 256;
@@ -42,26 +43,33 @@ pub fn attend_to_rows(
     load: impl Fn(Side, usize, &mut [f32]),
 ) -> (Vec<f32>, Vec<f32>) {
     let head = PagedHead { pages: &[0], tokens, page_size: tokens.max(1), page_heads: 1, place: 0 };
-    head.attend_all(queries, dims, &load)
+    head.attend_all(queries, dims, &load, (&Plain, 0))
 }
 
 /// Outputs and log-sum-exps.
 pub(super) type Attended = (Vec<f32>, Vec<f32>);
 
-/// Attention of one token's queries of each head, already scaled, to all that the head has: outputs and log-sum-exps, as [`PagedHead::attend`] makes them.
+/// One token's queries of a head, already scaled, which see all that the head has.
+pub(super) struct HeadQueries<'a, L> {
+    pub head: PagedHead<'a>,
+    pub queries: Vec<f32>,
+    pub logits: &'a L,
+}
+
+/// Attention of each head's queries: outputs and log-sum-exps, as [`PagedHead::attend`] makes them.
 pub(super) fn attend_in_parts(
-    heads: &[(PagedHead<'_>, Vec<f32>)],
+    heads: &[HeadQueries<'_, impl Logits>],
     dims: (usize, usize),
     parallel: bool,
     rows: &(impl Rows + Sync),
 ) -> Result<Vec<Attended>, CoreError> {
     let tasks: Vec<(usize, Range<usize>)> =
-        heads.iter().enumerate().flat_map(|(i, (head, _))| head.parts().map(move |part| (i, part))).collect();
+        heads.iter().enumerate().flat_map(|(i, of)| of.head.parts().map(move |part| (i, part))).collect();
     let attend = |(i, part): &(usize, Range<usize>)| {
-        let (head, queries) = &heads[*i];
+        let HeadQueries { head, queries, logits } = &heads[*i];
         let pages = &head.pages[part.start / head.page_size..];
-        let part = PagedHead { pages, tokens: part.len(), ..*head };
-        part.attend_all(queries, dims, rows)
+        let of_part = PagedHead { pages, tokens: part.len(), ..*head };
+        of_part.attend_all(queries, dims, rows, (*logits, part.start))
     };
     let parts: Vec<Attended> =
         if parallel { tasks.par_iter().map(attend).collect() } else { tasks.iter().map(attend).collect() };
@@ -96,21 +104,28 @@ impl PagedHead<'_> {
     }
 
     /// [`PagedHead::attend`] where every query sees all tokens.
-    fn attend_all(&self, queries: &[f32], dims: (usize, usize), rows: &impl Rows) -> Attended {
+    fn attend_all(
+        &self,
+        queries: &[f32],
+        dims: (usize, usize),
+        rows: &impl Rows,
+        logits: (&impl Logits, usize),
+    ) -> Attended {
         if self.tokens > 0 && (1..=FEW * dims.0).contains(&queries.len()) {
-            return attend_few(self, queries, dims, rows);
+            return attend_few(self, queries, dims, rows, logits);
         }
-        self.attend(queries, dims, |_| self.tokens, rows)
+        self.attend(queries, dims, |_| self.tokens, rows, logits)
     }
 
     /// Output `[rows, dims.1]` and log-sum-exps of scaled queries `[rows, dims.0]`, of which row `i` sees the first `seen(i)` tokens, at least one
-    /// where there are any.
+    /// where there are any. The head's first token is token `first` to `logits`.
     pub(super) fn attend(
         &self,
         queries: &[f32],
         dims: (usize, usize),
         seen: impl Fn(usize) -> usize,
         source: &impl Rows,
+        (logits, first): (&impl Logits, usize),
     ) -> Attended {
         let rows = queries.len() / dims.0.max(1);
         let mut out = vec![0f32; rows * dims.1];
@@ -131,7 +146,7 @@ impl PagedHead<'_> {
         for (i, row) in weights.chunks_exact_mut(total).enumerate() {
             let (visible, hidden) = row.split_at_mut(seen(i));
             let columns = visible.len();
-            lse.extend(softmax_rows(visible, columns));
+            lse.extend(logits.weigh((i, first), visible, columns));
             hidden.fill(0.0);
         }
         for start in (0..total).step_by(BLOCK) {
@@ -142,6 +157,11 @@ impl PagedHead<'_> {
             matmul(&mut out, dims.1, 1.0, weights, values);
         }
         (out, lse)
+    }
+
+    /// The row of token `token`.
+    pub(super) fn row(&self, token: usize) -> usize {
+        self.run(token, 1).0
     }
 
     /// The rows of `count` tokens from `start` on; what lies together is loaded together.

@@ -9,8 +9,9 @@ use tether_codec::{
     SphericalFrame,
 };
 use tether_core::{
-    AlignJob, AttendTable, BlockTables, CoreError, DType, Engine, Pairing, PhaseRows, PhaseTable, Pool,
-    Rotation, Side, SlotId, StoreSpec, Summaries, TokenEngine, TokenLayout, WindowSpec,
+    AlignJob, AttendOptions, AttendTable, BlockTables, CoreError, DType, Engine, NewQueries, PagedKv,
+    Pairing, PhaseRows, PhaseTable, Pool, Rotation, Side, SlotId, StoreSpec, Summaries, TokenEngine,
+    TokenLayout, WindowSpec,
 };
 use tether_reuse::{Base, Grid, Reduction, ReuseEngine};
 
@@ -30,6 +31,7 @@ pub(super) fn run_all(cases: &Cases) {
     codes(cases);
     spherical(cases);
     decode(cases);
+    decode_with_options(cases);
     step_reuse(cases);
     ceilings(cases);
 }
@@ -198,6 +200,12 @@ fn compaction(cases: &Cases) {
             let mut pool = zeros(e, &[2, dim], dtype)?;
             e.write_rows(&mut pool, &rows, &zeros(e, &[1, dim], dtype)?)
         });
+        cases.each(format!("write rows of two of {dim} channels"), |e, dtype| {
+            let rows = e.upload_indices(&[1], &[1])?;
+            let (mut k, mut v) = (zeros(e, &[2, dim], dtype)?, zeros(e, &[2, dim], dtype)?);
+            let x = zeros(e, &[1, dim], dtype)?;
+            e.write_rows_together(&mut [(&mut k, &x), (&mut v, &x)], &rows)
+        });
     }
 }
 
@@ -263,6 +271,47 @@ fn decode(cases: &Cases) {
                 let kv = e.quantise(&kv, Format { bits, grouping: Grouping::Token })?;
                 e.decode_codes(&q, &kv, &kv, &e.upload_tables(&tables)?, 0.1).map(drop)
             });
+        }
+    }
+}
+
+fn decode_with_options(cases: &Cases) {
+    let plain = AttendOptions::scaled(0.1);
+    let per_head = |heads: usize| vec![0.5; heads];
+    let all = |heads| AttendOptions {
+        softcap: Some(30.0),
+        window: Some(100),
+        alibi: per_head(heads),
+        sinks: per_head(heads),
+        ..plain.clone()
+    };
+    let options = [
+        ("a soft cap", AttendOptions { softcap: Some(30.0), ..plain.clone() }),
+        ("a window", AttendOptions { window: Some(100), ..plain.clone() }),
+        ("slopes", AttendOptions { alibi: per_head(8), ..plain.clone() }),
+        ("sinks", AttendOptions { sinks: per_head(8), ..plain.clone() }),
+        ("all options", all(8)),
+    ];
+    let cases_of = (options.into_iter().map(|(name, options)| (name, 8, 16, options)))
+        .chain([("all options, groups of 16", 32, 16, all(32)), ("all options, pages of 4", 8, 4, all(8))]);
+    for (name, heads, page_size, options) in cases_of {
+        for (part, tokens) in [("in one part", 16), ("in parts", 1024)] {
+            for (placed, given) in [("places", false), ("positions", true)] {
+                cases.each(format!("decode with {name}, {part}, by {placed}"), |e, dtype| {
+                    let pages = vec![0; tokens / page_size];
+                    let (indptr, lengths) = ([0, pages.len() as u32], [tokens as u32]);
+                    let (pages, indptr, lengths) = (&pages[..], &indptr[..], &lengths[..]);
+                    let tables = BlockTables { page_size, groups: 1, indptr, pages, lengths };
+                    let q = zeros(e, &[1, heads, DIM], dtype)?;
+                    let kv = zeros(e, &[1, page_size, 2, DIM], dtype)?;
+                    let rows = e.upload_indices(&[1, page_size, 2], &vec![0; 2 * page_size])?;
+                    let token = e.upload_indices(&[1], &[0])?;
+                    let queries = NewQueries { q: &q, starts: &[0, 1], positions: given.then_some(&token) };
+                    let kv = PagedKv { k: &kv, v: &kv, positions: given.then_some(&rows) };
+                    let tables = e.upload_tables(&tables)?;
+                    e.attend_paged(&queries, &kv, &tables, &e.upload_attention(&options)?).map(drop)
+                });
+            }
         }
     }
 }

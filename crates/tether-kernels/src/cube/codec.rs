@@ -7,7 +7,10 @@ use tether_core::{CoreError, DType, Shape};
 
 use super::tokens::CubeTables;
 use super::{Cube, CubeTensor};
-use crate::ops::{self, decode::Stored};
+use crate::ops::{
+    self,
+    decode::{Asked, Stored},
+};
 
 /// Codes with their scales on the device.
 #[derive(Clone, Debug)]
@@ -133,6 +136,7 @@ impl<R: Runtime> CodecEngine for Cube<R> {
             let feature = "attention over codes that are not per token, or keys and values of unequal bits";
             return Err(CoreError::Unsupported { engine: self.name, feature });
         }
-        self.decode_stored(&problem, tables, scale, q, &Stored::Codes { k, v })
+        let asked = Asked { problem: &problem, tables, q, scale, shaping: None };
+        self.decode_stored(&asked, &Stored::Codes { k, v })
     }
 }

@@ -6,12 +6,16 @@ use tether_core::{
     AttendOptions, BlockTables, CausalLists, CoreError, DType, DecodeProblem, LeafProblem, NewQueries,
     ObservedLayer, PageLists, PageProblem, PagedKv, PoolRows, Rotation, RotationExtents, RowProblem,
     ScoreLeaf, Shape, TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec,
-    batch_problem, check_entries, check_lengths, check_starts, check_sums, checks,
+    check_entries, check_sums, checks,
 };
 
 use super::launch::uploaded;
-use super::{Cube, CubeTensor};
-use crate::ops::{self, decode::Stored, row_scores::Strides};
+use super::{Cube, CubeAttention, CubeTensor};
+use crate::ops::{
+    self,
+    decode::{Asked, Shaping, Stored},
+    row_scores::Strides,
+};
 
 /// Row, page or token numbers on the device.
 #[derive(Clone, Debug)]
@@ -149,24 +153,6 @@ impl<R: Runtime> Cube<R> {
         }
     }
 
-    /// The problem of a batch whose arguments fit each other.
-    fn batch(
-        &self,
-        queries: &NewQueries<'_, Self>,
-        kv: &PagedKv<'_, Self>,
-        tables: &CubeTables,
-        attention: &AttendOptions,
-    ) -> Result<DecodeProblem, CoreError> {
-        let (q, k, v) = (queries.q, kv.k, kv.v);
-        let extents = (tables.page_size, tables.groups, tables.page_bound);
-        let problem = batch_problem(&q.shape, (&k.shape, &v.shape), extents)?;
-        check_starts(queries.starts, tables.sequences, problem.sequences)?;
-        check_lengths(queries.starts, tables.groups, &tables.lists.1)?;
-        DecodeProblem::same_dtype(q.dtype, k.dtype, v.dtype)?;
-        attention.fit(problem.query_heads())?;
-        Ok(problem)
-    }
-
     fn written_rows(
         &self,
         pool: &CubeTensor,
@@ -209,17 +195,15 @@ impl<R: Runtime> Cube<R> {
     /// Output and log-sum-exp of a problem whose arguments fit each other.
     pub(super) fn decode_stored(
         &self,
-        problem: &DecodeProblem,
-        tables: &CubeTables,
-        scale: f32,
-        q: &CubeTensor,
+        asked: &Asked<'_>,
         stored: &Stored<'_>,
     ) -> Result<(CubeTensor, CubeTensor), CoreError> {
+        let &Asked { problem, q, .. } = asked;
         self.require(q.dtype)?;
         let out = self.tensor(&[problem.sequences, problem.query_heads(), problem.head_dim_v], q.dtype)?;
         let lse = self.tensor(&[problem.sequences, problem.query_heads()], DType::F32)?;
         if out.len() > 0 {
-            ops::decode::launch(&self.client, self.name, problem, tables, scale, q, stored, &out, &lse)?;
+            ops::decode::launch(&self.client, self.name, asked, stored, (&out, &lse))?;
         }
         Ok((out, lse))
     }
@@ -230,7 +214,7 @@ impl<R: Runtime> TokenEngine for Cube<R> {
     type Rotation = CubeRotation;
     type Tables = CubeTables;
     type PageTable = CubePageTable;
-    type Attention = AttendOptions;
+    type Attention = CubeAttention;
 
     fn upload_indices(&self, shape: &[usize], indices: &[u32]) -> Result<CubeIndices, CoreError> {
         let expected = shape.iter().product();
@@ -402,7 +386,8 @@ impl<R: Runtime> TokenEngine for Cube<R> {
     ) -> Result<(CubeTensor, CubeTensor), CoreError> {
         let problem = self.decode_problem(q, &k.shape, &v.shape, tables)?;
         DecodeProblem::same_dtype(q.dtype, k.dtype, v.dtype)?;
-        self.decode_stored(&problem, tables, scale, q, &Stored::Numbers { k, v })
+        let asked = Asked { problem: &problem, tables, q, scale, shaping: None };
+        self.decode_stored(&asked, &Stored::Numbers { k, v })
     }
 
     fn read_rows(&self, pool: &CubeTensor, rows: &CubeIndices) -> Result<CubeTensor, CoreError> {
@@ -454,17 +439,21 @@ impl<R: Runtime> TokenEngine for Cube<R> {
         queries: &NewQueries<'_, Self>,
         kv: &PagedKv<'_, Self>,
         tables: &CubeTables,
-        attention: &AttendOptions,
+        attention: &CubeAttention,
         lse: &CubeTensor,
     ) -> Result<(), CoreError> {
         let problem = self.batch(queries, kv, tables, attention)?;
         check_sums(&problem, (&sums.shape, sums.dtype))?;
+        if !attention.options.is_plain() {
+            let feature = "sums of attention with more than a scale";
+            return Err(CoreError::Unsupported { engine: self.name, feature });
+        }
         ops::sums::launch(
             &self.client,
             self.name,
             &problem,
             (queries, tables),
-            attention.scale,
+            attention.options.scale,
             kv.k,
             lse,
             sums,
@@ -517,13 +506,8 @@ impl<R: Runtime> TokenEngine for Cube<R> {
         Ok(self.lists((table.handle.clone(), table.entries.max(1), table.bound), lists))
     }
 
-    fn upload_attention(&self, options: &AttendOptions) -> Result<AttendOptions, CoreError> {
-        options.validate()?;
-        if !options.is_plain() {
-            let feature = "attention with more than a scale";
-            return Err(CoreError::Unsupported { engine: self.name, feature });
-        }
-        Ok(options.clone())
+    fn upload_attention(&self, options: &AttendOptions) -> Result<CubeAttention, CoreError> {
+        CubeAttention::new(&self.client, options)
     }
 
     fn attend_paged(
@@ -531,13 +515,20 @@ impl<R: Runtime> TokenEngine for Cube<R> {
         queries: &NewQueries<'_, Self>,
         kv: &PagedKv<'_, Self>,
         tables: &CubeTables,
-        attention: &AttendOptions,
+        attention: &CubeAttention,
     ) -> Result<(CubeTensor, CubeTensor), CoreError> {
         let problem = self.batch(queries, kv, tables, attention)?;
         let (q, k, v) = (queries.q, kv.k, kv.v);
+        let positions = kv.positions.zip(queries.positions);
+        let shaping = attention.per_head.as_ref().map(|per_head| Shaping {
+            options: &attention.options,
+            per_head,
+            positions,
+        });
+        let asked = Asked { problem: &problem, tables, q, scale: attention.options.scale, shaping };
         let stored = Stored::Numbers { k, v };
         if problem.sequences == tables.sequences {
-            return self.decode_stored(&problem, tables, attention.scale, q, &stored);
+            return self.decode_stored(&asked, &stored);
         }
         let (starts, lengths) = &tables.lists;
         let causal = CausalLists::new(queries.starts, tables.groups, (starts, lengths));
@@ -548,7 +539,7 @@ impl<R: Runtime> TokenEngine for Cube<R> {
             lengths: &causal.lengths,
         };
         let pages = (tables.pages.clone(), tables.pages_len, tables.page_bound);
-        self.decode_stored(&problem, &self.lists(pages, &lists), attention.scale, q, &stored)
+        self.decode_stored(&Asked { tables: &self.lists(pages, &lists), ..asked }, &stored)
     }
 
     fn list_rows(&self, tables: &CubeTables) -> Result<CubeIndices, CoreError> {

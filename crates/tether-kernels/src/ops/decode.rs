@@ -3,11 +3,11 @@
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use tether_codec::Bits;
-use tether_core::{CoreError, DType, DecodeProblem};
+use tether_core::{AttendOptions, CoreError, DType, DecodeProblem};
 
 use crate::cube::launch::{array, has_matrix_units, spread, with_storage};
 use crate::kernels::decode;
-use crate::{CubeCodes, CubeTables, CubeTensor};
+use crate::{CubeCodes, CubeIndices, CubeTables, CubeTensor};
 
 /// Which kernel, and how the work is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,7 @@ impl Blueprint {
         dtype: DType,
         bits: u32,
         longest: usize,
+        shaping: Option<&Shaping<'_>>,
     ) -> Result<Self, CoreError> {
         let unsupported = |feature| CoreError::Unsupported { engine, feature };
         let hardware = &client.properties().hardware;
@@ -49,7 +50,9 @@ impl Blueprint {
         let merge_bytes = |warps: u32| warps as usize * rows * (dv + 2) * size_of::<f32>();
         let warps = [4u32, 2, 1].into_iter().find(|&w| merge_bytes(w) <= 40 << 10).unwrap_or(1);
         if !matrix {
-            (rows, tile) = plain_cut(hardware.max_shared_memory_size, problem)
+            // Positions and slopes are a row and a column more.
+            let extra = usize::from(shaping.is_some());
+            (rows, tile) = plain_cut(hardware.max_shared_memory_size, problem, extra)
                 .ok_or_else(|| unsupported("heads of this size"))?;
         }
         let row_blocks = row_blocks(engine, problem, rows)?;
@@ -57,7 +60,7 @@ impl Blueprint {
         let multiprocessors = hardware.num_streaming_multiprocessors.unwrap_or(32) as usize;
         let at_once = multiprocessors * if matrix { 2 } else { 8 };
         let lists = problem.sequences * problem.kv_heads * row_blocks as usize;
-        let parts = parts(lists, longest, at_once);
+        let parts = parts(lists, shaping.map_or(longest, |shaping| shaping.reach(longest)), at_once);
         Ok(Self { matrix, warps, rows: rows as u32, tile: tile as u32, row_blocks, parts })
     }
 }
@@ -75,13 +78,15 @@ pub(super) fn row_blocks(
     Ok(blocks as u32)
 }
 
-/// Query rows and tokens of a tile that shared memory has room for, without matrix units.
-pub(super) fn plain_cut(shared: usize, problem: &DecodeProblem) -> Option<(usize, usize)> {
+/// Query rows and tokens of a tile that shared memory has room for, without matrix units; `extra` numbers more for each of either.
+pub(super) fn plain_cut(shared: usize, problem: &DecodeProblem, extra: usize) -> Option<(usize, usize)> {
     let (dk, dv) = (problem.head_dim_k, problem.head_dim_v);
     let most = problem.group.min(decode::ROWS);
     // 32 KiB is what every device has.
     let shared = shared.min(32 << 10);
-    let needed = |rows: usize, tile: usize| (rows * (dk + tile + 3) + tile * (dk + dv)) * size_of::<f32>();
+    let needed = |rows: usize, tile: usize| {
+        (rows * (dk + tile + 3 + extra) + tile * (dk + dv + extra)) * size_of::<f32>()
+    };
     let cuts = [(16, 16), (16, 8), (8, 8), (4, 4), (1, 2), (1, 1)];
     cuts.into_iter().map(|(r, t)| (most.min(r), t)).find(|&(r, t)| needed(r, t) <= shared)
 }
@@ -116,23 +121,77 @@ impl Stored<'_> {
     }
 }
 
-#[allow(clippy::too_many_arguments, reason = "a launch")]
+/// Options of a call that are more than a scale, and where its tokens stand.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shaping<'a> {
+    pub options: &'a AttendOptions,
+    /// Slopes of the query heads, and then their sinks; elements.
+    pub per_head: &'a (Handle, usize),
+    /// Of the pool's rows and of the queries' tokens.
+    pub positions: Option<(&'a CubeIndices, &'a CubeIndices)>,
+}
+
+impl Shaping<'_> {
+    /// What kernels are made for, of which the results are whole ones or parts.
+    fn options(&self, whole: bool) -> decode::Options {
+        let options = self.options;
+        decode::Options {
+            softcap: options.softcap.is_some(),
+            window: options.window.is_some(),
+            alibi: !options.alibi.is_empty(),
+            positions: options.uses_positions() && self.positions.is_some(),
+            sinks: whole && !options.sinks.is_empty(),
+        }
+    }
+
+    /// Tokens that a query attends to, of a list of `longest`.
+    fn reach(&self, longest: usize) -> usize {
+        match self.options.window {
+            // A step begins before the window does.
+            Some(window) if self.positions.is_none() => longest.min(window as usize + 16),
+            _ => longest,
+        }
+    }
+
+    /// Positions as kernels take them; any words where they do not look.
+    fn words<R: Runtime>(&self, tables: &CubeTables) -> [ArrayArg<R>; 2] {
+        match self.positions {
+            Some((rows, tokens)) => [rows, tokens].map(|x| array(&x.handle, x.len())),
+            None => [(); 2].map(|()| array(&tables.lengths, tables.lengths_len)),
+        }
+    }
+
+    fn per_head<R: Runtime>(&self) -> ArrayArg<R> {
+        let (handle, len) = self.per_head;
+        array(handle, *len)
+    }
+}
+
+/// Who asks, how, and where.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    pub problem: &'a DecodeProblem,
+    pub tables: &'a CubeTables,
+    pub q: &'a CubeTensor,
+    pub scale: f32,
+    /// Of numbers alone; none for a scale and nothing else.
+    pub shaping: Option<Shaping<'a>>,
+}
+
 pub(crate) fn launch<R: Runtime>(
     client: &ComputeClient<R>,
     engine: &'static str,
-    problem: &DecodeProblem,
-    tables: &CubeTables,
-    scale: f32,
-    q: &CubeTensor,
+    asked: &Asked<'_>,
     stored: &Stored<'_>,
-    out: &CubeTensor,
-    lse: &CubeTensor,
+    (out, lse): (&CubeTensor, &CubeTensor),
 ) -> Result<(), CoreError> {
-    let print = Blueprint::new(client, engine, problem, q.dtype, stored.bits(), tables.longest)?;
+    let &Asked { problem, tables, q, ref shaping, .. } = asked;
+    let bits = stored.bits();
+    let print = Blueprint::new(client, engine, problem, q.dtype, bits, tables.longest, shaping.as_ref())?;
     let rows = problem.sequences * problem.query_heads();
     if print.parts == 1 {
         with_storage!(q.dtype, F => {
-            parts_of::<F, F, R>(client, problem, tables, scale, q, stored, &print, (&out.handle, &lse.handle));
+            parts_of::<F, F, R>(client, asked, stored, &print, (&out.handle, &lse.handle));
         });
         return Ok(());
     }
@@ -141,33 +200,41 @@ pub(crate) fn launch<R: Runtime>(
     let part_lse = client.empty(parts * size_of::<f32>());
     let (x, y) = spread(rows);
     let (count, dim) = (CubeCount::Static(x, y, 1), CubeDim::new_1d(decode::COMBINE_THREADS));
+    let sinks = shaping.as_ref().filter(|shaping| !shaping.options.sinks.is_empty());
     with_storage!(q.dtype, F => {
-        parts_of::<F, f32, R>(client, problem, tables, scale, q, stored, &print, (&part_out, &part_lse));
+        parts_of::<F, f32, R>(client, asked, stored, &print, (&part_out, &part_lse));
+        let part_out = array(&part_out, parts * problem.head_dim_v);
+        let part_lse = array(&part_lse, parts);
+        let (out, lse) = (array(&out.handle, out.len()), array(&lse.handle, lse.len()));
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-        // SAFETY: the kernel stops at `rows` rows, of which all buffers have as many.
+        // SAFETY: the kernels stop at `rows` rows, of which all buffers have as many.
         unsafe {
-            decode::combine_parts::launch_unchecked::<F, R>(
-                client, count, dim,
-                array(&part_out, parts * problem.head_dim_v), array(&part_lse, parts),
-                array(&out.handle, out.len()), array(&lse.handle, lse.len()),
-                rows as u32, print.parts, problem.head_dim_v as u32,
-            );
+            match sinks {
+                None => decode::combine_parts::launch_unchecked::<F, R>(
+                    client, count, dim, part_out, part_lse, out, lse,
+                    rows as u32, print.parts, problem.head_dim_v as u32,
+                ),
+                Some(shaping) => decode::combine_parts_sinks::launch_unchecked::<F, R>(
+                    client, count, dim, part_out, part_lse, shaping.per_head(), out, lse,
+                    rows as u32, print.parts, problem.query_heads() as u32, problem.head_dim_v as u32,
+                ),
+            }
         }
     });
     Ok(())
 }
 
-#[allow(clippy::too_many_arguments, reason = "a launch")]
 fn parts_of<F: Float + CubeElement, O: Float + CubeElement, R: Runtime>(
     client: &ComputeClient<R>,
-    problem: &DecodeProblem,
-    tables: &CubeTables,
-    scale: f32,
-    q: &CubeTensor,
+    asked: &Asked<'_>,
     stored: &Stored<'_>,
     print: &Blueprint,
     (out, lse): (&Handle, &Handle),
 ) {
+    if let (Some(shaping), Stored::Numbers { k, v }) = (&asked.shaping, stored) {
+        return shaped_parts::<F, O, R>(client, asked, shaping, (k, v), print, (out, lse));
+    }
+    let &Asked { problem, tables, q, scale, .. } = asked;
     let (dk, dv) = (problem.head_dim_k, problem.head_dim_v);
     let rows = problem.sequences * problem.query_heads() * print.parts as usize;
     let count =
@@ -271,6 +338,103 @@ fn parts_of<F: Float + CubeElement, O: Float + CubeElement, R: Runtime>(
                 print.tile,
             ),
         }
+    }
+}
+
+/// [`parts_of`] with options.
+fn shaped_parts<F: Float + CubeElement, O: Float + CubeElement, R: Runtime>(
+    client: &ComputeClient<R>,
+    asked: &Asked<'_>,
+    shaping: &Shaping<'_>,
+    (k, v): (&CubeTensor, &CubeTensor),
+    print: &Blueprint,
+    (out, lse): (&Handle, &Handle),
+) {
+    let &Asked { problem, tables, q, scale, .. } = asked;
+    let &DecodeProblem { head_dim_k: dk, head_dim_v: dv, .. } = problem;
+    let rows = problem.sequences * problem.query_heads() * print.parts as usize;
+    let count =
+        CubeCount::Static(print.parts, problem.kv_heads as u32 * print.row_blocks, problem.sequences as u32);
+    let indptr = array(&tables.indptr, tables.indptr_len);
+    let pages = array(&tables.pages, tables.pages_len);
+    let lengths = array(&tables.lengths, tables.lengths_len);
+    let [row_positions, token_positions] = shaping.words(tables);
+    let per_head = shaping.per_head();
+    let (queries, out, lse) = (array(&q.handle, q.len()), array(out, rows * dv), array(lse, rows));
+    let (page_heads, page_size) = (problem.page_heads as u32, problem.page_size as u32);
+    let group = problem.group as u32;
+    let options = shaping.options(print.parts == 1);
+    let softcap = shaping.options.softcap.unwrap_or(1.0);
+    let window = shaping.options.window.unwrap_or(u32::MAX);
+    #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
+    // SAFETY: as that of [`parts_of`]; there are a position for each row of the pool and for each query token, and numbers for each query head, where the kernels look.
+    unsafe {
+        if print.matrix {
+            let (words_k, words_v) = (dk / 2, dv / 2);
+            let (nk, nv) = (load_words(words_k, 4), load_words(words_v, 8));
+            let pool_rows = problem.pool_pages * problem.page_size * problem.page_heads;
+            decode::decode_matrix_options::launch_unchecked::<F, O, R>(
+                client,
+                count,
+                CubeDim::new_2d(32, print.warps),
+                nk,
+                nv,
+                queries,
+                array(&k.handle, pool_rows * words_k / nk),
+                array(&v.handle, pool_rows * words_v / nv),
+                indptr,
+                pages,
+                lengths,
+                row_positions,
+                token_positions,
+                per_head,
+                out,
+                lse,
+                scale,
+                softcap,
+                window,
+                page_heads,
+                page_size,
+                group,
+                print.row_blocks,
+                dk as u32,
+                dv as u32,
+                q.dtype == DType::F16,
+                print.warps,
+                problem.page_size.is_multiple_of(16),
+                print.rows,
+                options,
+            );
+            return;
+        }
+        decode::decode_plain_options::launch_unchecked::<F, O, R>(
+            client,
+            count,
+            CubeDim::new_1d(decode::THREADS),
+            queries,
+            array(&k.handle, k.len()),
+            array(&v.handle, v.len()),
+            indptr,
+            pages,
+            lengths,
+            row_positions,
+            token_positions,
+            per_head,
+            out,
+            lse,
+            scale,
+            softcap,
+            window,
+            page_heads,
+            page_size,
+            group,
+            print.row_blocks,
+            dk as u32,
+            dv as u32,
+            print.rows,
+            print.tile,
+            options,
+        );
     }
 }
 

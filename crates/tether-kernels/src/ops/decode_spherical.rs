@@ -60,7 +60,7 @@ impl Blueprint {
             let warps = [8u32, 4, 2, 1].into_iter().find(|&w| merge_bytes(w) <= 40 << 10).unwrap_or(1);
             (Some(warps), rows, 16)
         } else {
-            let (rows, tile) = plain_cut(hardware.max_shared_memory_size, problem)
+            let (rows, tile) = plain_cut(hardware.max_shared_memory_size, problem, 0)
                 .ok_or_else(|| unsupported("heads of this size"))?;
             (None, rows, tile)
         };

@@ -28,12 +28,37 @@ const BLOCKS: [(DecodeShape, &[u32]); 10] = [
 ];
 
 /// A batch's starts.
-fn starts(new: &[u32]) -> Vec<u32> {
+pub(super) fn starts(new: &[u32]) -> Vec<u32> {
     let ends = new.iter().scan(0, |end, n| {
         *end += n;
         Some(*end)
     });
     std::iter::once(0).chain(ends).collect()
+}
+
+/// A list for each new token, of what it sees: what the oracle reads, whose lists do not share pages.
+pub(super) struct TokenLists {
+    indptr: Vec<u32>,
+    pages: Vec<u32>,
+    lengths: Vec<u32>,
+}
+
+impl TokenLists {
+    pub(super) fn of(tables: &BlockTables<'_>, starts: &[u32]) -> Self {
+        let lists = (&tables.indptr[..tables.lengths.len()], tables.lengths);
+        let causal = CausalLists::new(starts, tables.groups, lists);
+        let (mut indptr, mut pages) = (vec![0], Vec::new());
+        for (&start, &length) in causal.starts.iter().zip(&causal.lengths) {
+            let count = (length as usize).div_ceil(tables.page_size);
+            pages.extend(&tables.pages[start as usize..][..count]);
+            indptr.push(pages.len() as u32);
+        }
+        Self { indptr, pages, lengths: causal.lengths }
+    }
+
+    pub(super) fn tables<'a>(&'a self, of: &BlockTables<'a>) -> BlockTables<'a> {
+        BlockTables { indptr: &self.indptr, pages: &self.pages, lengths: &self.lengths, ..*of }
+    }
 }
 
 /// Each token of a block attends to what came before it and to itself, through tables that are uploaded and through one that is on the device and written in
@@ -53,16 +78,8 @@ pub fn extends_what_is_cached<E: TokenEngine>(engine: &E, dtype: DType) -> Resul
         let (tables, starts) = (made.tables(), starts(new));
         let block = starts[new.len()] as usize;
         let q = random(601 + i as u64, &[block, of.query_heads(), of.head_dims.0], dtype, 0.0);
-        let lists = (&tables.indptr[..tables.lengths.len()], tables.lengths);
-        let causal = CausalLists::new(&starts, tables.groups, lists);
-        // Lists of the oracle do not share pages.
-        let (mut indptr, mut pages) = (vec![0], Vec::new());
-        for (&start, &length) in causal.starts.iter().zip(&causal.lengths) {
-            let count = (length as usize).div_ceil(tables.page_size);
-            pages.extend(&tables.pages[start as usize..][..count]);
-            indptr.push(pages.len() as u32);
-        }
-        let literal = BlockTables { indptr: &indptr, pages: &pages, lengths: &causal.lengths, ..tables };
+        let token_lists = TokenLists::of(&tables, &starts);
+        let literal = token_lists.tables(&tables);
         let extents = (tables.page_size, tables.groups, block);
         let problem =
             DecodeProblem::new(q.shape(), &made.pool[0], &made.pool[1], extents, tables.page_bound())?;

@@ -1,10 +1,12 @@
 //! What a cache of tokens must know of a model.
 
 use serde::{Deserialize, Serialize};
-use tether_core::{CoreError, DType};
+use tether_core::{AttendOptions, CoreError, DType};
+
+use super::TokenAttention;
 
 /// Extents of a model's attention, and how its cache is stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenGeometry {
     /// Layers.
     pub layers: usize,
@@ -20,11 +22,14 @@ pub struct TokenGeometry {
     pub block_size: usize,
     /// Element type of keys, values and queries.
     pub dtype: DType,
+    /// How logits are made; plain attention where nothing is said.
+    #[serde(default)]
+    pub attention: TokenAttention,
 }
 
 impl TokenGeometry {
     /// # Errors
-    /// [`CoreError::Geometry`] names the field that is out of range.
+    /// [`CoreError::Geometry`] names the field that is out of range; those of [`TokenAttention::validate`].
     pub fn validate(&self) -> Result<(), CoreError> {
         let fields = [
             ("layers", self.layers),
@@ -43,7 +48,19 @@ impl TokenGeometry {
             let requirement = "must be a multiple of kv_heads";
             return Err(CoreError::Geometry { field: "query_heads", value: self.query_heads, requirement });
         }
-        Ok(())
+        self.attention.validate(self.layers, self.query_heads)
+    }
+
+    /// With attention that makes logits in this way.
+    #[must_use]
+    pub fn with_attention(self, attention: TokenAttention) -> Self {
+        Self { attention, ..self }
+    }
+
+    /// The options of a layer's attention.
+    #[must_use]
+    pub fn attention(&self, layer: usize) -> AttendOptions {
+        self.attention.of_layer(layer, self.head_dim_k)
     }
 
     /// Bytes of a block: keys and values of `block_size` tokens of one head.
@@ -59,5 +76,43 @@ impl TokenGeometry {
     /// Query heads of a key head.
     pub fn group(&self) -> usize {
         self.query_heads / self.kv_heads
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn geometry() -> TokenGeometry {
+        TokenGeometry {
+            layers: 2,
+            query_heads: 4,
+            kv_heads: 2,
+            head_dim_k: 16,
+            head_dim_v: 16,
+            block_size: 8,
+            dtype: DType::F32,
+            attention: TokenAttention::default(),
+        }
+    }
+
+    #[test]
+    fn what_was_written_before_there_was_attention_reads() {
+        let old = r#"{"layers":2,"query_heads":4,"kv_heads":2,"head_dim_k":16,"head_dim_v":16,"block_size":8,"dtype":"f32"}"#;
+        let read: TokenGeometry = serde_json::from_str(old).unwrap();
+        assert_eq!(read, geometry());
+        assert_eq!(read.attention(1), AttendOptions::scaled(0.25));
+    }
+
+    #[test]
+    fn attention_survives_a_file_and_is_checked() {
+        let attention = TokenAttention { windows: vec![None, Some(4)], ..TokenAttention::default() };
+        let windowed = geometry().with_attention(attention);
+        assert!(windowed.validate().is_ok());
+        let written = serde_json::to_string(&windowed).unwrap();
+        assert_eq!(serde_json::from_str::<TokenGeometry>(&written).unwrap(), windowed);
+        assert_eq!(windowed.attention(1).window, Some(4));
+        let layers = TokenGeometry { layers: 3, ..windowed };
+        assert!(matches!(layers.validate(), Err(CoreError::Count { what: "windows of layers", .. })));
     }
 }

@@ -108,7 +108,52 @@ pub(super) fn merge_parts(
     Merged { log_sum: select(any, highest + weights.ln(), f32::new(-1e30)), any }
 }
 
-/// Merges the `count` parts of each row; see [`merge_parts`]. One row a cube.
+/// Merges the `count` parts of each row; see [`merge_parts`]. One row a cube. With sinks, `per_head` holds those of the query heads from `first_sink` on.
+#[cube]
+fn combine<F: Float>(
+    parts: &Array<f32>,
+    part_lse: &Array<f32>,
+    per_head: &Array<f32>,
+    out: &mut Array<F>,
+    lse: &mut Array<f32>,
+    rows: u32,
+    count: u32,
+    first_sink: u32,
+    #[comptime] dim: u32,
+    #[comptime] sinks: bool,
+) {
+    let mut sums = SharedMemory::<f32>::new(comptime!(dim as usize));
+    let row = CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X;
+    let there = row < rows;
+    let merged = merge_parts(parts, part_lse, &mut sums, row, there, count, dim, COMBINE_THREADS);
+    if there {
+        let mut channel = UNIT_POS_X;
+        let mut log_sum = merged.log_sum;
+        let mut keep = f32::new(1.0);
+        if comptime!(sinks) {
+            // A sink is a token that has no value.
+            let sink = per_head[(first_sink + row % first_sink) as usize];
+            let highest = sink.max(log_sum);
+            let weight = (log_sum - highest).exp();
+            let weights = weight + (sink - highest).exp();
+            keep = weight / weights;
+            log_sum = highest + weights.ln();
+        }
+        while channel < dim {
+            let mut sum = sums[channel as usize];
+            if comptime!(sinks) {
+                sum *= keep;
+            }
+            out[(row * dim + channel) as usize] = F::cast_from(sum);
+            channel += COMBINE_THREADS;
+        }
+        if UNIT_POS_X == 0u32 {
+            lse[row as usize] = log_sum;
+        }
+    }
+}
+
+/// [`combine`] without sinks.
 #[cube(launch_unchecked)]
 pub(crate) fn combine_parts<F: Float>(
     parts: &Array<f32>,
@@ -119,18 +164,21 @@ pub(crate) fn combine_parts<F: Float>(
     count: u32,
     #[comptime] dim: u32,
 ) {
-    let mut sums = SharedMemory::<f32>::new(comptime!(dim as usize));
-    let row = CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X;
-    let there = row < rows;
-    let merged = merge_parts(parts, part_lse, &mut sums, row, there, count, dim, COMBINE_THREADS);
-    if there {
-        let mut channel = UNIT_POS_X;
-        while channel < dim {
-            out[(row * dim + channel) as usize] = F::cast_from(sums[channel as usize]);
-            channel += COMBINE_THREADS;
-        }
-        if UNIT_POS_X == 0u32 {
-            lse[row as usize] = merged.log_sum;
-        }
-    }
+    combine(parts, part_lse, part_lse, out, lse, rows, count, 0u32, dim, false);
+}
+
+/// [`combine`] of results that count sinks. There are `query_heads` of them, after as many slopes.
+#[cube(launch_unchecked)]
+pub(crate) fn combine_parts_sinks<F: Float>(
+    parts: &Array<f32>,
+    part_lse: &Array<f32>,
+    per_head: &Array<f32>,
+    out: &mut Array<F>,
+    lse: &mut Array<f32>,
+    rows: u32,
+    count: u32,
+    query_heads: u32,
+    #[comptime] dim: u32,
+) {
+    combine(parts, part_lse, per_head, out, lse, rows, count, query_heads, dim, true);
 }

@@ -5,17 +5,50 @@ use cubecl::prelude::*;
 
 use super::fragments::{key_channel, key_pairs, value_channel, value_pairs};
 use super::merge::merge_warps;
+use super::options::{HIDDEN, Options, hidden_units, is_hidden, shaped, weight_of};
 use super::rows::{PastEnd, Pool, load_keys, load_scales, load_values, page_of, step_row};
 
 /// Tokens of a step: the contraction length of the second product.
 const STEP: u32 = 16;
 
+/// The first step from `from` on, of every `warps`th, of which anything is seen; `end` or more when there is none. All threads of a warp agree.
+#[cube]
+fn seek(
+    pool: &Pool,
+    pages: &Array<u32>,
+    row_positions: &Array<u32>,
+    from: u32,
+    end: u32,
+    query: u32,
+    window: u32,
+    #[comptime] warps: u32,
+    #[comptime] options: Options,
+) -> u32 {
+    let mut step = from;
+    if comptime!(options.skips()) {
+        let mut searching = 1u32.runtime();
+        while step < end && searching > 0u32 {
+            let wanted = step * STEP + UNIT_POS_X % STEP;
+            let token = select(wanted < pool.length, wanted, pool.length - 1u32);
+            let row = step_row(pool, page_of(pool, pages, token), token);
+            if plane_any(!is_hidden(query, row_positions[row as usize], window)) {
+                searching -= 1u32;
+            } else {
+                step += warps;
+            }
+        }
+    }
+    step
+}
+
 /// One query token over the paged tokens of a list. A cube has `warps` warps that take steps of 16 tokens in turn and are merged at its end; cube
 /// x is the part of the list, cube y the key head (times blocks of query rows), cube z the sequence.
 ///
 /// `half_precision` says that `F` is f16 and not bf16. `bits` is 16 for keys and values of type `F`, else they are codes with a scale for each token and head. Loads are `NK` and `NV` words.
-#[cube(launch_unchecked)]
-pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
+///
+/// With options, `row_positions` are those of the pool's rows, `token_positions` of the queries' tokens, and `per_head` holds the query heads' slopes, and then their sinks.
+#[cube]
+pub(super) fn attend_steps<F: Float, O: Float, NK: Size, NV: Size>(
     q: &Array<F>,
     k: &Array<Vector<u32, NK>>,
     v: &Array<Vector<u32, NV>>,
@@ -24,9 +57,14 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
     indptr: &Array<u32>,
     pages: &Array<u32>,
     lengths: &Array<u32>,
+    row_positions: &Array<u32>,
+    token_positions: &Array<u32>,
+    per_head: &Array<f32>,
     out: &mut Array<O>,
     lse: &mut Array<f32>,
     scale: f32,
+    softcap: f32,
+    window: u32,
     page_heads: u32,
     page_size: u32,
     group: u32,
@@ -38,6 +76,7 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
     #[comptime] warps: u32,
     #[comptime] whole_pages: bool,
     #[comptime] rows: u32,
+    #[comptime] options: Options,
 ) {
     let def = MmaDefinition::<F, F, f32>::new(16usize, 8usize, 16usize);
     let size!(N2) = 2usize;
@@ -56,8 +95,10 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
     let first_page = indptr[list as usize];
 
     let steps = length.div_ceil(STEP);
-    let steps_of_part = steps.div_ceil(CUBE_COUNT_X);
-    let begin = CUBE_POS_X * steps_of_part;
+    let first_step =
+        if comptime!(options.trims()) { hidden_units(length, window, STEP) } else { 0u32.runtime() };
+    let steps_of_part = (steps - first_step).div_ceil(CUBE_COUNT_X);
+    let begin = first_step + CUBE_POS_X * steps_of_part;
     let mut end = begin + steps_of_part;
     if end > steps {
         end = steps;
@@ -120,8 +161,30 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
     let mut weights = Array::<f32>::new(2usize);
     #[unroll]
     for half in 0..2usize {
-        highest[half] = f32::new(-1e30);
+        highest[half] = f32::new(HIDDEN);
         weights[half] = 0.0f32;
+    }
+    // Of rows `octet` and `octet + 8`.
+    let mut slopes = Array::<f32>::new(2usize);
+    if comptime!(options.alibi || options.sinks) {
+        #[unroll]
+        for half in 0..2usize {
+            let row = first_row + octet + comptime!(8 * half as u32);
+            let query_head = kv_head * group + row;
+            slopes[half] = 0.0f32;
+            if row < group {
+                if comptime!(options.alibi) {
+                    slopes[half] = per_head[query_head as usize];
+                }
+                // A sink is a token that has no value: what one warp's rows start with, and of a row's four threads one.
+                if comptime!(options.sinks) {
+                    if warp == 0u32 {
+                        highest[half] = per_head[(query_heads + query_head) as usize];
+                        weights[half] = select(quad == 0u32, 1.0f32, 0.0f32);
+                    }
+                }
+            }
+        }
     }
 
     let pool = Pool { first_page, page_size, page_heads, head, length };
@@ -129,7 +192,9 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
     let mut value_words = Array::<Vector<u32, NV>>::new(comptime!(4 * value_loads));
     let mut key_factors = Array::<f32>::new(4usize);
     let mut value_factors = Array::<f32>::new(4usize);
-    let mut step = begin + warp;
+    let query = if comptime!(options.positions) { token_positions[sequence as usize] } else { length - 1u32 };
+    let mut positions = Array::<u32>::new(4usize);
+    let mut step = seek(&pool, pages, row_positions, begin + warp, end, query, window, warps, options);
     // Loads run a step ahead, and the page table two, so that a step waits for neither.
     let mut next_page = 0u32;
     if step < end {
@@ -148,6 +213,18 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
             whole_pages,
             PastEnd::Last,
         );
+        if comptime!(options.reads_positions()) {
+            load_scales(
+                row_positions,
+                &mut positions,
+                &pool,
+                pages,
+                first,
+                step * STEP,
+                whole_pages,
+                PastEnd::Last,
+            );
+        }
         if comptime!(bits < 16) {
             load_scales(
                 k_scales,
@@ -173,7 +250,10 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
     }
     while step < end {
         let token = step * STEP;
-        let next = step + warps;
+        let next = seek(&pool, pages, row_positions, step + warps, end, query, window, warps, options);
+        if comptime!(options.skips()) {
+            next_page = page_of(&pool, pages, select(next < end, next, step) * STEP);
+        }
         let next_first = step_row(&pool, next_page, next * STEP);
 
         // Logits of 8 tokens at a time: columns `2 quad, 2 quad + 1` of rows `octet, octet + 8`.
@@ -202,9 +282,14 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
                 if comptime!(bits < 16) {
                     factor *= key_factors[comptime!(2 * block + i % 2)];
                 }
-                let logit = c[i / 2][i % 2] * factor;
+                let mut logit = c[i / 2][i % 2] * factor;
+                if comptime!(options != Options::default()) {
+                    let position =
+                        if comptime!(options.positions) { positions[2 * block + i % 2] } else { column };
+                    logit = shaped(logit, query, position, slopes[i / 2], softcap, window, options);
+                }
                 logits[comptime!(i / 2 * 4 + block * 2 + i % 2)] =
-                    select(column < length, logit, f32::new(-1e30));
+                    select(column < length, logit, f32::new(HIDDEN));
             }
         }
 
@@ -220,6 +305,18 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
                 whole_pages,
                 PastEnd::Last,
             );
+            if comptime!(options.reads_positions()) {
+                load_scales(
+                    row_positions,
+                    &mut positions,
+                    &pool,
+                    pages,
+                    next_first,
+                    next * STEP,
+                    whole_pages,
+                    PastEnd::Last,
+                );
+            }
             if comptime!(bits < 16) {
                 load_scales(
                     k_scales,
@@ -256,7 +353,7 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
                 let mut pair = Vector::<F, N2>::empty();
                 #[unroll]
                 for i in 0..2usize {
-                    let weight = (logits[at + 2 * block + i] - peak).exp();
+                    let weight = weight_of(logits[at + 2 * block + i], peak, options.window);
                     sum += weight;
                     if comptime!(bits < 16) {
                         pair[i] = F::cast_from(weight * value_factors[2 * block + i]);
@@ -320,8 +417,10 @@ pub(crate) fn decode_matrix<F: Float, O: Float, NK: Size, NV: Size>(
                     PastEnd::Last,
                 );
             }
-            let ahead = select(next + warps < end, next + warps, next);
-            next_page = page_of(&pool, pages, ahead * STEP);
+            if comptime!(!options.skips()) {
+                let ahead = select(next + warps < end, next + warps, next);
+                next_page = page_of(&pool, pages, ahead * STEP);
+            }
         }
         step = next;
     }

@@ -2,17 +2,19 @@
 
 use cubecl::prelude::*;
 
+use super::options::weight_of;
+
 /// Threads of a cube.
 pub(crate) const THREADS: u32 = 128;
 
 /// Where a cube stands: its list, its rows and its part of the tokens.
 #[derive(CubeType, Clone, Copy)]
 pub(super) struct Part {
-    kv_head: u32,
-    head: u32,
-    first_row: u32,
-    query_heads: u32,
-    first_page: u32,
+    pub(super) kv_head: u32,
+    pub(super) head: u32,
+    pub(super) first_row: u32,
+    pub(super) query_heads: u32,
+    pub(super) first_page: u32,
     pub(super) begin: u32,
     pub(super) end: u32,
 }
@@ -82,10 +84,10 @@ pub(super) fn load_queries<F: Float>(
 /// A cube's running softmax: shared per row, and sums of this thread's elements.
 #[derive(CubeType)]
 pub(super) struct Running {
-    tops: SharedMemory<f32>,
-    totals: SharedMemory<f32>,
+    pub(super) tops: SharedMemory<f32>,
+    pub(super) totals: SharedMemory<f32>,
     keep: SharedMemory<f32>,
-    scores: SharedMemory<f32>,
+    pub(super) scores: SharedMemory<f32>,
     sums: Array<f32>,
 }
 
@@ -135,6 +137,20 @@ pub(super) fn take_tile(
         state.scores[i as usize] = dot;
         i += THREADS;
     }
+    take_scores(state, tile_v, count, dim_v, rows, tile, false);
+}
+
+/// Takes a tile whose logits are in `state.scores`. With a window, a row may see none of it.
+#[cube]
+pub(super) fn take_scores(
+    state: &mut Running,
+    tile_v: &SharedMemory<f32>,
+    count: u32,
+    #[comptime] dim_v: u32,
+    #[comptime] rows: u32,
+    #[comptime] tile: u32,
+    #[comptime] windowed: bool,
+) {
     sync_cube();
     if UNIT_POS_X < rows {
         let row = UNIT_POS_X;
@@ -146,7 +162,7 @@ pub(super) fn take_tile(
         let keep = (old - top).exp();
         let mut total = state.totals[row as usize] * keep;
         for token in 0..tile {
-            let weight = (state.scores[(row * tile + token) as usize] - top).exp();
+            let weight = weight_of(state.scores[(row * tile + token) as usize], top, windowed);
             total += weight;
             state.scores[(row * tile + token) as usize] = weight;
         }

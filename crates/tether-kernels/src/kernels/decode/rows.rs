@@ -111,9 +111,9 @@ pub(super) fn load_values<W: Size>(
     }
 }
 
-/// Scales, or radii, of the four tokens of [`load_values`], which are also those of a thread's columns of logits.
+/// Scales, radii or positions of the four tokens of [`load_values`], which are also those of a thread's columns of logits.
 #[cube]
-pub(super) fn load_scales<S: Float>(
+pub(super) fn load_scales<S: CubePrimitive>(
     scales: &Array<S>,
     into: &mut Array<S>,
     pool: &Pool,
