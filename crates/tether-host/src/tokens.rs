@@ -286,6 +286,14 @@ impl TokenEngine for Host {
         )
     }
 
+    fn indices(&self, words: &HostTensor, _: usize) -> Result<HostIndices, CoreError> {
+        let got = words.dtype();
+        let numbers = words.as_f32();
+        let numbers = numbers.ok_or(CoreError::DTypeMismatch { what: "words", expected: DType::F32, got })?;
+        let values = numbers.iter().map(|word| word.to_bits()).collect();
+        Ok(HostIndices { shape: words.shape().into(), values })
+    }
+
     fn score_columns(
         &self,
         scores: &HostTensor,

@@ -62,6 +62,18 @@ pub enum Error {
         /// The one that is not its probe.
         probe: u32,
     },
+    /// More tokens are to be taken back than have come since the last eviction, choice or coding.
+    #[error(
+        "{tokens} tokens of sequence {sequence} cannot be taken back: {newest} have come since its lists were last changed"
+    )]
+    Settled {
+        /// The sequence.
+        sequence: u32,
+        /// Tokens that were to be taken back.
+        tokens: usize,
+        /// Tokens that can be.
+        newest: usize,
+    },
     /// Layers take the same tokens, one layer after the other.
     #[error("layer {layer} has {got} tokens where the layer before it has {expected}")]
     LayerTokens {

@@ -10,7 +10,9 @@ use tether_score::tokens::{GridPlace, HeadProfile, LayerProfile};
 use tether_testing::or_skip;
 use tethercache::catalogue;
 use tethercache::kernels::{Cube, ProbeError, cubecl::Runtime};
-use tethercache::tokens::{ModelFacts, NewTokens, SequenceId, TokenCache, TokenGeometry, TokenRecipe};
+use tethercache::tokens::{
+    ModelFacts, NewTokens, SequenceId, TokenAttention, TokenCache, TokenGeometry, TokenRecipe,
+};
 
 const LAYERS: usize = 2;
 const QUERY_HEADS: usize = 4;
@@ -60,6 +62,7 @@ fn geometry(dtype: DType) -> TokenGeometry {
         head_dim_v: DIM,
         block_size: 4,
         dtype,
+        attention: TokenAttention::default(),
     }
 }
 

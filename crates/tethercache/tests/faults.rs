@@ -8,7 +8,7 @@ use tether_rope::TokenRope;
 use tether_score::tokens::{GridPlace, HeadProfile, LayerProfile};
 use tether_testing::backends::{Faulty, Watch};
 use tethercache::tokens::{
-    HeadContents, ModelFacts, NewTokens, SequenceId, TokenCache, TokenGeometry, TokenRecipe,
+    HeadContents, ModelFacts, NewTokens, SequenceId, TokenAttention, TokenCache, TokenGeometry, TokenRecipe,
 };
 use tethercache::{Error, ErrorKind, catalogue};
 
@@ -26,6 +26,7 @@ fn geometry() -> TokenGeometry {
         head_dim_v: DIM,
         block_size: 4,
         dtype: DType::F32,
+        attention: TokenAttention::default(),
     }
 }
 

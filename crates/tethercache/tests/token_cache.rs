@@ -14,6 +14,8 @@ mod probes;
 mod reading;
 #[path = "token_cache/rotations.rs"]
 mod rotations;
+#[path = "token_cache/turns.rs"]
+mod turns;
 
 use std::collections::BTreeSet;
 use std::ops::Range;

@@ -256,6 +256,12 @@ pub trait TokenEngine: Engine {
     /// [`CoreError::Device`].
     fn words(&self, indices: &Self::Indices) -> Result<Self::Tensor, CoreError>;
 
+    /// Numbers of a tensor of 32-bit words, as [`TokenEngine::words`] makes them, none of which is `bound` or more.
+    ///
+    /// # Errors
+    /// [`CoreError::DTypeMismatch`] for a tensor that is not `f32`.
+    fn indices(&self, words: &Self::Tensor, bound: usize) -> Result<Self::Indices, CoreError>;
+
     /// Whether [`TokenEngine::observe`] works this out on the device. Whoever is told that it does not reads what the leaf is made of, and works it out on the
     /// host: on the host that is no loss.
     fn observes(&self, _leaf: &ScoreLeaf) -> bool {

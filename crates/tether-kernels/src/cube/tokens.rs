@@ -553,6 +553,13 @@ impl<R: Runtime> TokenEngine for Cube<R> {
         Ok(CubeTensor { handle: indices.handle.clone(), shape: indices.shape.clone(), dtype: DType::F32 })
     }
 
+    fn indices(&self, words: &CubeTensor, bound: usize) -> Result<CubeIndices, CoreError> {
+        if words.dtype != DType::F32 {
+            return Err(CoreError::DTypeMismatch { what: "words", expected: DType::F32, got: words.dtype });
+        }
+        Ok(CubeIndices { handle: words.handle.clone(), shape: words.shape.clone(), bound })
+    }
+
     fn observes(&self, leaf: &ScoreLeaf) -> bool {
         ops::row_scores::has_leaf(leaf)
     }

@@ -16,12 +16,13 @@ mod recorded;
 mod retention;
 mod scoring;
 mod summaries;
+mod turns;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
-use tether_core::{AttendOptions, LayerId, Side, TokenEngine};
+use tether_core::{LayerId, Side, TokenEngine};
 use tether_layout::{BlockPool, Csr};
 use tether_rope::TokenRope;
 use tether_score::tokens::HeadProfile;
@@ -34,6 +35,7 @@ use layer_pools::LayerPools;
 use page_regions::Region;
 use pending::Pending;
 use probes::Probes;
+use reading::chooses_for_each;
 use recorded::Recorded;
 use summaries::Summaries;
 
@@ -88,7 +90,8 @@ pub struct TokenCache<E: TokenEngine> {
     planner: TokenPlanner,
     facts: ModelFacts,
     rotations: Rotations,
-    attention: E::Attention,
+    /// How each layer makes logits.
+    attention: Vec<E::Attention>,
     layers: Vec<LayerPools<E>>,
     sequences: BTreeMap<SequenceId, Sequence<E::Tensor>>,
     next: u32,
@@ -127,6 +130,8 @@ struct Sequence<T> {
     evicted_at: usize,
     /// What was decided and is not done yet.
     pending: Option<Pending>,
+    /// Tokens of layer 0 when lists were last changed by anything but new tokens: those that came since are the last ones of each list.
+    settled: usize,
 }
 
 impl<T> Sequence<T> {
@@ -230,6 +235,14 @@ impl<E: TokenEngine> TokenCache<E> {
                 "a session is given rotated keys and stores those, so position.keys must be \"post-rope\"",
             );
         }
+        let shaped = (0..geometry.layers).any(|layer| !geometry.attention(layer).is_plain());
+        let stand_ins = recipe.edit.as_ref().is_some_and(|edit| edit.kind() == "compensate");
+        let outside = recipe.codec.is_some() || stand_ins || chooses_for_each(&recipe);
+        if shaped && (outside || recipe.needs().accumulated_attention) {
+            return refuse(
+                "attention with a soft cap, a window, slopes or sinks is made over pages alone, and not added up: leave [codec], compensation and retain out, and score by something else",
+            );
+        }
         let planner = TokenPlanner::new(recipe)?;
         if let Some(part) = &planner.recipe().codec {
             part.suits(geometry.head_dim_k, geometry.head_dim_v)?;
@@ -238,9 +251,13 @@ impl<E: TokenEngine> TokenCache<E> {
         reading::check(planner.recipe(), planner.needs().accumulated_attention)?;
         let sums = planner.needs().accumulated_attention;
         let layers = (0..geometry.layers)
-            .map(|_| LayerPools::new(&engine, &geometry, sums))
+            .map(|layer| {
+                let positions = geometry.attention(layer).uses_positions();
+                LayerPools::new(&engine, &geometry, (sums, positions))
+            })
             .collect::<Result<Vec<_>, Error>>()?;
-        let attention = engine.upload_attention(&AttendOptions::scaled(geometry.scale()))?;
+        let of_layer = |layer| engine.upload_attention(&geometry.attention(layer));
+        let attention = (0..geometry.layers).map(of_layer).collect::<Result<_, _>>()?;
         let (facts, sequences) = (ModelFacts::default(), BTreeMap::new());
         Ok(Self { engine, geometry, planner, facts, rotations, attention, layers, sequences, next: 0 })
     }
@@ -277,7 +294,7 @@ impl<E: TokenEngine> TokenCache<E> {
         };
         let layers = (0..self.geometry.layers).map(layer).collect();
         let state = SequenceState::default();
-        self.insert(Sequence { layers, state, decoding: false, evicted_at: 0, pending: None })
+        self.insert(Sequence { layers, state, decoding: false, evicted_at: 0, pending: None, settled: 0 })
     }
 
     /// A sequence that goes on from where `of` is. Both share their blocks until one of them writes to a block or evicts from it, and then has
@@ -468,7 +485,7 @@ impl<E: TokenEngine> TokenCache<E> {
         let token = block / self.geometry.block_size as u64 * self.geometry.kv_heads as u64;
         let layers = || self.sequences.values().flat_map(|s| &s.layers);
         let seen = layers().map(|l| l.seen as u64).sum::<u64>();
-        let by_choice = reading::chooses_for_each(self.planner.recipe());
+        let by_choice = chooses_for_each(self.planner.recipe());
         let summaries = |l: &SequenceLayer<E::Tensor>| l.summaries.bytes();
         let attended = layers().map(|l| l.attended as u64).sum::<u64>();
         let mut counted = HashSet::new();

@@ -68,9 +68,9 @@ impl TokenGeometry {
         (self.block_size * (self.head_dim_k + self.head_dim_v) * self.dtype.bytes()) as u64
     }
 
-    /// What logits are multiplied by: `1 / sqrt(head_dim_k)`.
+    /// What `q.k` is multiplied by.
     pub fn scale(&self) -> f32 {
-        1.0 / (self.head_dim_k as f32).sqrt()
+        self.attention.scale.unwrap_or_else(|| 1.0 / (self.head_dim_k as f32).sqrt())
     }
 
     /// Query heads of a key head.

@@ -5,7 +5,7 @@ use tether_score::ScoreError;
 use tether_score::tokens::{Blocks, HeadBudget};
 
 /// A session with all that recipes ask of a model.
-fn session(recipe: TokenRecipe, seed: u64) -> Pair {
+pub(super) fn session(recipe: TokenRecipe, seed: u64) -> Pair {
     let mut pair = Pair::new(recipe, seed);
     let projection: Vec<f32> = (0..6 * QUERY_HEADS * DIM).map(|_| pair.noise.next()).collect();
     pair.cache = pair.cache.with_facts(ModelFacts {
@@ -17,7 +17,7 @@ fn session(recipe: TokenRecipe, seed: u64) -> Pair {
 }
 
 /// Every recipe that keeps tokens as they come (`coded_tokens.rs` is about the others), with windows and blocks that fit a short text, at two fifths of it.
-fn recipes() -> Vec<TokenRecipe> {
+pub(super) fn recipes() -> Vec<TokenRecipe> {
     let of_row = |name: &str| {
         let mut recipe = TokenRecipe::named(name).unwrap();
         let fitted: &[&str] = match name {
@@ -77,7 +77,7 @@ fn extend(
 }
 
 /// Evicts, and runs the probes that the recipe asks for.
-fn evict(pair: &mut Pair, sequence: SequenceId, seen: usize, scale: f32) -> Result<usize, Error> {
+pub(super) fn evict(pair: &mut Pair, sequence: SequenceId, seen: usize, scale: f32) -> Result<usize, Error> {
     let needs = pair.cache.planner().needs();
     let probes = needs.probe_first + needs.probe_last;
     if probes > 0 && pair.cache.evict_is_due(sequence)? {

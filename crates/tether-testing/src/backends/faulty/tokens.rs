@@ -197,6 +197,11 @@ impl<E: TokenEngine> TokenEngine for Faulty<E> {
         self.engine.words(indices)
     }
 
+    fn indices(&self, words: &E::Tensor, bound: usize) -> Result<E::Indices, CoreError> {
+        self.enter(Call::Words, Bytes::None)?;
+        self.engine.indices(words, bound)
+    }
+
     fn observes(&self, leaf: &ScoreLeaf) -> bool {
         self.engine.observes(leaf)
     }

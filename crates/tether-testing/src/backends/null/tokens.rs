@@ -202,6 +202,10 @@ impl TokenEngine for Null {
         Ok(NullTensor { shape: indices.shape.clone(), dtype: DType::F32 })
     }
 
+    fn indices(&self, words: &NullTensor, _bound: usize) -> Result<NullIndices, CoreError> {
+        Ok(NullIndices { shape: words.shape.clone() })
+    }
+
     fn score_columns(
         &self,
         scores: &NullTensor,

@@ -24,7 +24,9 @@ struct Rows {
     to: Vec<u32>,
     /// For each token that moves, head after head, its number among the rows.
     moved: Vec<u32>,
-    /// For each merge, likewise.
+    /// Where those tokens stand then.
+    positions: Vec<i32>,
+    /// For each merge, the number of its token among the rows.
     merged: Vec<u32>,
 }
 
@@ -96,7 +98,9 @@ impl<E: TokenEngine> TokenCache<E> {
             head.set_order(order);
             let kept = head.blocks.iter().map(Some).chain(std::iter::repeat(None));
             given_up.extend(old.blocks.iter().zip(kept).filter(|(a, b)| Some(*a) != *b).map(|(a, _)| *a));
-            let moved = moves.as_ref().map_or(&[][..], |m| &m.heads[number].moved);
+            let of_head = moves.as_ref().map(|m| &m.heads[number]);
+            let moved = of_head.map_or(&[][..], |m| &m.moved);
+            let new_positions = of_head.map_or(&[][..], |m| &m.positions);
             let mut merged_at = Vec::new();
             for (place, &token) in set.iter().enumerate() {
                 let (source, target) = (old.row(token as usize, size), head.row(place, size));
@@ -107,6 +111,7 @@ impl<E: TokenEngine> TokenCache<E> {
                 let at = rows.from.len() as u32;
                 if moves {
                     rows.moved.push(at);
+                    rows.positions.push(new_positions[place]);
                 }
                 if merges {
                     merged_at.push((place, at));
@@ -155,6 +160,9 @@ impl<E: TokenEngine> TokenCache<E> {
         if let Some(keys) = rotated {
             let at = engine.upload_indices(&[rows.moved.len(), 1], &rows.moved)?;
             engine.write_rows(&mut data.k, &at, keys)?;
+            if let Some(positions) = &mut data.positions {
+                engine.write_rows(positions, &at, &engine.upload(&position_words(&rows.positions)?)?)?;
+            }
         }
         if !rows.merged.is_empty() {
             let at = engine.upload_indices(&[rows.merged.len()], &rows.merged)?;
@@ -199,4 +207,10 @@ impl<E: TokenEngine> TokenCache<E> {
         }
         Ok(merged)
     }
+}
+
+/// Positions as a column of words.
+pub(super) fn position_words(positions: &[i32]) -> Result<HostTensor, CoreError> {
+    let words = positions.iter().map(|p| f32::from_bits(p.cast_unsigned())).collect();
+    HostTensor::from_f32(&[positions.len(), 1], words)
 }

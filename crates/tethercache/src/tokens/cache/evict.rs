@@ -152,7 +152,7 @@ impl<E: TokenEngine> TokenCache<E> {
         if !held.decoding || report.evicted > 0 || retain {
             held.evicted_at = seen;
         }
-        (held.state, held.decoding) = (state, true);
+        (held.state, held.decoding, held.settled) = (state, true, held.layers[0].seen);
         held.layers.iter_mut().for_each(|l| l.probes = None);
         report.kept = held.layers.iter().flat_map(|l| &l.heads).map(HeadPages::held).sum();
         report.resident_bytes = self.bytes().held();

@@ -6,6 +6,7 @@ use tether_core::{
 };
 use tether_score::tokens::{GridPlace, KeepSets};
 
+use super::compact::position_words;
 use super::head_pages::{HeadPages, Mark};
 use super::reading::chooses_for_each;
 use super::recorded::{Piece, QueryTail};
@@ -92,7 +93,7 @@ struct Added<T> {
 
 impl<E: TokenEngine> TokenCache<E> {
     /// Adds new tokens to a layer of a sequence and attends with them, each to what the layer holds and to the new tokens up to itself:
-    /// `[tokens, query_heads, head_dim_v]`. Logits are `q.k / sqrt(head_dim_k)`.
+    /// `[tokens, query_heads, head_dim_v]`. Logits are made as [`super::super::TokenGeometry::attention`] says.
     ///
     /// # Errors
     /// [`Error::UnknownSequence`], [`Error::NoSuchLayer`], [`Error::LayerTokens`] when another layer has had other tokens,
@@ -349,7 +350,18 @@ impl<E: TokenEngine> TokenCache<E> {
             }
             if !rows.is_empty() {
                 let rows = engine.upload_indices(&[new.positions.len(), g.kv_heads], &rows)?;
-                engine.write_rows_together(&mut [(&mut pools.k, new.k), (&mut pools.v, new.v)], &rows)?;
+                let mut writes = vec![(&mut pools.k, new.k), (&mut pools.v, new.v)];
+                let positions = match &mut pools.positions {
+                    Some(pool) => {
+                        let repeated: Vec<i32> =
+                            new.positions.iter().flat_map(|&p| std::iter::repeat_n(p, g.kv_heads)).collect();
+                        Some((pool, engine.upload(&position_words(&repeated)?)?))
+                    }
+                    None => None,
+                };
+                let mut positions = positions;
+                writes.extend(positions.as_mut().map(|(pool, words)| (&mut **pool, &*words)));
+                engine.write_rows_together(&mut writes, &rows)?;
             }
         }
         for (number, layer) in held.iter_mut().enumerate() {
@@ -413,11 +425,22 @@ impl<E: TokenEngine> TokenCache<E> {
             pools.regions.table(),
             &PageLists { page_size: g.block_size, groups: g.kv_heads, starts: &first, lengths: &lengths },
         )?;
-        let queries = NewQueries { q: new.q, starts, positions: None };
-        let kv = PagedKv { k: &pools.k, v: &pools.v, positions: None };
-        let (out, lse) = engine.attend_paged(&queries, &kv, &tables, &self.attention)?;
+        let attention = &self.attention[layer];
+        // Of rows, which are an `i32`'s bits and so of no bound, and of the new tokens.
+        let positions = match &pools.positions {
+            Some(pool) => {
+                let words: Vec<u32> = new.positions.iter().map(|p| p.cast_unsigned()).collect();
+                let of_rows = engine.indices(pool, usize::MAX)?;
+                Some((of_rows, engine.upload_indices(&[words.len()], &words)?))
+            }
+            None => None,
+        };
+        let (of_rows, of_new) = (positions.as_ref().map(|p| &p.0), positions.as_ref().map(|p| &p.1));
+        let queries = NewQueries { q: new.q, starts, positions: of_new };
+        let kv = PagedKv { k: &pools.k, v: &pools.v, positions: of_rows };
+        let (out, lse) = engine.attend_paged(&queries, &kv, &tables, attention)?;
         if let Some(sums) = &mut pools.sums {
-            engine.add_attention(sums, &queries, &kv, &tables, &self.attention, &lse)?;
+            engine.add_attention(sums, &queries, &kv, &tables, attention, &lse)?;
         }
         match held {
             [one] if attend && one.reading().iter().any(HeadPages::has_other_parts) => {

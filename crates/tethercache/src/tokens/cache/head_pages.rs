@@ -73,6 +73,17 @@ impl HeadPages {
         self.grid.truncate(mark.gridded);
     }
 
+    /// Forgets the newest `tokens` tokens, which have the last slots. Returns the pages that hold nothing then.
+    pub(super) fn forget_newest(&mut self, tokens: usize, block_size: usize) -> Vec<u32> {
+        let left = self.len().saturating_sub(tokens);
+        self.positions.truncate(left);
+        self.order.truncate(left);
+        self.grid.truncate(left);
+        let gone = self.blocks.split_off(left.div_ceil(block_size).min(self.blocks.len()));
+        self.region.changed_from(self.blocks.len());
+        gone
+    }
+
     /// The page that a copy took the place of when tokens were added.
     pub(super) fn replaced(&self, mark: Mark) -> Option<u32> {
         let now = mark.pages.checked_sub(1).and_then(|last| self.blocks.get(last));

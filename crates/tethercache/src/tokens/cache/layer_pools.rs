@@ -15,6 +15,8 @@ pub(super) struct LayerPools<E: TokenEngine> {
     pub v: E::Tensor,
     /// Attention that the token of each row got so far from each query head of the group, `f32` `[blocks, block_size, 1, group]`, where the recipe adds it up.
     pub sums: Option<E::Tensor>,
+    /// The position of each row, an `i32`'s bits, `f32` words `[blocks, block_size, 1]`, where attention asks for it.
+    pub positions: Option<E::Tensor>,
     pub pool: BlockPool,
     pub regions: PageRegions<E>,
 }
@@ -25,16 +27,21 @@ fn with_room(blocks: usize) -> usize {
 }
 
 impl<E: TokenEngine> LayerPools<E> {
-    pub(super) fn new(engine: &E, geometry: &TokenGeometry, sums: bool) -> Result<Self, Error> {
+    pub(super) fn new(
+        engine: &E,
+        geometry: &TokenGeometry,
+        (sums, positions): (bool, bool),
+    ) -> Result<Self, Error> {
         let blocks = geometry.kv_heads;
-        let make = |dim, dtype| {
-            let shape = [blocks, geometry.block_size, 1, dim];
-            engine.upload(&HostTensor::zeros(&shape, dtype)?)
-        };
+        let make_rows = |shape: &[usize], dtype| engine.upload(&HostTensor::zeros(shape, dtype)?);
+        let make = |dim, dtype| make_rows(&[blocks, geometry.block_size, 1, dim], dtype);
         Ok(Self {
             k: make(geometry.head_dim_k, geometry.dtype)?,
             v: make(geometry.head_dim_v, geometry.dtype)?,
             sums: sums.then(|| make(geometry.group(), DType::F32)).transpose()?,
+            positions: positions
+                .then(|| make_rows(&[blocks, geometry.block_size, 1], DType::F32))
+                .transpose()?,
             pool: BlockPool::new(blocks),
             regions: PageRegions::new(engine, blocks)?,
         })
@@ -91,7 +98,9 @@ impl<E: TokenEngine> LayerPools<E> {
     fn copy_pools(&mut self, engine: &E, from: &[u32]) -> Result<(), CoreError> {
         let from = engine.upload_indices(&[from.len()], from)?;
         let (k, v) = engine.gather_pages_of_two((&self.k, &self.v), &from)?;
-        self.sums = self.sums.as_ref().map(|sums| engine.gather_pages(sums, &from)).transpose()?;
+        let other =
+            |pool: &Option<E::Tensor>| pool.as_ref().map(|p| engine.gather_pages(p, &from)).transpose();
+        (self.sums, self.positions) = (other(&self.sums)?, other(&self.positions)?);
         (self.k, self.v) = (k, v);
         Ok(())
     }
@@ -103,6 +112,7 @@ impl<E: TokenEngine> LayerPools<E> {
             k: engine.read_rows(&self.k, &rows)?,
             v: engine.read_rows(&self.v, &rows)?,
             sums: self.sums.as_ref().map(|sums| engine.read_rows(sums, &rows)).transpose()?,
+            positions: self.positions.as_ref().map(|p| engine.read_rows(p, &rows)).transpose()?,
         })
     }
 
@@ -111,6 +121,7 @@ impl<E: TokenEngine> LayerPools<E> {
         let to = engine.upload_indices(&[to.len()], to)?;
         let mut writes = vec![(&mut self.k, &from.k), (&mut self.v, &from.v)];
         writes.extend(self.sums.as_mut().zip(from.sums.as_ref()));
+        writes.extend(self.positions.as_mut().zip(from.positions.as_ref()));
         engine.write_rows_together(&mut writes, &to)
     }
 
@@ -130,4 +141,5 @@ pub(super) struct PoolRows<E: TokenEngine> {
     pub k: E::Tensor,
     pub v: E::Tensor,
     pub sums: Option<E::Tensor>,
+    pub positions: Option<E::Tensor>,
 }

@@ -115,7 +115,13 @@ impl<'a, E: TokenEngine> Observed<'a, E> {
                 cell.get().map_or(&[][..], Vec::as_slice)
             }
         };
-        Ok(by_head(all, keep.min(self.tokens()), g.query_heads, self.query_range(), g.head_dim_k))
+        let mut last = by_head(all, keep.min(self.tokens()), g.query_heads, self.query_range(), g.head_dim_k);
+        // Scorers multiply by `1 / sqrt(head_dim)`.
+        let factor = g.scale() * (g.head_dim_k as f32).sqrt();
+        if g.attention.scale.is_some() {
+            last.iter_mut().for_each(|x| *x *= factor);
+        }
+        Ok(last)
     }
 
     fn probes(&self) -> Option<&'a Probes> {

@@ -5,6 +5,9 @@ use std::ops::Range;
 
 use tether_core::{CoreError, HostTensor, Readback, TokenEngine};
 
+/// Tokens whose queries are kept beyond those that are asked for, so that as many of the newest can be taken back.
+pub(super) const DRAFTS: usize = 32;
+
 /// Queries of a run of tokens: those from token `first` on of a tensor `[tokens, query_heads, head_dim]`, which may hold other sequences' too.
 #[derive(Clone, Debug)]
 pub(super) struct Piece<T> {
@@ -58,6 +61,7 @@ impl<T: Clone> QueryTail<T> {
             return Ok(None);
         }
         // A long piece of which little is asked for is not held whole.
+        let keep = keep.saturating_add(DRAFTS);
         if of.len() <= keep.saturating_mul(2) {
             return Ok(Some(Piece { tensor: q.clone(), first: of.start, tokens: of.len() }));
         }
@@ -67,16 +71,30 @@ impl<T: Clone> QueryTail<T> {
         Ok(Some(Piece { tensor: engine.read_rows(q, &rows)?, first: 0, tokens: keep }))
     }
 
-    /// Adds a piece, and forgets those that are not among the last `keep` tokens.
+    /// Adds a piece, and forgets those that are not among the last `keep` tokens, or drafts beside them.
     pub(super) fn push(&mut self, piece: Option<Piece<T>>, keep: usize) {
         let Some(piece) = piece else { return };
         self.tokens += piece.tokens;
         self.pieces.push_back(piece);
         while let Some(oldest) = self.pieces.front()
-            && self.tokens - oldest.tokens >= keep
+            && self.tokens - oldest.tokens >= keep.saturating_add(DRAFTS)
         {
             self.tokens -= oldest.tokens;
             self.pieces.pop_front();
+        }
+    }
+
+    /// Forgets the newest `count` tokens' queries.
+    pub(super) fn forget_newest(&mut self, mut count: usize) {
+        while count > 0
+            && let Some(newest) = self.pieces.back_mut()
+        {
+            let gone = newest.tokens.min(count);
+            newest.tokens -= gone;
+            (count, self.tokens) = (count - gone, self.tokens - gone);
+            if newest.tokens == 0 {
+                self.pieces.pop_back();
+            }
         }
     }
 
@@ -180,7 +198,9 @@ mod tests {
                 tail.push(QueryTail::piece(&host, &batch, of, keep).expect("they fit"), keep);
                 seen += tokens;
                 let there = keep.min(seen);
-                assert!(tail.tokens() >= there && tail.tokens() <= keep.saturating_mul(3).max(there));
+                assert!(
+                    tail.tokens() >= there && tail.tokens() <= keep.saturating_add(DRAFTS).saturating_mul(3)
+                );
                 let all = piece(1000, seen).to_f32_vec();
                 let expected = by_head(&all, there, heads, 0..heads, dim);
                 let got = tail.on_device(&host, there, 0..heads).expect("they fit").expect("there are some");
