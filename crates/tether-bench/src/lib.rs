@@ -16,6 +16,7 @@ mod reference;
 mod reuse;
 mod rope;
 mod select;
+mod session;
 mod spherical;
 mod video;
 
@@ -26,9 +27,9 @@ use tether_kernels::Cube;
 use tether_kernels::cubecl::Runtime;
 
 /// Names of the groups of operations, in the order in which they run.
-pub const GROUPS: [&str; 12] = [
+pub const GROUPS: [&str; 13] = [
     "rope", "gather", "quant", "squant", "snap", "frame", "commit", "decode", "qdecode", "sdecode", "ar",
-    "reuse",
+    "reuse", "session",
 ];
 
 /// A group of operations.
@@ -49,6 +50,7 @@ fn groups<R: Runtime>() -> [Group<R>; GROUPS.len()] {
         spherical::run_decode,
         video::run,
         reuse::run,
+        session::run,
     ]
 }
 
