@@ -4,8 +4,7 @@ use tether_core::{CoreError, DType, HostTensor, Readback, TensorData, TokenEngin
 use tethercache::Error;
 use tethercache::score::tokens::HeadProfile;
 use tethercache::tokens::{
-    EvictReport, ModelFacts, NewTokens, SequenceId, TokenAttention, TokenBytes, TokenCache, TokenGeometry,
-    TokenRecipe,
+    EvictReport, ModelFacts, NewTokens, SequenceId, TokenBytes, TokenCache, TokenGeometry, TokenRecipe,
 };
 
 use crate::{Llama, TokenAttention, TokenBlock};
@@ -52,7 +51,7 @@ impl<E: TokenEngine> CachedAttention<E> {
             head_dim_v: config.head_dim,
             block_size: BLOCK,
             dtype,
-            attention: TokenAttention::default(),
+            attention: tethercache::tokens::TokenAttention::default(),
         };
         if let Some(profile) = &head_profile {
             profile.check(config.layers, config.kv_heads)?;

@@ -70,7 +70,7 @@ fn quantised(format: BlockFormat, x: &[f32]) -> (Vec<u8>, Vec<f32>) {
             let bytes = scale_bytes.into_iter().chain(signed.iter().map(|c| c.cast_unsigned())).collect();
             (bytes, signed.iter().map(|c| f32::from(*c) * scale).collect())
         }
-        other => unimplemented!("no test writes {other:?}"),
+        other => panic!("no test writes {other:?}"),
     }
 }
 
