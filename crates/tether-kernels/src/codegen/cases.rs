@@ -286,6 +286,7 @@ fn decode_with_options(cases: &Cases) {
         ..plain.clone()
     };
     let options = [
+        ("a scale", plain.clone()),
         ("a soft cap", AttendOptions { softcap: Some(30.0), ..plain.clone() }),
         ("a window", AttendOptions { window: Some(100), ..plain.clone() }),
         ("slopes", AttendOptions { alibi: per_head(8), ..plain.clone() }),
@@ -308,8 +309,10 @@ fn decode_with_options(cases: &Cases) {
                     let token = e.upload_indices(&[1], &[0])?;
                     let queries = NewQueries { q: &q, starts: &[0, 1], positions: given.then_some(&token) };
                     let kv = PagedKv { k: &kv, v: &kv, positions: given.then_some(&rows) };
-                    let tables = e.upload_tables(&tables)?;
-                    e.attend_paged(&queries, &kv, &tables, &e.upload_attention(&options)?).map(drop)
+                    let (tables, attention) = (e.upload_tables(&tables)?, e.upload_attention(&options)?);
+                    let (_, lse) = e.attend_paged(&queries, &kv, &tables, &attention)?;
+                    let mut sums = zeros(e, &[1, page_size, 2, heads / 2], DType::F32)?;
+                    e.add_attention(&mut sums, &queries, &kv, &tables, &attention, &lse)
                 });
             }
         }
