@@ -6,7 +6,7 @@ use crate::{CoreError, DType, checks};
 /// How logits are made, and which tokens a query sees beside the causal ones.
 ///
 /// The logit of a query at position `p` and a key at position `t` is `scale * q.k`, bounded by the soft cap, plus `-slope * (p - t)` of the
-/// query head where there are ALiBi slopes (arXiv:2108.12409). Without [`PagedKv::positions`] a token's position is its place in the list.
+/// query head where there are `ALiBi` slopes (arXiv:2108.12409). Without [`PagedKv::positions`] a token's position is its place in the list.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttendOptions {
     /// Multiplies `q.k`; usually `1 / sqrt(head_dim_k)`.

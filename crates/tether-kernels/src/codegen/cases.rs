@@ -9,9 +9,9 @@ use tether_codec::{
     SphericalFrame,
 };
 use tether_core::{
-    AlignJob, AttendOptions, AttendTable, BlockTables, CoreError, DType, Engine, NewQueries, PagedKv,
-    Pairing, PhaseRows, PhaseTable, Pool, Rotation, Side, SlotId, StoreSpec, Summaries, TokenEngine,
-    TokenLayout, WindowSpec,
+    AlignJob, AttendOptions, AttendTable, BlockTables, CoreError, DType, Engine, NewQueries, ObservedLayer,
+    PagedKv, Pairing, PhaseRows, PhaseTable, Pool, Rotation, ScoreLeaf, Side, SlotId, StoreSpec, Summaries,
+    TokenEngine, TokenLayout, WindowSpec,
 };
 use tether_reuse::{Base, Grid, Reduction, ReuseEngine};
 
@@ -28,6 +28,7 @@ pub(super) fn run_all(cases: &Cases) {
     rotation(cases);
     compaction(cases);
     selection(cases);
+    leaves(cases);
     codes(cases);
     spherical(cases);
     decode(cases);
@@ -205,6 +206,31 @@ fn compaction(cases: &Cases) {
             let (mut k, mut v) = (zeros(e, &[2, dim], dtype)?, zeros(e, &[2, dim], dtype)?);
             let x = zeros(e, &[1, dim], dtype)?;
             e.write_rows_together(&mut [(&mut k, &x), (&mut v, &x)], &rows)
+        });
+    }
+}
+
+/// Numbers for each token that scores are made of.
+fn leaves(cases: &Cases) {
+    let queries = 4;
+    for (name, leaf) in [
+        ("lengths of keys", ScoreLeaf::KeyNorm),
+        ("cosines of keys", ScoreLeaf::KeyMeanCosine),
+        ("mean logits", ScoreLeaf::MeanLogit { queries }),
+        ("sums of attention", ScoreLeaf::AttentionSums),
+        ("attention of a window", ScoreLeaf::WindowAttention { queries, smoothing: Pool::None }),
+    ] {
+        cases.each(format!("observe {name}"), |e, dtype| {
+            let pool = zeros(e, &[4, 16, 1, DIM], dtype)?;
+            let layer = ObservedLayer {
+                k: &pool,
+                v: &pool,
+                sums: Some(&zeros(e, &[4, 16, 1, 4], DType::F32)?),
+                rows: &e.upload_indices(&[2, 32], &[0; 64])?,
+                queries: Some(&zeros(e, &[8, queries, DIM], dtype)?),
+                scale: 0.1,
+            };
+            e.observe(&leaf, &layer).map(drop)
         });
     }
 }

@@ -1,4 +1,4 @@
-//! Attention with options: scale, soft cap, sliding window, ALiBi slopes and sink logits, each alone and all together.
+//! Attention with options: scale, soft cap, sliding window, `ALiBi` slopes and sink logits, each alone and all together.
 
 use tether_core::{
     AttendOptions, BlockTables, CoreError, DType, DecodeProblem, EMPTY_LSE, NewQueries, PagedKv, TokenEngine,
