@@ -210,17 +210,14 @@ impl TokenEngine for Host {
     ) -> Result<(), CoreError> {
         let problem = self.batch(queries, kv, tables, attention)?;
         check_sums(&problem, (sums.shape(), sums.dtype()))?;
-        if !attention.is_plain() {
-            let feature = "sums of attention with more than a scale";
-            return Err(CoreError::Unsupported { engine: "host", feature });
-        }
         let got = sums.dtype();
         let into = sums.as_f32_mut();
         let into =
             into.ok_or(CoreError::DTypeMismatch { what: "sums of attention", expected: DType::F32, got })?;
+        let shaping = Shaping::of(attention, kv.positions.zip(queries.positions));
         let queries =
             (queries.starts, PagedQueries { q: queries.q, scale: attention.scale, parallel: self.parallel });
-        sums::add(&problem, tables, &queries, kv.k, into);
+        sums::add(&problem, tables, &queries, kv.k, shaping.as_ref(), into);
         Ok(())
     }
 
@@ -262,12 +259,10 @@ impl TokenEngine for Host {
     ) -> Result<(HostTensor, HostTensor), CoreError> {
         let problem = self.batch(queries, kv, tables, attention)?;
         let &NewQueries { q, starts, .. } = queries;
-        let positions = kv.positions.zip(queries.positions);
-        let positions = positions.map(|(rows, tokens)| (rows.values(), tokens.values()));
-        let shaping = Shaping { options: attention, positions };
-        let shaping = (!attention.is_plain()).then_some(&shaping);
+        let shaping = Shaping::of(attention, kv.positions.zip(queries.positions));
         let queries = PagedQueries { q, scale: attention.scale, parallel: self.parallel };
-        causal::causal(&problem, tables, starts, &queries, &Pools { keys: kv.k, values: kv.v }, shaping)
+        let pools = Pools { keys: kv.k, values: kv.v };
+        causal::causal(&problem, tables, starts, &queries, &pools, shaping.as_ref())
     }
 
     fn list_rows(&self, tables: &HostTables) -> Result<HostIndices, CoreError> {

@@ -116,3 +116,8 @@ fn attends_with_options() {
 fn refuses_options_that_do_not_fit() {
     on_host(token_cases::refuses_options_that_do_not_fit);
 }
+
+#[test]
+fn adds_attention_with_options_up() {
+    on_host_for_all_dtypes(token_cases::adds_attention_with_options_up);
+}

@@ -62,6 +62,10 @@ on_each_runtime! {
         token_cases::tells_rows_and_columns(&engine).unwrap();
     }
 
+    fn adds_attention_with_options_up(engine) {
+        every_dtype(&engine, token_cases::adds_attention_with_options_up);
+    }
+
     fn attends_with_options(engine) {
         every_dtype(&engine, token_cases::attends_with_options);
     }

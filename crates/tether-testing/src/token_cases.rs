@@ -23,7 +23,7 @@ pub use leaves::{observes_leaves, tells_rows_and_columns};
 pub use options::{attends_with_options, refuses_options_that_do_not_fit};
 pub use rotate::{refuses_rotations_that_do_not_fit, rotates_by_positions, undoes_rotations};
 pub use rows::{reads_and_writes_rows, refuses_rows_that_are_not_there};
-pub use sums::adds_attention_up;
+pub use sums::{adds_attention_up, adds_attention_with_options_up};
 pub use top_k::{compacts_what_it_selects, refuses_selections_that_do_not_fit, selects_the_best};
 pub use window::{refuses_windows_that_do_not_fit, scores_by_a_window};
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::HostIndices;
 use super::paged::PagedHead;
 use tether_core::{AttendOptions, EMPTY_LSE};
 use tether_dense::{exp, softmax_rows};
@@ -54,6 +55,15 @@ pub(super) struct Narrowed<'a> {
 }
 
 impl<'a> Shaping<'a> {
+    /// None for a scale and nothing else.
+    pub(super) fn of(
+        options: &'a AttendOptions,
+        positions: Option<(&'a HostIndices, &'a HostIndices)>,
+    ) -> Option<Self> {
+        let positions = positions.map(|(rows, tokens)| (rows.values(), tokens.values()));
+        (!options.is_plain()).then_some(Self { options, positions })
+    }
+
     /// The list of `head` without the pages that none of the queries sees any of.
     pub(super) fn narrow(&self, head: &PagedHead<'a>, asking: Asking) -> Narrowed<'a> {
         let &AttendOptions { softcap, window, ref alibi, .. } = self.options;

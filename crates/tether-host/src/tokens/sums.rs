@@ -2,33 +2,53 @@
 
 use rayon::prelude::*;
 
+use super::paged::PagedHead;
+use super::shaped::{Asking, Logits, Narrowed, Plain, Shaping};
 use super::{HostTables, PagedQueries};
 use tether_core::{DecodeProblem, HostTensor};
-use tether_dense::{MatRef, matmul, softmax_rows};
+use tether_dense::{MatRef, matmul};
 
 /// Queries of a block: enough for the matrix product, few enough that a block of logits stays small.
 const BLOCK: usize = 64;
 
-/// What the tokens of one key head of one sequence get: `[group, tokens]`, and the rows of those tokens.
+/// What the tokens of one key head of one sequence get: `[group, tokens]`, and the rows of those tokens; none of those that no query sees.
 struct Added {
     rows: Vec<usize>,
     new: usize,
     weights: Vec<f32>,
 }
 
-/// Adds the weights of a batch of queries to `sums`, `[rows of the pool, group]`; arguments are checked.
+/// Adds the weights of a batch of queries to `sums`, `[rows of the pool, group]`; arguments are checked, and there are options where they are more than a
+/// scale.
 pub(super) fn add(
     problem: &DecodeProblem,
     tables: &HostTables,
     (starts, queries): &(&[u32], PagedQueries<'_>),
     keys: &HostTensor,
+    shaping: Option<&Shaping<'_>>,
     sums: &mut [f32],
 ) {
     let sequences = starts.len() - 1;
     let of = |i: usize| {
         let (sequence, kv_head) = (i / problem.kv_heads, i % problem.kv_heads);
         let new = starts[sequence] as usize..starts[sequence + 1] as usize;
-        added(problem, tables, (sequences, sequence, kv_head), (queries, new), keys)
+        let list = kv_head / problem.page_heads * sequences + sequence;
+        let head = PagedHead {
+            pages: tables.pages(list),
+            tokens: tables.lengths[list] as usize,
+            page_size: problem.page_size,
+            page_heads: problem.page_heads,
+            place: kv_head % problem.page_heads,
+        };
+        let Some(shaping) = shaping else {
+            return added(problem, &head, kv_head, (queries, new), keys, (&Plain, &[]));
+        };
+        let seen = head.tokens - new.len() + 1;
+        let asking = Asking { first: new.start, count: new.len(), seen, kv_head, group: problem.group };
+        let Narrowed { pages, hidden, logits } = shaping.narrow(&head, asking);
+        let head = PagedHead { pages: &pages, tokens: head.tokens - hidden, ..head };
+        let sinks = shaping.options.sinks.get(kv_head * problem.group..).unwrap_or_default();
+        added(problem, &head, kv_head, (queries, new), keys, (&logits, sinks))
     };
     let tasks = sequences * problem.kv_heads;
     let all: Vec<Added> = if queries.parallel {
@@ -50,19 +70,15 @@ pub(super) fn add(
 
 fn added(
     problem: &DecodeProblem,
-    tables: &HostTables,
-    (sequences, sequence, kv_head): (usize, usize, usize),
+    head: &PagedHead<'_>,
+    kv_head: usize,
     (queries, new): (&PagedQueries<'_>, std::ops::Range<usize>),
     keys: &HostTensor,
+    (shaping, sinks): (&impl Logits, &[f32]),
 ) -> Added {
-    let &DecodeProblem { page_size, page_heads, head_dim_k: dim, group, .. } = problem;
-    let list = kv_head / page_heads * sequences + sequence;
-    let (pages, tokens) = (tables.pages(list), tables.lengths[list] as usize);
-    let row = |token: usize| {
-        (pages[token / page_size] as usize * page_size + token % page_size) * page_heads
-            + kv_head % page_heads
-    };
-    let rows: Vec<usize> = (0..tokens).map(row).collect();
+    let &DecodeProblem { head_dim_k: dim, group, .. } = problem;
+    let tokens = head.tokens;
+    let rows: Vec<usize> = (0..tokens).map(|token| head.row(token)).collect();
     let mut of_head = vec![0f32; tokens * dim];
     for (&row, key) in rows.iter().zip(of_head.chunks_exact_mut(dim.max(1))) {
         keys.data().widen_into(row * dim, key);
@@ -84,8 +100,14 @@ fn added(
             let seen = MatRef::row_major(&of_head[..visible * dim], visible, dim, dim).transposed();
             matmul(&mut logits, visible, 0.0, MatRef::row_major(&block, count, dim, dim), seen);
             for (row, place) in logits.chunks_exact_mut(visible).zip(past + first..) {
-                softmax_rows(&mut row[..=place], place + 1);
-                sums.iter_mut().zip(&row[..=place]).for_each(|(sum, &weight)| *sum += weight);
+                let of_head = (place - past) * group + of_group;
+                let lse = shaping.weigh((of_head, 0), &mut row[..=place], place + 1);
+                // A sink takes its share.
+                let share = match (sinks.get(of_group), lse.first()) {
+                    (Some(sink), Some(lse)) => 1.0 / (1.0 + (sink - lse).exp()),
+                    _ => 1.0,
+                };
+                sums.iter_mut().zip(&row[..=place]).for_each(|(sum, &weight)| *sum += weight * share);
             }
         }
     }

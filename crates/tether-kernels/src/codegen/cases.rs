@@ -9,9 +9,9 @@ use tether_codec::{
     SphericalFrame,
 };
 use tether_core::{
-    AlignJob, AttendOptions, AttendTable, BlockTables, CoreError, DType, Engine, NewQueries, PagedKv,
-    Pairing, PhaseRows, PhaseTable, Pool, Rotation, Side, SlotId, StoreSpec, Summaries, TokenEngine,
-    TokenLayout, WindowSpec,
+    AlignJob, AttendOptions, AttendTable, BlockTables, CoreError, DType, Engine, NewQueries, ObservedLayer,
+    PagedKv, Pairing, PhaseRows, PhaseTable, Pool, Rotation, ScoreLeaf, Side, SlotId, StoreSpec, Summaries,
+    TokenEngine, TokenLayout, WindowSpec,
 };
 use tether_reuse::{Base, Grid, Reduction, ReuseEngine};
 
@@ -28,6 +28,7 @@ pub(super) fn run_all(cases: &Cases) {
     rotation(cases);
     compaction(cases);
     selection(cases);
+    leaves(cases);
     codes(cases);
     spherical(cases);
     decode(cases);
@@ -209,6 +210,31 @@ fn compaction(cases: &Cases) {
     }
 }
 
+/// Numbers for each token that scores are made of.
+fn leaves(cases: &Cases) {
+    let queries = 4;
+    for (name, leaf) in [
+        ("lengths of keys", ScoreLeaf::KeyNorm),
+        ("cosines of keys", ScoreLeaf::KeyMeanCosine),
+        ("mean logits", ScoreLeaf::MeanLogit { queries }),
+        ("sums of attention", ScoreLeaf::AttentionSums),
+        ("attention of a window", ScoreLeaf::WindowAttention { queries, smoothing: Pool::None }),
+    ] {
+        cases.each(format!("observe {name}"), |e, dtype| {
+            let pool = zeros(e, &[4, 16, 1, DIM], dtype)?;
+            let layer = ObservedLayer {
+                k: &pool,
+                v: &pool,
+                sums: Some(&zeros(e, &[4, 16, 1, 4], DType::F32)?),
+                rows: &e.upload_indices(&[2, 32], &[0; 64])?,
+                queries: Some(&zeros(e, &[8, queries, DIM], dtype)?),
+                scale: 0.1,
+            };
+            e.observe(&leaf, &layer).map(drop)
+        });
+    }
+}
+
 fn selection(cases: &Cases) {
     for columns in [64, 4096, 32_768, 1 << 20] {
         cases.once(format!("top k, 8 of {columns}"), |e| {
@@ -286,6 +312,7 @@ fn decode_with_options(cases: &Cases) {
         ..plain.clone()
     };
     let options = [
+        ("a scale", plain.clone()),
         ("a soft cap", AttendOptions { softcap: Some(30.0), ..plain.clone() }),
         ("a window", AttendOptions { window: Some(100), ..plain.clone() }),
         ("slopes", AttendOptions { alibi: per_head(8), ..plain.clone() }),
@@ -308,8 +335,10 @@ fn decode_with_options(cases: &Cases) {
                     let token = e.upload_indices(&[1], &[0])?;
                     let queries = NewQueries { q: &q, starts: &[0, 1], positions: given.then_some(&token) };
                     let kv = PagedKv { k: &kv, v: &kv, positions: given.then_some(&rows) };
-                    let tables = e.upload_tables(&tables)?;
-                    e.attend_paged(&queries, &kv, &tables, &e.upload_attention(&options)?).map(drop)
+                    let (tables, attention) = (e.upload_tables(&tables)?, e.upload_attention(&options)?);
+                    let (_, lse) = e.attend_paged(&queries, &kv, &tables, &attention)?;
+                    let mut sums = zeros(e, &[1, page_size, 2, heads / 2], DType::F32)?;
+                    e.add_attention(&mut sums, &queries, &kv, &tables, &attention, &lse)
                 });
             }
         }

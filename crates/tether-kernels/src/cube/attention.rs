@@ -4,6 +4,9 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 use tether_core::{AttendOptions, CoreError};
 
+use super::CubeIndices;
+use crate::ops::decode::Shaping;
+
 /// Uploaded [`AttendOptions`].
 #[derive(Clone, Debug)]
 pub struct CubeAttention {
@@ -26,5 +29,14 @@ impl CubeAttention {
             (client.create_from_slice(f32::as_bytes(&numbers)), numbers.len())
         });
         Ok(Self { options: options.clone(), per_head })
+    }
+
+    /// With positions of a pool's rows and of new tokens; none for a scale and nothing else.
+    pub(super) fn shaping<'a>(
+        &'a self,
+        positions: Option<(&'a CubeIndices, &'a CubeIndices)>,
+    ) -> Option<Shaping<'a>> {
+        let per_head = self.per_head.as_ref()?;
+        Some(Shaping { options: &self.options, per_head, positions })
     }
 }

@@ -13,7 +13,7 @@ use super::launch::uploaded;
 use super::{Cube, CubeAttention, CubeTensor};
 use crate::ops::{
     self,
-    decode::{Asked, Shaping, Stored},
+    decode::{Asked, Stored},
     row_scores::Strides,
 };
 
@@ -444,16 +444,13 @@ impl<R: Runtime> TokenEngine for Cube<R> {
     ) -> Result<(), CoreError> {
         let problem = self.batch(queries, kv, tables, attention)?;
         check_sums(&problem, (&sums.shape, sums.dtype))?;
-        if !attention.options.is_plain() {
-            let feature = "sums of attention with more than a scale";
-            return Err(CoreError::Unsupported { engine: self.name, feature });
-        }
+        let shaping = attention.shaping(kv.positions.zip(queries.positions));
         ops::sums::launch(
             &self.client,
             self.name,
             &problem,
             (queries, tables),
-            attention.options.scale,
+            (attention.options.scale, shaping.as_ref()),
             kv.k,
             lse,
             sums,
@@ -519,12 +516,7 @@ impl<R: Runtime> TokenEngine for Cube<R> {
     ) -> Result<(CubeTensor, CubeTensor), CoreError> {
         let problem = self.batch(queries, kv, tables, attention)?;
         let (q, k, v) = (queries.q, kv.k, kv.v);
-        let positions = kv.positions.zip(queries.positions);
-        let shaping = attention.per_head.as_ref().map(|per_head| Shaping {
-            options: &attention.options,
-            per_head,
-            positions,
-        });
+        let shaping = attention.shaping(kv.positions.zip(queries.positions));
         let asked = Asked { problem: &problem, tables, q, scale: attention.options.scale, shaping };
         let stored = Stored::Numbers { k, v };
         if problem.sequences == tables.sequences {

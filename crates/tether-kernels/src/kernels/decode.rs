@@ -17,7 +17,7 @@ mod spherical_plain;
 
 pub(crate) use combine::{COMBINE_THREADS, MOST_PARTS, combine_parts, combine_parts_sinks};
 pub(crate) use matrix_launch::{decode_matrix, decode_matrix_options};
-pub(crate) use options::Options;
+pub(crate) use options::{Options, is_hidden, shaped};
 pub(crate) use plain::{THREADS, decode_plain, decode_plain_codes};
 pub(crate) use plain_options::decode_plain_options;
 pub(crate) use spherical_combine::{THREADS as SPHERICAL_COMBINE_THREADS, combine_spherical};

@@ -2,13 +2,15 @@
 
 use cubecl::prelude::*;
 
+use super::decode::{Options, is_hidden, shaped};
+
 /// Threads of a cube.
 pub(crate) const THREADS: u32 = 128;
 
 /// Adds to `sums`, `[rows of the pool, group]`, what the tokens of each list get from the new queries of their sequence. Cube x counts tiles of a list, cube y key heads,
-/// cube z sequences. Rows of the list's new tokens, its last ones, begin at 0.
-#[cube(launch_unchecked)]
-pub(crate) fn add_attention<F: Float>(
+/// cube z sequences. Rows of the list's new tokens, its last ones, begin at 0. With options, positions and `per_head` are those of attention.
+#[cube]
+fn add<F: Float>(
     q: &Array<F>,
     k: &Array<F>,
     lse: &Array<f32>,
@@ -16,13 +18,19 @@ pub(crate) fn add_attention<F: Float>(
     starts: &Array<u32>,
     pages: &Array<u32>,
     lengths: &Array<u32>,
+    row_positions: &Array<u32>,
+    token_positions: &Array<u32>,
+    per_head: &Array<f32>,
     sums: &mut Array<f32>,
     scale: f32,
+    softcap: f32,
+    window: u32,
     page_heads: u32,
     page_size: u32,
     group: u32,
     #[comptime] dim: u32,
     #[comptime] tile: u32,
+    #[comptime] options: Options,
 ) {
     // A column more than a row has, so that threads of neighbouring tokens meet different banks.
     let stride = comptime!(dim + 1);
@@ -69,14 +77,33 @@ pub(crate) fn add_attention<F: Float>(
             if token > past {
                 query = token - past;
             }
+            let position = if comptime!(options.positions) {
+                row_positions[rows[place as usize] as usize]
+            } else {
+                token
+            };
             let mut sum = 0.0f32;
             while query < new {
-                let row = (begin + query) * query_heads + kv_head * group + of_group;
-                let mut dot = 0.0f32;
-                for d in 0..dim {
-                    dot += f32::cast_from(q[(row * dim + d) as usize]) * keys[(place * stride + d) as usize];
+                let head = kv_head * group + of_group;
+                let row = (begin + query) * query_heads + head;
+                let at = if comptime!(options.positions) {
+                    token_positions[(begin + query) as usize]
+                } else {
+                    past + query
+                };
+                let hidden =
+                    if comptime!(options.window) { is_hidden(at, position, window) } else { false.runtime() };
+                if !hidden {
+                    let mut dot = 0.0f32;
+                    for d in 0..dim {
+                        dot +=
+                            f32::cast_from(q[(row * dim + d) as usize]) * keys[(place * stride + d) as usize];
+                    }
+                    let slope =
+                        if comptime!(options.alibi) { per_head[head as usize] } else { 0.0f32.runtime() };
+                    let logit = shaped(dot, at, position, slope, softcap, window, options);
+                    sum += (logit - lse[row as usize]).exp();
                 }
-                sum += (dot - lse[row as usize]).exp();
                 query += 1;
             }
             let at = (rows[place as usize] * group + of_group) as usize;
@@ -87,4 +114,94 @@ pub(crate) fn add_attention<F: Float>(
         }
         i += THREADS;
     }
+}
+
+/// [`add`] with no more than a scale.
+#[cube(launch_unchecked)]
+pub(crate) fn add_attention<F: Float>(
+    q: &Array<F>,
+    k: &Array<F>,
+    lse: &Array<f32>,
+    batch: &Array<u32>,
+    starts: &Array<u32>,
+    pages: &Array<u32>,
+    lengths: &Array<u32>,
+    sums: &mut Array<f32>,
+    scale: f32,
+    page_heads: u32,
+    page_size: u32,
+    group: u32,
+    #[comptime] dim: u32,
+    #[comptime] tile: u32,
+) {
+    add(
+        q,
+        k,
+        lse,
+        batch,
+        starts,
+        pages,
+        lengths,
+        lengths,
+        lengths,
+        lse,
+        sums,
+        scale,
+        scale,
+        page_size,
+        page_heads,
+        page_size,
+        group,
+        dim,
+        tile,
+        comptime!(Options::default()),
+    );
+}
+
+/// [`add`] with options.
+#[cube(launch_unchecked)]
+pub(crate) fn add_attention_options<F: Float>(
+    q: &Array<F>,
+    k: &Array<F>,
+    lse: &Array<f32>,
+    batch: &Array<u32>,
+    starts: &Array<u32>,
+    pages: &Array<u32>,
+    lengths: &Array<u32>,
+    row_positions: &Array<u32>,
+    token_positions: &Array<u32>,
+    per_head: &Array<f32>,
+    sums: &mut Array<f32>,
+    scale: f32,
+    softcap: f32,
+    window: u32,
+    page_heads: u32,
+    page_size: u32,
+    group: u32,
+    #[comptime] dim: u32,
+    #[comptime] tile: u32,
+    #[comptime] options: Options,
+) {
+    add(
+        q,
+        k,
+        lse,
+        batch,
+        starts,
+        pages,
+        lengths,
+        row_positions,
+        token_positions,
+        per_head,
+        sums,
+        scale,
+        softcap,
+        window,
+        page_heads,
+        page_size,
+        group,
+        dim,
+        tile,
+        options,
+    );
 }

@@ -133,7 +133,7 @@ pub(crate) struct Shaping<'a> {
 
 impl Shaping<'_> {
     /// What kernels are made for, of which the results are whole ones or parts.
-    fn options(&self, whole: bool) -> decode::Options {
+    pub(super) fn options(&self, whole: bool) -> decode::Options {
         let options = self.options;
         decode::Options {
             softcap: options.softcap.is_some(),
@@ -154,14 +154,22 @@ impl Shaping<'_> {
     }
 
     /// Positions as kernels take them; any words where they do not look.
-    fn words<R: Runtime>(&self, tables: &CubeTables) -> [ArrayArg<R>; 2] {
+    pub(super) fn words<R: Runtime>(&self, tables: &CubeTables) -> [ArrayArg<R>; 2] {
         match self.positions {
             Some((rows, tokens)) => [rows, tokens].map(|x| array(&x.handle, x.len())),
             None => [(); 2].map(|()| array(&tables.lengths, tables.lengths_len)),
         }
     }
 
-    fn per_head<R: Runtime>(&self) -> ArrayArg<R> {
+    pub(super) fn softcap(&self) -> f32 {
+        self.options.softcap.unwrap_or(1.0)
+    }
+
+    pub(super) fn window(&self) -> u32 {
+        self.options.window.unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn per_head<R: Runtime>(&self) -> ArrayArg<R> {
         let (handle, len) = self.per_head;
         array(handle, *len)
     }
@@ -364,8 +372,7 @@ fn shaped_parts<F: Float + CubeElement, O: Float + CubeElement, R: Runtime>(
     let (page_heads, page_size) = (problem.page_heads as u32, problem.page_size as u32);
     let group = problem.group as u32;
     let options = shaping.options(print.parts == 1);
-    let softcap = shaping.options.softcap.unwrap_or(1.0);
-    let window = shaping.options.window.unwrap_or(u32::MAX);
+    let (softcap, window) = (shaping.softcap(), shaping.window());
     #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
     // SAFETY: as that of [`parts_of`]; there are a position for each row of the pool and for each query token, and numbers for each query head, where the kernels look.
     unsafe {

@@ -1,4 +1,4 @@
-//! Attention with options: scale, soft cap, sliding window, ALiBi slopes and sink logits, each alone and all together.
+//! Attention with options: scale, soft cap, sliding window, `ALiBi` slopes and sink logits, each alone and all together.
 
 use tether_core::{
     AttendOptions, BlockTables, CoreError, DType, DecodeProblem, EMPTY_LSE, NewQueries, PagedKv, TokenEngine,
@@ -31,7 +31,7 @@ const BATCHES: [(DecodeShape, &[u32]); 11] = [
 
 /// Where tokens stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Places {
+pub(super) enum Places {
     /// Nothing is said: where they are in their lists.
     Unsaid,
     /// In order, with gaps that differ between heads.
@@ -44,7 +44,7 @@ enum Places {
 
 impl Places {
     /// Positions of the pool's rows and of the new tokens.
-    fn positions(
+    pub(super) fn positions(
         self,
         made: &PagedTokens,
         page_heads: usize,
@@ -99,7 +99,7 @@ fn row_of(tables: &BlockTables<'_>, list: usize, token: usize) -> usize {
 }
 
 /// Options with what they are for.
-fn all_options(of: &DecodeShape) -> Vec<(&'static str, AttendOptions)> {
+pub(super) fn all_options(of: &DecodeShape) -> Vec<(&'static str, AttendOptions)> {
     let (heads, scale) = (of.query_heads(), of.scale());
     let plain = AttendOptions::scaled(scale);
     let slopes = || (1..=heads).map(|head| (-8.0 * head as f32 / heads as f32).exp2()).collect();
@@ -175,9 +175,9 @@ pub fn attends_with_options<E: TokenEngine>(engine: &E, dtype: DType) -> Result<
             for places in [Places::Unsaid, Places::Gaps, Places::AnyOrder, Places::Behind] {
                 let asked = match places {
                     Places::Unsaid => true,
-                    Places::Gaps => options.uses_positions(),
-                    Places::AnyOrder => !options.alibi.is_empty() || options.window == Some(40),
-                    Places::Behind => options.window.is_some() && options.alibi.is_empty(),
+                    Places::Gaps => !options.alibi.is_empty() || matches!(options.window, Some(3..=40)),
+                    Places::AnyOrder => options.window == Some(40),
+                    Places::Behind => matches!(options.window, Some(20..=40)) && options.alibi.is_empty(),
                 };
                 if asked {
                     let what = format!("{of:?}, {new:?} new, {dtype}, {name}, {places:?}");

@@ -13,7 +13,7 @@ pub struct TokenAttention {
     pub scale: Option<f32>,
     /// Bounds logits (Gemma 2).
     pub softcap: Option<f32>,
-    /// ALiBi slopes of the query heads (BLOOM); empty for none.
+    /// `ALiBi` slopes of the query heads (BLOOM); empty for none.
     pub alibi: Vec<f32>,
     /// The sliding window of each layer, none for one that sees everything (Gemma and gpt-oss alternate); empty for none at all.
     pub windows: Vec<Option<u32>>,

@@ -37,11 +37,11 @@ impl Options {
 }
 
 /// What stands for the logit of a token that is not seen.
-pub(super) const HIDDEN: f32 = -1e30;
+pub(crate) const HIDDEN: f32 = -1e30;
 
 /// Whether the window of a query ends before a token; positions are bits of an `i32`.
 #[cube]
-pub(super) fn is_hidden(query: u32, token: u32, window: u32) -> bool {
+pub(crate) fn is_hidden(query: u32, token: u32, window: u32) -> bool {
     i32::cast_from(token) <= i32::cast_from(query) && query - token >= window
 }
 
@@ -53,7 +53,7 @@ pub(super) fn hidden_units(length: u32, window: u32, #[comptime] unit: u32) -> u
 
 /// The logit of a token, [`HIDDEN`] where it is not seen.
 #[cube]
-pub(super) fn shaped(
+pub(crate) fn shaped(
     logit: f32,
     query: u32,
     token: u32,
