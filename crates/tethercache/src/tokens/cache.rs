@@ -15,6 +15,7 @@ mod reading;
 mod recorded;
 mod retention;
 mod scoring;
+mod shared_evictions;
 mod summaries;
 mod turns;
 
@@ -37,6 +38,7 @@ use pending::Pending;
 use probes::Probes;
 use reading::chooses_for_each;
 use recorded::Recorded;
+use shared_evictions::SharedEviction;
 use summaries::Summaries;
 
 pub use evict::EvictReport;
@@ -93,6 +95,10 @@ pub struct TokenCache<E: TokenEngine> {
     /// How each layer makes logits.
     attention: Vec<E::Attention>,
     layers: Vec<LayerPools<E>>,
+    /// The last eviction of each layer of pages that others share.
+    shared: Vec<Option<SharedEviction>>,
+    /// Evictions so far.
+    stamps: u64,
     sequences: BTreeMap<SequenceId, Sequence<E::Tensor>>,
     next: u32,
 }
@@ -158,6 +164,8 @@ struct SequenceLayer<T> {
     /// Tokens that came, evicted ones included.
     seen: usize,
     recorded: Recorded<T>,
+    /// Which eviction wrote rows of the heads' lists last; what only came after them is not counted.
+    stamp: u64,
     /// Keys of tokens that have moved, as they came, `[n, 1, head_dim_k]`.
     originals: Option<T>,
     summaries: Summaries,
@@ -172,6 +180,7 @@ impl<T> Default for SequenceLayer<T> {
             attended: 0,
             seen: 0,
             recorded: Recorded::default(),
+            stamp: 0,
             originals: None,
             summaries: Summaries::default(),
             probes: None,
@@ -259,7 +268,20 @@ impl<E: TokenEngine> TokenCache<E> {
         let of_layer = |layer| engine.upload_attention(&geometry.attention(layer));
         let attention = (0..geometry.layers).map(of_layer).collect::<Result<_, _>>()?;
         let (facts, sequences) = (ModelFacts::default(), BTreeMap::new());
-        Ok(Self { engine, geometry, planner, facts, rotations, attention, layers, sequences, next: 0 })
+        let shared = vec![None; layers.len()];
+        Ok(Self {
+            engine,
+            geometry,
+            planner,
+            facts,
+            rotations,
+            attention,
+            layers,
+            shared,
+            stamps: 0,
+            sequences,
+            next: 0,
+        })
     }
 
     /// With what the recipe asks of the model ([`TokenPlanner::needs`] says what).
@@ -539,6 +561,8 @@ impl<E: TokenEngine> TokenCache<E> {
         let Ok(Some(renumbered)) = self.layers[layer].shrink(&self.engine, self.geometry.kv_heads) else {
             return;
         };
+        // Pages are not called what they were.
+        self.shared[layer] = None;
         for sequence in self.sequences.values_mut() {
             for list in sequence.layers[layer].lists_mut() {
                 list.blocks.iter_mut().for_each(|b| *b = renumbered[*b as usize]);

@@ -312,3 +312,58 @@ fn a_merge_leaves_a_fork_as_it_was() {
         assert!(bits(&pair.cache, third) == merged, "{recipe}: alone");
     }
 }
+
+/// A token that comes after a text of 400.
+fn one_token(pair: &mut Pair, sequence: SequenceId) {
+    let mut noise = Noise(0x1);
+    for layer in 0..LAYERS {
+        let mut tensor = |heads| noise.tensor(&[1, heads, DIM]);
+        let (q, k, v) = (tensor(QUERY_HEADS), tensor(KV_HEADS), tensor(KV_HEADS));
+        let new = NewTokens::new(&q, &k, &v, &[400]).raw_queries(&q);
+        pair.cache.extend(sequence, layer, &new).unwrap();
+    }
+}
+
+#[test]
+fn forks_of_one_text_are_evicted_from_once() {
+    for (name, overrides) in [
+        ("knorm", &["budget.ratio=0.5"][..]),
+        ("snapkv", &["budget.ratio=0.5", "score.window=8"]),
+        ("streaming-llm", &["budget.ratio=0.5"]),
+        ("merging", &["budget.ratio=0.5"]),
+    ] {
+        let mut pair = profiled(name, overrides, 71);
+        let (first, mut plain) = (pair.start(), Plain::new());
+        pair.extend(first, &mut plain, 400);
+        let mut alone = profiled(name, overrides, 71);
+        let (single, mut other) = (alone.start(), Plain::new());
+        alone.extend(single, &mut other, 400);
+        alone.evicted(single).unwrap();
+        let forks: Vec<SequenceId> = (0..7).map(|_| pair.cache.fork(first).unwrap()).collect();
+        pair.sequences.extend(&forks);
+        let all: Vec<SequenceId> = forks.iter().copied().chain([first]).collect();
+        for (n, &sequence) in all.iter().enumerate() {
+            assert!(pair.evicted(sequence).unwrap().evicted > 0, "{name}");
+            if n == 0 {
+                // The one that evicted first goes on, into pages that the others come to share.
+                one_token(&mut pair, sequence);
+            }
+        }
+        let (eight, one) = (pair.cache.bytes(), alone.cache.bytes());
+        assert!(
+            eight.in_use * 10 <= one.in_use * 11 + 10 * 2 * 4 * geometry().block_bytes(),
+            "{name}: {eight:?}, one {one:?}"
+        );
+        for &sequence in &all[1..] {
+            assert!(bits(&pair.cache, sequence) == bits(&alone.cache, single), "{name}");
+        }
+        // What one of them does then, the others do not see.
+        let before = bits(&pair.cache, all[2]);
+        one_token(&mut pair, all[1]);
+        assert!(bits(&pair.cache, all[2]) == before, "{name}");
+        for &sequence in &all {
+            pair.cache.remove(sequence).unwrap();
+        }
+        assert_eq!(pair.cache.bytes().in_use, 0, "{name}");
+    }
+}

@@ -172,13 +172,31 @@ impl<E: TokenEngine> TokenCache<E> {
         let plan = next.with_later_tokens(&held.heads);
         if !plan.is_nothing() {
             let (heads, originals) = (held.heads.clone(), held.originals.clone());
-            let done = self.compact(&heads, originals.as_ref(), &plan)?;
+            let sharer = (sequence, held.stamp);
+            let sharers = self.sharers(&heads, sequence, layer);
+            let (made, originals, given_up, stamp, fresh) = match self.made_before((&heads, sharer), &plan)? {
+                Some(made) => {
+                    let known = self.shared[layer].as_ref().and_then(|s| self.sequences.get(&s.maker()));
+                    let maker = known.map(|maker| &maker.layers[layer]);
+                    let originals = maker.and_then(|maker| maker.originals.clone());
+                    let stamp = maker.map_or(0, |maker| maker.stamp);
+                    (made, originals, heads.iter().flat_map(|h| h.blocks.clone()).collect(), stamp, false)
+                }
+                None => {
+                    let done = self.compact(&heads, originals.as_ref(), &plan)?;
+                    self.stamps += 1;
+                    (done.heads, done.originals, done.given_up, self.stamps, true)
+                }
+            };
             let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
             let held = &mut held.layers[layer];
-            held.replace_heads(done.heads);
-            held.originals = done.originals;
+            held.replace_heads(made);
+            (held.originals, held.stamp) = (originals, stamp);
             let pool = &mut self.layers[layer].pool;
-            done.given_up.into_iter().try_for_each(|page| pool.release(page).map(drop))?;
+            given_up.into_iter().try_for_each(|page| pool.release(page).map(drop))?;
+            if fresh {
+                self.remember(&heads, &plan, (sequence, stamp), sharers);
+            }
             report.merged += plan.edits.iter().filter(|e| matches!(e, TokenEdit::Merge(_))).count();
         }
         let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;

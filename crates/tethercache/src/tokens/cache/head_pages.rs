@@ -73,6 +73,13 @@ impl HeadPages {
         self.grid.truncate(mark.gridded);
     }
 
+    /// The list as it was when it had only its first `tokens` tokens, since when others were added.
+    pub(super) fn first_tokens(&self, tokens: usize, block_size: usize) -> Self {
+        let mut list = self.clone();
+        list.forget_newest(self.len() - tokens.min(self.len()), block_size);
+        list
+    }
+
     /// Forgets the newest `tokens` tokens, which have the last slots. Returns the pages that hold nothing then.
     pub(super) fn forget_newest(&mut self, tokens: usize, block_size: usize) -> Vec<u32> {
         let left = self.len().saturating_sub(tokens);

@@ -46,6 +46,8 @@ impl<E: TokenEngine> TokenCache<E> {
             let recipe = self.planner.recipe().name.clone();
             return Err(RecipeError::Combination { recipe, problem }.into());
         }
+        self.stamps += 1;
+        let stamp = self.stamps;
         let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
         for (layer, held) in held.layers.iter_mut().enumerate() {
             for list in held.lists_mut() {
@@ -56,6 +58,8 @@ impl<E: TokenEngine> TokenCache<E> {
             held.recorded.queries.forget_newest(tokens);
             held.recorded.raw_queries.forget_newest(tokens);
             held.seen -= tokens;
+            // Pages that are taken again are not what they were.
+            held.stamp = stamp;
             held.attended = 0;
         }
         Ok(())
