@@ -212,6 +212,11 @@ fn compaction(cases: &Cases) {
 
 /// Numbers for each token that scores are made of.
 fn leaves(cases: &Cases) {
+    cases.once("rows of lists", |e| {
+        let (pages, indptr, lengths) = (&[0, 1], &[0, 1, 2], &[16, 16]);
+        let tables = BlockTables { page_size: 16, groups: 2, indptr, pages, lengths };
+        e.list_rows(&e.upload_tables(&tables)?).map(drop)
+    });
     let queries = 4;
     for (name, leaf) in [
         ("lengths of keys", ScoreLeaf::KeyNorm),

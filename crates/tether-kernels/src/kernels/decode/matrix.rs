@@ -178,10 +178,9 @@ pub(super) fn attend_steps<F: Float, O: Float, NK: Size, NV: Size>(
                 }
                 // A sink is a token that has no value: what one warp's rows start with, and of a row's four threads one.
                 if comptime!(options.sinks) {
-                    if warp == 0u32 {
-                        highest[half] = per_head[(query_heads + query_head) as usize];
-                        weights[half] = select(quad == 0u32, 1.0f32, 0.0f32);
-                    }
+                    let sink = per_head[(query_heads + query_head) as usize];
+                    highest[half] = select(warp == 0u32, sink, f32::new(HIDDEN));
+                    weights[half] = select(warp == 0u32 && quad == 0u32, 1.0f32, 0.0f32);
                 }
             }
         }

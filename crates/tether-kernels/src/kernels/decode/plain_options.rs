@@ -36,6 +36,21 @@ fn take_sinks(state: &mut Running, part: &Part, per_head: &Array<f32>, group: u3
     }
 }
 
+/// Slopes of the cube's rows.
+#[cube]
+fn load_slopes(
+    slopes: &mut SharedMemory<f32>,
+    part: &Part,
+    per_head: &Array<f32>,
+    group: u32,
+    #[comptime] rows: u32,
+) {
+    if UNIT_POS_X < rows && part.first_row + UNIT_POS_X < group {
+        let head = part.kv_head * group + part.first_row + UNIT_POS_X;
+        slopes[UNIT_POS_X as usize] = per_head[head as usize];
+    }
+}
+
 /// As [`super::decode_plain`]. `row_positions` are those of the pool's rows, `token_positions` of the queries' tokens; `per_head` holds the query heads'
 /// slopes, and then their sinks.
 #[cube(launch_unchecked)]
@@ -80,10 +95,7 @@ pub(crate) fn decode_plain_options<F: Float, O: Float>(
         take_sinks(&mut state, &part, per_head, group, rows);
     }
     if comptime!(options.alibi) {
-        if UNIT_POS_X < rows && part.first_row + UNIT_POS_X < group {
-            slopes[UNIT_POS_X as usize] =
-                per_head[(part.kv_head * group + part.first_row + UNIT_POS_X) as usize];
-        }
+        load_slopes(&mut slopes, &part, per_head, group, rows);
     }
     let mut start = part.begin;
     while start < part.end {
