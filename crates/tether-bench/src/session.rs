@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use tether_core::{CoreError, DType, Engine, TokenEngine};
+use tether_core::{CoreError, DType, Engine, Pool, TokenEngine, WindowSpec};
 use tether_kernels::cubecl::Runtime;
 use tether_kernels::{Cube, CubeTensor};
 use tethercache::Error;
@@ -248,6 +248,39 @@ fn evict<R: Runtime>(bench: &mut Bench<'_, R>, context: usize) -> Result<(), Cor
     Ok(())
 }
 
+/// What an eviction of one layer is made of, each by itself: the floor of [`evict`].
+fn parts<R: Runtime>(bench: &mut Bench<'_, R>, context: usize) -> Result<(), CoreError> {
+    let (engine, dtype) = (bench.engine, bench.half());
+    let pool = engine.noise(&[KV_HEADS * context / 16, 16, 1, DIM], dtype, 1)?;
+    let rows: Vec<u32> = (0..(KV_HEADS * context) as u32).collect();
+    let rows = engine.upload_indices(&[KV_HEADS, context], &rows)?;
+    let queries = engine.noise(&[HEADS, 64, DIM], dtype, 2)?;
+    let keys = engine.read_rows(&pool, &rows)?;
+    let spec = WindowSpec { scale: 1.0 / (DIM as f32).sqrt(), pool: Pool::Mean(5) };
+    let scores = engine.window_scores(&queries, &keys, &spec)?;
+    let prefix = context - 64;
+    let kept = context / 10 - 64;
+    let (columns, _) = engine.score_columns(&scores, 0..prefix, 1.0)?;
+    let row = |bytes: f64| Work::Copy(bytes);
+    let all = (KV_HEADS * context * DIM * dtype.bytes()) as f64;
+    let flat = (KV_HEADS * context * 4) as f64;
+    for (part, work, call) in [
+        (
+            "rows",
+            row(2.0 * all),
+            &(|| engine.read_rows(&pool, &rows).map(drop)) as &dyn Fn() -> Result<(), CoreError>,
+        ),
+        ("scores", row(all), &|| engine.window_scores(&queries, &keys, &spec).map(drop)),
+        ("columns", row(3.0 * flat), &|| engine.score_columns(&scores, 0..prefix, 1.0).map(drop)),
+        ("top_k", row(flat), &|| engine.top_k(&columns, kept).map(drop)),
+    ] {
+        let timing = bench.time(1, |_| call())?;
+        let shape = format!("ctx{context}_{part}_kv8d128");
+        bench.record("session_evict_part", shape, timing, (0.0, CLOSE), work, "one layer");
+    }
+    Ok(())
+}
+
 pub(crate) fn run<R: Runtime>(bench: &mut Bench<'_, R>) -> Result<(), CoreError> {
     for context in [32_768, 131_072] {
         decode(bench, ("full", &[]), context)?;
@@ -256,6 +289,7 @@ pub(crate) fn run<R: Runtime>(bench: &mut Bench<'_, R>) -> Result<(), CoreError>
     decode(bench, ("h2o", &["budget.ratio=0.1"]), 8_192)?;
     decode(bench, ("tova", &["budget.ratio=0.1"]), 32_768)?;
     ragged(bench)?;
+    parts(bench, 131_072)?;
     evict(bench, 32_768)?;
     evict(bench, 131_072)
 }

@@ -1,5 +1,7 @@
 //! Token operations on the device.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use tether_core::{
@@ -76,6 +78,8 @@ pub struct CubeTables {
 pub struct CubePageTable {
     handle: Handle,
     entries: usize,
+    /// Where lists began when they were last asked for, and the same on the device: from a decode step to the next they begin where they did.
+    starts: Arc<Mutex<Option<(Vec<u32>, Handle)>>>,
     /// One more than the largest page that was ever written.
     bound: usize,
 }
@@ -129,13 +133,14 @@ impl<R: Runtime> Cube<R> {
         Ok((problem, self.tensor(&shape, pool.dtype)?))
     }
 
-    /// Lists whose pages are `pages`: memory, entries, and one more than the largest page.
+    /// Lists whose pages are `pages`: memory, entries, and one more than the largest page; `indptr` is where each begins.
     fn lists(
         &self,
         (pages, pages_len, page_bound): (Handle, usize, usize),
+        indptr: Handle,
         lists: &PageLists<'_>,
     ) -> CubeTables {
-        let (indptr, indptr_len) = uploaded(&self.client, lists.starts);
+        let indptr_len = lists.starts.len().max(1);
         let (lengths, lengths_len) = uploaded(&self.client, lists.lengths);
         CubeTables {
             page_size: lists.page_size,
@@ -260,7 +265,7 @@ impl<R: Runtime> TokenEngine for Cube<R> {
         let starts = &tables.indptr[..tables.lengths.len()];
         let lists =
             PageLists { page_size: tables.page_size, groups: tables.groups, starts, lengths: tables.lengths };
-        Ok(self.lists((pages, pages_len, bound), &lists))
+        Ok(self.lists((pages, pages_len, bound), uploaded(&self.client, starts).0, &lists))
     }
 
     fn rotate(
@@ -459,7 +464,7 @@ impl<R: Runtime> TokenEngine for Cube<R> {
 
     fn create_page_table(&self, entries: usize) -> Result<CubePageTable, CoreError> {
         let table = self.tensor(&[entries, 1], DType::F32)?;
-        Ok(CubePageTable { handle: table.handle, entries, bound: 0 })
+        Ok(CubePageTable { handle: table.handle, entries, starts: Arc::default(), bound: 0 })
     }
 
     fn grow_page_table(&self, table: &mut CubePageTable, entries: usize) -> Result<(), CoreError> {
@@ -500,7 +505,16 @@ impl<R: Runtime> TokenEngine for Cube<R> {
 
     fn page_lists(&self, table: &CubePageTable, lists: &PageLists<'_>) -> Result<CubeTables, CoreError> {
         lists.check(table.entries)?;
-        Ok(self.lists((table.handle.clone(), table.entries.max(1), table.bound), lists))
+        let mut known = table.starts.lock().unwrap_or_else(PoisonError::into_inner);
+        let starts = match &*known {
+            Some((starts, handle)) if starts == lists.starts => handle.clone(),
+            _ => {
+                let handle = uploaded(&self.client, lists.starts).0;
+                *known = Some((lists.starts.to_vec(), handle.clone()));
+                handle
+            }
+        };
+        Ok(self.lists((table.handle.clone(), table.entries.max(1), table.bound), starts, lists))
     }
 
     fn upload_attention(&self, options: &AttendOptions) -> Result<CubeAttention, CoreError> {
@@ -531,7 +545,10 @@ impl<R: Runtime> TokenEngine for Cube<R> {
             lengths: &causal.lengths,
         };
         let pages = (tables.pages.clone(), tables.pages_len, tables.page_bound);
-        self.decode_stored(&Asked { tables: &self.lists(pages, &lists), ..asked }, &stored)
+        self.decode_stored(
+            &Asked { tables: &self.lists(pages, uploaded(&self.client, &causal.starts).0, &lists), ..asked },
+            &stored,
+        )
     }
 
     fn list_rows(&self, tables: &CubeTables) -> Result<CubeIndices, CoreError> {
@@ -581,9 +598,7 @@ impl<R: Runtime> TokenEngine for Cube<R> {
         let n = scores.shape[1];
         let strides = Strides { first: columns.start, head: n, column: 1, step: 0, count: 1 };
         let chosen = self.strided_means(scores, (heads, columns.len()), strides, factor)?;
-        // A number of a row is a row of one channel.
-        let rows = CubeTensor { shape: [heads, columns.len(), 1].as_slice().into(), ..chosen.clone() };
-        let means = self.row_means(&rows, None)?;
-        Ok((chosen, CubeTensor { shape: [heads, 1].as_slice().into(), ..means }))
+        let means = self.column_means(&chosen)?;
+        Ok((chosen, means))
     }
 }

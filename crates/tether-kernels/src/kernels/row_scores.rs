@@ -103,6 +103,33 @@ pub(crate) fn row_means<F: Float>(
     }
 }
 
+/// Sums of a part of each head's numbers, `x` `[heads, columns]`: `[heads, parts]`. Cube x counts parts, cube y heads.
+#[cube(launch_unchecked)]
+pub(crate) fn column_sums(x: &Array<f32>, out: &mut Array<f32>, columns: u32) {
+    let mut sums = SharedMemory::<f32>::new(comptime!(THREADS as usize));
+    let of_part = columns.div_ceil(CUBE_COUNT_X);
+    let begin = CUBE_POS_X * of_part;
+    let mut end = begin + of_part;
+    if end > columns {
+        end = columns;
+    }
+    let mut sum = 0.0f32;
+    let mut column = begin + UNIT_POS_X;
+    while column < end {
+        sum += x[(CUBE_POS_Y * columns + column) as usize];
+        column += THREADS;
+    }
+    sums[UNIT_POS_X as usize] = sum;
+    sync_cube();
+    if UNIT_POS_X == 0 {
+        let mut all = 0.0f32;
+        for i in 0..THREADS {
+            all += sums[i as usize];
+        }
+        out[(CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) as usize] = all;
+    }
+}
+
 /// Means of `count` numbers that lie `step` apart: number `[h, i]` of `out` `[heads, columns]` is that of `x` from `h * head_step + (first + i) * column_step` on, times `factor`.
 #[cube(launch_unchecked)]
 pub(crate) fn strided_means(

@@ -47,7 +47,7 @@ impl<E: TokenEngine> TokenCache<E> {
         plan: &TokenPlan,
     ) -> Result<Compacted<E::Tensor>, Error> {
         let size = self.geometry.block_size;
-        let mut made = heads.to_vec();
+        let mut made: Vec<HeadPages> = heads.iter().map(HeadPages::emptied).collect();
         let mut merges: Vec<&Merge> = Vec::new();
         for edit in &plan.edits {
             match edit {

@@ -168,42 +168,51 @@ impl<E: TokenEngine> TokenCache<E> {
         report: &mut EvictReport,
     ) -> Result<(), Error> {
         let layer = next.plan.layer;
-        let held = &self.sequence(sequence)?.layers[layer];
-        let plan = next.with_later_tokens(&held.heads);
-        if !plan.is_nothing() {
-            let (heads, originals) = (held.heads.clone(), held.originals.clone());
-            let sharer = (sequence, held.stamp);
-            let sharers = self.sharers(&heads, sequence, layer);
-            let (made, originals, given_up, stamp, fresh) = match self.made_before((&heads, sharer), &plan)? {
-                Some(made) => {
-                    let known = self.shared[layer].as_ref().and_then(|s| self.sequences.get(&s.maker()));
-                    let maker = known.map(|maker| &maker.layers[layer]);
-                    let originals = maker.and_then(|maker| maker.originals.clone());
-                    let stamp = maker.map_or(0, |maker| maker.stamp);
-                    (made, originals, heads.iter().flat_map(|h| h.blocks.clone()).collect(), stamp, false)
-                }
-                None => {
-                    let done = self.compact(&heads, originals.as_ref(), &plan)?;
-                    self.stamps += 1;
-                    (done.heads, done.originals, done.given_up, self.stamps, true)
-                }
-            };
-            let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
-            let held = &mut held.layers[layer];
-            held.replace_heads(made);
-            (held.originals, held.stamp) = (originals, stamp);
-            let pool = &mut self.layers[layer].pool;
-            given_up.into_iter().try_for_each(|page| pool.release(page).map(drop))?;
-            if fresh {
-                self.remember(&heads, &plan, (sequence, stamp), sharers);
-            }
-            report.merged += plan.edits.iter().filter(|e| matches!(e, TokenEdit::Merge(_))).count();
-        }
+        let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
+        // Out of the cache for as long as it is worked on: lists of a long text are not copied.
+        let mut lists = std::mem::take(&mut held.layers[layer]);
+        let done = self.apply_to(sequence, &mut lists, next, report);
+        let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
+        held.layers[layer] = lists;
+        done?;
         let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
         for (head, coding) in held.layers[layer].heads.iter_mut().zip(&next.codings) {
             (report.coded, report.evicted) = (report.coded + coding.new, report.evicted + coding.gone);
             head.coded = coding.coded.clone();
         }
+        Ok(())
+    }
+
+    fn apply_to(
+        &mut self,
+        sequence: SequenceId,
+        held: &mut SequenceLayer<E::Tensor>,
+        next: &PendingLayer,
+        report: &mut EvictReport,
+    ) -> Result<(), Error> {
+        let layer = next.plan.layer;
+        let plan = next.with_later_tokens(&held.heads);
+        if plan.is_nothing() {
+            return Ok(());
+        }
+        let sharer = (sequence, held.stamp);
+        if let Some(known) = self.made_before((&held.heads, sharer), &plan)? {
+            let given_up: Vec<u32> = held.heads.iter().flat_map(|h| h.blocks.clone()).collect();
+            held.replace_heads(known.heads);
+            (held.originals, held.stamp) = (known.originals, known.stamp);
+            let pool = &mut self.layers[layer].pool;
+            given_up.into_iter().try_for_each(|page| pool.release(page).map(drop))?;
+        } else {
+            let sharers = self.sharers(&held.heads, sequence, layer);
+            let done = self.compact(&held.heads, held.originals.as_ref(), &plan)?;
+            self.stamps += 1;
+            self.remember(&held.heads, &plan, (sequence, self.stamps), sharers);
+            held.replace_heads(done.heads);
+            (held.originals, held.stamp) = (done.originals, self.stamps);
+            let pool = &mut self.layers[layer].pool;
+            done.given_up.into_iter().try_for_each(|page| pool.release(page).map(drop))?;
+        }
+        report.merged += plan.edits.iter().filter(|e| matches!(e, TokenEdit::Merge(_))).count();
         Ok(())
     }
 

@@ -1,7 +1,5 @@
 //! The tokens of one head of one sequence: in which pages they are, and in which order.
 
-use std::collections::BTreeSet;
-
 use tether_edit::tokens::Compensation;
 use tether_score::tokens::GridPlace;
 
@@ -178,19 +176,34 @@ impl HeadPages {
         SlotOrder(set.iter().filter_map(slot).map(|slot| slot as u32).collect())
     }
 
-    /// The pages, by their number in the list, of which a row is written when the tokens of `set` go to the slots of `order`, and when those that `changed`, by
-    /// their number in `set`, get other keys.
+    /// The pages, by their number in the list and ascending, of which a row is written when the tokens of `set` go to the slots of `order`, and when those that
+    /// `changed`, by their number in `set`, get other keys.
     pub(super) fn written(
         &self,
         set: &[u32],
         order: &SlotOrder,
         changed: &[usize],
         block_size: usize,
-    ) -> BTreeSet<usize> {
-        let goes =
-            set.iter().zip(&order.0).filter(|(token, slot)| self.slot(**token as usize) != **slot as usize);
-        let goes = goes.map(|(_, slot)| *slot);
-        goes.chain(changed.iter().map(|&i| order.0[i])).map(|slot| slot as usize / block_size).collect()
+    ) -> Vec<usize> {
+        let mut written = vec![false; set.len().div_ceil(block_size)];
+        for (&token, &slot) in set.iter().zip(&order.0) {
+            if self.slot(token as usize) != slot as usize {
+                written[slot as usize / block_size] = true;
+            }
+        }
+        changed.iter().for_each(|&i| written[order.0[i] as usize / block_size] = true);
+        (0..written.len()).filter(|&page| written[page]).collect()
+    }
+
+    /// The list without its tokens: what a plan leaves of them is put in.
+    pub(super) fn emptied(&self) -> Self {
+        Self {
+            blocks: self.blocks.clone(),
+            compensation: self.compensation.clone(),
+            coded: self.coded.clone(),
+            originals: self.originals.clone(),
+            ..Self::default()
+        }
     }
 
     /// Gives the tokens these slots.

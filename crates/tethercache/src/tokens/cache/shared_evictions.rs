@@ -23,11 +23,12 @@ pub(super) struct SharedEviction {
     sharers: Vec<(SequenceId, u64)>,
 }
 
-impl SharedEviction {
-    /// Who made it.
-    pub(super) fn maker(&self) -> SequenceId {
-        self.sequence
-    }
+/// Lists that another sequence has made.
+#[derive(Debug)]
+pub(super) struct KnownLists<T> {
+    pub heads: Vec<HeadPages>,
+    pub originals: Option<T>,
+    pub stamp: u64,
 }
 
 fn source(heads: &[HeadPages]) -> Vec<(Vec<u32>, usize)> {
@@ -75,7 +76,7 @@ impl<E: TokenEngine> TokenCache<E> {
         &mut self,
         (heads, sharer): (&[HeadPages], (SequenceId, u64)),
         plan: &TokenPlan,
-    ) -> Result<Option<Vec<HeadPages>>, Error> {
+    ) -> Result<Option<KnownLists<E::Tensor>>, Error> {
         let Some(known) = &self.shared[plan.layer] else { return Ok(None) };
         let same = |other: &TokenPlan| {
             (&other.keep, &other.edits, &other.positions) == (&plan.keep, &plan.edits, &plan.positions)
@@ -92,9 +93,10 @@ impl<E: TokenEngine> TokenCache<E> {
             .zip(plan.keep.sets())
             .map(|(head, set)| head.first_tokens(set.len(), size))
             .collect();
+        let (originals, stamp) = (maker.originals.clone(), maker.stamp);
         for &page in made.iter().flat_map(|head| &head.blocks) {
             self.layers[plan.layer].pool.share(page)?;
         }
-        Ok(Some(made))
+        Ok(Some(KnownLists { heads: made, originals, stamp }))
     }
 }
