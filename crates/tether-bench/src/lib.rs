@@ -12,6 +12,7 @@ mod compact;
 mod decode;
 mod frames;
 mod pages;
+mod prefill;
 mod reference;
 mod reuse;
 mod rope;
@@ -27,9 +28,9 @@ use tether_kernels::Cube;
 use tether_kernels::cubecl::Runtime;
 
 /// Names of the groups of operations, in the order in which they run.
-pub const GROUPS: [&str; 13] = [
-    "rope", "gather", "quant", "squant", "snap", "frame", "commit", "decode", "qdecode", "sdecode", "ar",
-    "reuse", "session",
+pub const GROUPS: [&str; 14] = [
+    "rope", "gather", "quant", "squant", "snap", "frame", "commit", "decode", "prefill", "qdecode",
+    "sdecode", "ar", "reuse", "session",
 ];
 
 /// A group of operations.
@@ -46,6 +47,7 @@ fn groups<R: Runtime>() -> [Group<R>; GROUPS.len()] {
         frames::run,
         commit::run,
         decode::run,
+        prefill::run,
         decode::run_codes,
         spherical::run_decode,
         video::run,

@@ -4,6 +4,7 @@
 mod align;
 mod attention;
 mod batch;
+mod blocks;
 mod codec;
 pub(crate) mod launch;
 mod mass;
@@ -32,8 +33,9 @@ pub use store::CubeStore;
 pub use tensor::CubeTensor;
 pub use tokens::{CubeIndices, CubePageTable, CubeRotation, CubeTables};
 
-use crate::kernels::{attend, rotate};
-use launch::{array, flat, has_matrix_units, uploaded, with_storage};
+use crate::kernels::rotate;
+use crate::ops::attend::{self, Attention, Kernel, QueryList, Rows};
+use launch::{array, flat, uploaded, with_storage};
 
 /// Keys, values and attention on a device of runtime `R`.
 ///
@@ -239,75 +241,60 @@ impl<R: Runtime> Engine for Cube<R> {
     ) -> Result<(), CoreError> {
         let spec = &store.spec;
         let into = (out.shape(), out.dtype);
-        let QueryExtents { sequences, tokens, heads } =
+        let QueryExtents { tokens, heads, .. } =
             checks::attention(spec, q.shape(), tables, phases.map(CubePhases::extents), into)?;
         if let Some(phases) = phases {
             self.require_whole_heads(phases, spec)?;
         }
         self.require(q.dtype)?;
-        let matrix = has_matrix_units(&self.client, spec.dtype)
-            && self.client.properties().features.copy_async
-            && [spec.head_dim_k, spec.head_dim_v].iter().all(|d| matches!(d, 64 | 128));
-        let widest = spec.head_dim_k + spec.head_dim_v;
-        let shared = self.client.properties().hardware.max_shared_memory_size / size_of::<f32>();
-        // 32 KiB is what every device has.
-        let tile = [32usize, 16, 8, 4, 2, 1].into_iter().find(|t| t * widest <= shared.min(8192));
-        let Some(tile) = tile else {
+        let head_dims = (spec.head_dim_k, spec.head_dim_v);
+        let Some(kernel) = Kernel::of(&self.client, spec.dtype, head_dims) else {
             return Err(CoreError::Unsupported { engine: self.name, feature: "heads of this size" });
         };
 
         let slots: Vec<SlotId> = tables.iter().flat_map(|t| t.slots).copied().collect();
         let positions: Vec<u32> = tables.iter().flat_map(|t| t.positions).copied().collect();
         let (slot_table, slots_len) = self.slots(slots.iter().copied());
-        let mut first_unit = vec![0u32];
-        for table in tables {
-            first_unit.push(first_unit[first_unit.len() - 1] + table.slots.len() as u32);
-        }
-        let (first_unit, first_len) = uploaded(&self.client, &first_unit);
         let prepared = self.prepared_queries(q, phases, tables, (tokens, heads), spec)?;
-        let group = heads / spec.kv_heads;
-        let blocks = |rows: u32| {
-            CubeCount::Static(
-                ((group * tokens) as u32).div_ceil(rows),
-                spec.kv_heads as u32,
-                sequences as u32,
-            )
+        // Keys that are not rotated are read where they lie.
+        let rotated = phases.map(|p| self.gather_keys(store, &slots, Some((p, &positions)))).transpose()?;
+        let in_order: Vec<u32> = (0..slots.len() as u32).collect();
+        let (keys, (key_table, key_table_len)) = match &rotated {
+            Some(keys) => ((&keys.handle, keys.len()), uploaded(&self.client, &in_order)),
+            None => ((&store.keys.data, store.data_len(Side::Keys)), (slot_table.clone(), slots_len)),
         };
-
-        if matrix {
-            // Keys that are not rotated are read where they lie.
-            let rotated =
-                phases.map(|p| self.gather_keys(store, &slots, Some((p, &positions)))).transpose()?;
-            let in_order: Vec<u32> = (0..slots.len() as u32).collect();
-            let (keys, keys_len, (key_table, key_table_len)) = match &rotated {
-                Some(keys) => (&keys.handle, keys.len(), uploaded(&self.client, &in_order)),
-                None => (&store.keys.data, store.data_len(Side::Keys), (slot_table.clone(), slots_len)),
+        let units = tables.iter().map(|t| t.slots.len());
+        let lists = units.enumerate().scan(0, |end, (sequence, units)| {
+            let first_page = *end as u32;
+            *end += units;
+            let length = (units * spec.tokens_per_unit) as u32;
+            let first_token = (sequence * tokens) as u32;
+            let of_head = move |kv_head: usize| QueryList {
+                first_page,
+                first_token,
+                tokens: tokens as u32,
+                kv_head: kv_head as u32,
+                seen: length,
+                length,
             };
-            let extents = crate::ops::attend::Extents {
-                store: spec,
-                sequences,
-                query_tokens: tokens,
-                group,
-                longest: tables.iter().map(|t| t.slots.len()).max().unwrap_or(0) * spec.tokens_per_unit,
-            };
-            let stored = crate::ops::attend::Stored {
-                keys: (keys, keys_len),
-                values: (&store.values.data, store.data_len(Side::Values)),
-                key_slots: (&key_table, key_table_len),
-                value_slots: (&slot_table, slots_len),
-                first_unit: (&first_unit, first_len),
-            };
-            crate::ops::attend::launch(&self.client, &extents, &prepared, &stored, &out.handle);
-            return Ok(());
-        }
-        let keys = self.gather_keys(store, &slots, phases.map(|p| (p, positions.as_slice())))?;
-        with_storage!(spec.dtype, F => attend::attend_rows::launch::<F, R>(
-            &self.client, blocks(attend::ROWS), CubeDim::new_1d(attend::ROWS), array(&prepared, q.len()),
-            array(&keys.handle, keys.len()), array(&store.values.data, store.data_len(Side::Values)),
-            array(&slot_table, slots_len), array(&first_unit, first_len), array(&out.handle, out.len()),
-            tokens as u32, spec.tokens_per_unit as u32, spec.kv_heads as u32, group as u32,
-            spec.head_dim_k as u32, spec.head_dim_v as u32, tile as u32,
-        ));
+            Some((0..spec.kv_heads).map(of_head))
+        });
+        let lists: Vec<QueryList> = lists.flatten().collect();
+        let attention = Attention {
+            dtype: spec.dtype,
+            head_dims,
+            query_heads: heads,
+            group: heads / spec.kv_heads,
+            page_size: spec.tokens_per_unit,
+            page_heads: spec.kv_heads,
+            lists: &lists,
+            keys,
+            values: (&store.values.data, store.data_len(Side::Values)),
+            key_pages: (&key_table, key_table_len),
+            value_pages: (&slot_table, slots_len),
+        };
+        let rows = Rows::Prepared { q: (&prepared, q.len()), out: (&out.handle, out.len()) };
+        attend::launch(&self.client, kernel, &attention, rows);
         Ok(())
     }
 

@@ -33,6 +33,7 @@ pub(super) fn run_all(cases: &Cases) {
     spherical(cases);
     decode(cases);
     decode_with_options(cases);
+    prefill(cases);
     step_reuse(cases);
     ceilings(cases);
 }
@@ -346,6 +347,33 @@ fn decode_with_options(cases: &Cases) {
                     e.add_attention(&mut sums, &queries, &kv, &tables, &attention, &lse)
                 });
             }
+        }
+    }
+}
+
+/// Blocks of queries, alone and beside single tokens.
+fn prefill(cases: &Cases) {
+    let tables = |lengths: &'static [u32]| {
+        let (indptr, pages): (&[u32], &[u32]) =
+            if lengths.len() > 1 { (&[0, 64, 128], &[0; 128]) } else { (&[0, 64], &[0; 64]) };
+        BlockTables { page_size: 16, groups: 1, indptr, pages, lengths }
+    };
+    // So many keys that they are shared out, in the last two.
+    let batches: [(&str, &[u32], &[u32]); 3] = [
+        ("a block", &[0, 40], &[40]),
+        ("a short block of a long list", &[0, 24], &[1024]),
+        ("a block and a token", &[0, 24, 25], &[1024, 1024]),
+    ];
+    for (name, starts, lengths) in batches {
+        for dim in [64, 80, DIM, 256] {
+            cases.each(format!("attend to pages, {name}, {dim} channels"), |e, dtype| {
+                let q = zeros(e, &[starts[starts.len() - 1] as usize, 8, dim], dtype)?;
+                let pool = zeros(e, &[1, 16, 2, dim], dtype)?;
+                let attention = e.upload_attention(&AttendOptions::scaled(0.1))?;
+                let queries = NewQueries { q: &q, starts, positions: None };
+                let kv = PagedKv { k: &pool, v: &pool, positions: None };
+                e.attend_paged(&queries, &kv, &e.upload_tables(&tables(lengths))?, &attention).map(drop)
+            });
         }
     }
 }

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use tether_core::{
-    AttendOptions, BlockTables, CausalLists, CoreError, DType, DecodeProblem, LeafProblem, NewQueries,
-    ObservedLayer, PageLists, PageProblem, PagedKv, PoolRows, Rotation, RotationExtents, RowProblem,
-    ScoreLeaf, Shape, TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec,
-    check_entries, check_sums, checks,
+    AttendOptions, BlockTables, CoreError, DType, DecodeProblem, LeafProblem, NewQueries, ObservedLayer,
+    PageLists, PageProblem, PagedKv, PoolRows, Rotation, RotationExtents, RowProblem, ScoreLeaf, Shape,
+    TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec, check_entries,
+    check_sums, checks,
 };
 
 use super::launch::uploaded;
@@ -134,7 +134,7 @@ impl<R: Runtime> Cube<R> {
     }
 
     /// Lists whose pages are `pages`: memory, entries, and one more than the largest page; `indptr` is where each begins.
-    fn lists(
+    pub(super) fn lists(
         &self,
         (pages, pages_len, page_bound): (Handle, usize, usize),
         indptr: Handle,
@@ -532,23 +532,7 @@ impl<R: Runtime> TokenEngine for Cube<R> {
         let (q, k, v) = (queries.q, kv.k, kv.v);
         let shaping = attention.shaping(kv.positions.zip(queries.positions));
         let asked = Asked { problem: &problem, tables, q, scale: attention.options.scale, shaping };
-        let stored = Stored::Numbers { k, v };
-        if problem.sequences == tables.sequences {
-            return self.decode_stored(&asked, &stored);
-        }
-        let (starts, lengths) = &tables.lists;
-        let causal = CausalLists::new(queries.starts, tables.groups, (starts, lengths));
-        let lists = PageLists {
-            page_size: tables.page_size,
-            groups: tables.groups,
-            starts: &causal.starts,
-            lengths: &causal.lengths,
-        };
-        let pages = (tables.pages.clone(), tables.pages_len, tables.page_bound);
-        self.decode_stored(
-            &Asked { tables: &self.lists(pages, uploaded(&self.client, &causal.starts).0, &lists), ..asked },
-            &stored,
-        )
+        self.attend_batch(&asked, queries, (k, v))
     }
 
     fn list_rows(&self, tables: &CubeTables) -> Result<CubeIndices, CoreError> {

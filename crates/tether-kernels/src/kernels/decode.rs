@@ -15,7 +15,7 @@ mod spherical_combine;
 mod spherical_matrix;
 mod spherical_plain;
 
-pub(crate) use combine::{COMBINE_THREADS, MOST_PARTS, combine_parts, combine_parts_sinks};
+pub(crate) use combine::{COMBINE_THREADS, MOST_PARTS, combine_parts, combine_parts_sinks, merge_parts};
 pub(crate) use matrix_launch::{decode_matrix, decode_matrix_options};
 pub(crate) use options::{Options, is_hidden, shaped};
 pub(crate) use plain::{THREADS, decode_plain, decode_plain_codes};

@@ -1,158 +1,287 @@
-//! Block attention on matrix units: tasks to cubes, so that the last wave of cubes is full.
+//! Block attention: on matrix units where the device has CUDA's 16 x 8 x 16 product and asynchronous copies, else a query row a thread.
+
+mod schedule;
 
 use cubecl::prelude::*;
 use cubecl::server::Handle;
-use tether_core::StoreSpec;
+use tether_core::DType;
 
-use crate::cube::launch::{array, spread, with_storage};
-use crate::kernels::attend;
+use crate::cube::launch::{array, has_matrix_units, spread, uploaded, with_storage};
+use crate::kernels::{attend, decode};
 
-/// Tiles that pass while a cube starts, finishes and is merged: what a further part costs.
-const PART_COST: usize = 8;
-
-/// Most parts of a task: what they leave behind takes memory.
-const MOST_PARTS: usize = 16;
-
-/// What is asked for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Extents<'a> {
-    pub store: &'a StoreSpec,
-    pub sequences: usize,
-    pub query_tokens: usize,
-    pub group: usize,
-    /// Keys of the longest sequence.
-    pub longest: usize,
-}
-
-impl Extents<'_> {
-    fn rows(&self) -> usize {
-        self.group * self.query_tokens
-    }
-
-    fn query_len(&self, head_dim: usize) -> usize {
-        self.sequences * self.rows() * self.store.kv_heads * head_dim
-    }
-}
+pub(crate) use schedule::QueryList;
+use schedule::{CubeSize, Schedule};
 
 /// A buffer and its elements.
 pub(crate) type Buffer<'a> = (&'a Handle, usize);
 
-/// Where keys and values lie.
+/// What is asked for.
 #[derive(Clone, Copy)]
-pub(crate) struct Stored<'a> {
+pub(crate) struct Attention<'a> {
+    /// Of keys and values.
+    pub dtype: DType,
+    pub head_dims: (usize, usize),
+    /// Query heads, and those of a key head.
+    pub query_heads: usize,
+    pub group: usize,
+    pub page_size: usize,
+    pub page_heads: usize,
+    pub lists: &'a [QueryList],
     pub keys: Buffer<'a>,
     pub values: Buffer<'a>,
-    pub key_slots: Buffer<'a>,
-    pub value_slots: Buffer<'a>,
-    pub first_unit: Buffer<'a>,
+    pub key_pages: Buffer<'a>,
+    pub value_pages: Buffer<'a>,
 }
 
-/// How tasks become cubes: the first `whole` one each, the others `parts` each.
+/// Queries and results.
+#[derive(Clone, Copy)]
+pub(crate) enum Rows<'a> {
+    /// Queries are scaled, and `f32`; so is the output.
+    Prepared { q: Buffer<'a>, out: Buffer<'a> },
+    /// Queries and output are of the type of the keys, and a log-sum-exp is wanted.
+    Stored { q: Buffer<'a>, scale: f32, out: Buffer<'a>, lse: Buffer<'a> },
+}
+
+/// Which kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Blueprint {
-    whole: usize,
-    rest: usize,
-    parts: usize,
+pub(crate) enum Kernel {
+    Matrix,
+    /// Keys of a tile.
+    Rows {
+        tile: usize,
+    },
 }
 
-impl Blueprint {
-    /// For `tasks` of `tiles` tiles of keys, where `at_once` cubes run at once.
-    fn new(tasks: usize, tiles: usize, at_once: usize) -> Self {
-        let rest = tasks % at_once;
-        let most = (tiles / PART_COST).clamp(1, MOST_PARTS);
-        let cost = |parts: usize| (rest * parts).div_ceil(at_once) * (tiles.div_ceil(parts) + PART_COST);
-        match (1..=most).min_by_key(|&parts| cost(parts)) {
-            Some(parts) if parts > 1 => Self { whole: tasks - rest, rest, parts },
-            _ => Self { whole: tasks, rest: 0, parts: 1 },
+impl Kernel {
+    /// The one for heads of this size, where there is one.
+    pub(crate) fn of<R: Runtime>(
+        client: &ComputeClient<R>,
+        dtype: DType,
+        (dk, dv): (usize, usize),
+    ) -> Option<Self> {
+        let properties = client.properties();
+        let shared = properties.hardware.max_shared_memory_size;
+        let fits = |dim: usize| dim.is_multiple_of(16) && (16..=256).contains(&dim);
+        let matrix = has_matrix_units(client, dtype) && properties.features.copy_async;
+        if matrix && fits(dk) && fits(dv) && shared_bytes(dk, dv, Warps::SMALL.rows()) <= shared {
+            return Some(Self::Matrix);
+        }
+        // 32 KiB is what every device has.
+        let most = (shared / size_of::<f32>()).min(8192);
+        let tile = [32usize, 16, 8, 4, 2, 1].into_iter().find(|t| t * (dk + dv) <= most);
+        tile.map(|tile| Self::Rows { tile })
+    }
+
+    /// True when rows of a key head are enough for this kernel to do better than one for single tokens.
+    pub(crate) fn suits(self, tokens: usize, group: usize) -> bool {
+        match self {
+            // A warp without rows only brings keys.
+            Self::Matrix => tokens > 1,
+            Self::Rows { .. } => tokens > 1 && tokens * group >= attend::ROWS as usize / 4,
+        }
+    }
+
+    /// Sizes of a cube.
+    fn cube<R: Runtime>(self, client: &ComputeClient<R>, attention: &Attention<'_>) -> (CubeSize, Warps) {
+        let hardware = &client.properties().hardware;
+        let multiprocessors = hardware.num_streaming_multiprocessors.unwrap_or(32) as usize;
+        match self {
+            Self::Matrix => {
+                let (dk, dv) = attention.head_dims;
+                let tokens = attention.lists.iter().map(|l| l.tokens).max().unwrap_or(0) as usize;
+                // Registers have room for two blocks of rows up to 128 channels. Cubes of few rows are small, so that two of them run side by
+                // side: they wait for memory.
+                let widest = if dk.max(dv) <= 128 { Warps::WIDE } else { Warps::LARGE };
+                let fits = |w: &Warps| shared_bytes(dk, dv, w.rows()) <= hardware.max_shared_memory_size;
+                let enough = |w: &Warps| tokens * attention.group <= w.rows();
+                let wanted = [Warps::SMALL, Warps::LARGE].into_iter().find(enough).unwrap_or(widest);
+                let warps = [wanted, Warps::LARGE].into_iter().find(fits).unwrap_or(Warps::SMALL);
+                let at_once = multiprocessors * (Warps::LARGE.warps / warps.warps) as usize;
+                (CubeSize { rows: warps.rows(), tile: attend::TILE as usize, at_once }, warps)
+            }
+            Self::Rows { tile } => {
+                let (rows, at_once) = (attend::ROWS as usize, 8 * multiprocessors);
+                (CubeSize { rows, tile, at_once }, Warps::SMALL)
+            }
         }
     }
 }
 
-/// Attention of prepared queries into `out`.
+/// Warps of a cube on matrix units, and blocks of 16 rows of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Warps {
+    warps: u32,
+    blocks: usize,
+}
+
+impl Warps {
+    const SMALL: Self = Self { warps: 4, blocks: 1 };
+    const LARGE: Self = Self { warps: 8, blocks: 1 };
+    /// The fastest of four measured, where rows are many: 8 x 2, 4 x 2, 8 x 1, 4 x 1.
+    const WIDE: Self = Self { warps: 8, blocks: 2 };
+
+    fn rows(self) -> usize {
+        self.warps as usize * 16 * self.blocks
+    }
+}
+
+/// Shared memory of a cube of so many rows on matrix units.
+fn shared_bytes(dk: usize, dv: usize, rows: usize) -> usize {
+    let (dk, dv) = (dk as u32, dv as u32);
+    let tiles = attend::STAGES * attend::TILE * (attend::key_step(dk) + attend::value_step(dv));
+    // And the barrier.
+    16 * (rows as u32 * attend::padded(dk) / 8 + tiles + 1) as usize
+}
+
+/// What queries and products are multiplied by, so that they become logits to base 2. Queries stay exact.
+fn factors(scale: f32) -> (f32, f32) {
+    // A logit that all keys share; and so small a factor could not tell what is masked.
+    if scale.abs() < 1e-20 {
+        return (0.0, 1.0);
+    }
+    (scale.signum(), scale.abs() * std::f32::consts::LOG2_E)
+}
+
+/// Attention of the rows of all lists.
 pub(crate) fn launch<R: Runtime>(
     client: &ComputeClient<R>,
-    extents: &Extents<'_>,
-    prepared: &Handle,
-    stored: &Stored<'_>,
-    out: &Handle,
+    kernel: Kernel,
+    attention: &Attention<'_>,
+    rows: Rows<'_>,
 ) {
-    let spec = extents.store;
-    let (warps, row_blocks) = (attend::WARPS, attend::BLOCKS);
-    let task_rows = (warps * row_blocks * 16) as usize;
-    let tasks = extents.rows().div_ceil(task_rows) * spec.kv_heads * extents.sequences;
-    // Registers allow one cube on a multiprocessor.
-    let at_once = client.properties().hardware.num_streaming_multiprocessors.unwrap_or(1) as usize;
-    let print = Blueprint::new(tasks, extents.longest.div_ceil(attend::TILE as usize), at_once);
-    let Blueprint { whole, rest, parts } = print;
-    let part_rows = rest * parts * task_rows;
-    let part_sums = client.empty(part_rows.max(1) * spec.head_dim_v * size_of::<f32>());
-    let part_weights = client.empty(part_rows.max(1) * 2 * size_of::<f32>());
-    let (x, y) = spread(whole + rest * parts);
-    let out_len = extents.query_len(spec.head_dim_v);
-    #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-    // SAFETY: the kernel reads units of the tables, which lie in the store (checked), and writes rows below `rows` of `out` and below
-    // `part_rows` of the parts.
-    unsafe {
-        with_storage!(spec.dtype, F => attend::attend_matrix::launch_unchecked::<F, R>(
-            client,
-            CubeCount::Static(x, y, 1),
-            CubeDim::new_1d(warps * 32),
-            4,
-            8,
-            array(prepared, extents.query_len(spec.head_dim_k)),
-            array(stored.keys.0, stored.keys.1 / 8),
-            array(stored.values.0, stored.values.1 / 8),
-            array(stored.key_slots.0, stored.key_slots.1),
-            array(stored.value_slots.0, stored.value_slots.1),
-            array(stored.first_unit.0, stored.first_unit.1),
-            array(out, out_len),
-            array(&part_sums, part_rows.max(1) * spec.head_dim_v),
-            array(&part_weights, part_rows.max(1) * 2),
-            extents.query_tokens as u32,
-            spec.kv_heads as u32,
-            extents.group as u32,
-            (whole + rest * parts) as u32,
-            whole as u32,
-            parts as u32,
-            spec.tokens_per_unit as u32,
-            spec.head_dim_k as u32,
-            spec.head_dim_v as u32,
-            warps,
-            row_blocks as usize,
-            attend::HELD,
-        ));
-        if rest > 0 {
-            attend::attend_parts::launch_unchecked::<R>(
-                client,
-                CubeCount::Static(task_rows as u32, rest as u32, 1),
-                CubeDim::new_1d(spec.head_dim_v as u32),
-                array(&part_sums, part_rows * spec.head_dim_v),
-                array(&part_weights, part_rows * 2),
-                array(out, out_len),
-                extents.query_tokens as u32,
-                spec.kv_heads as u32,
-                extents.group as u32,
-                whole as u32,
-                parts as u32,
-                spec.head_dim_v as u32,
-                task_rows as u32,
-            );
-        }
+    if attention.lists.is_empty() {
+        return;
     }
+    let (size, warps) = kernel.cube(client, attention);
+    let schedule = Schedule::new(attention.lists, attention.group, size);
+    with_storage!(attention.dtype, F => match rows {
+        Rows::Prepared { q, out } => {
+            let factors = if kernel == Kernel::Matrix { (std::f32::consts::LOG2_E, 1.0) } else { (1.0, 1.0) };
+            run::<f32, F, f32, R>(client, kernel, attention, &schedule, (size.rows, warps), factors, q, out, None);
+        }
+        Rows::Stored { q, scale, out, lse } => {
+            let factors = if kernel == Kernel::Matrix { factors(scale) } else { (scale, 1.0) };
+            run::<F, F, F, R>(client, kernel, attention, &schedule, (size.rows, warps), factors, q, out, Some(lse));
+        }
+    });
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_wave_is_full() {
-        // 96 tasks of a second wave on 132 places: three waves of quarters instead of one of whole ones.
-        assert_eq!(Blueprint::new(228, 1024, 132), Blueprint { whole: 132, rest: 96, parts: 4 });
-        // Waves that are full, or tasks that are short, stay as they are.
-        assert_eq!(Blueprint::new(264, 1024, 132), Blueprint { whole: 264, rest: 0, parts: 1 });
-        assert_eq!(Blueprint::new(100, 8, 132), Blueprint { whole: 100, rest: 0, parts: 1 });
-        // Few tasks share the device by their keys.
-        assert_eq!(Blueprint::new(12, 1024, 132).whole, 0);
+#[allow(clippy::too_many_arguments, reason = "a launch")]
+fn run<Q, F, O, R>(
+    client: &ComputeClient<R>,
+    kernel: Kernel,
+    attention: &Attention<'_>,
+    schedule: &Schedule,
+    (cube_rows, Warps { warps, blocks }): (usize, Warps),
+    (query_factor, logit_factor): (f32, f32),
+    (q, q_len): Buffer<'_>,
+    (out, out_len): Buffer<'_>,
+    lse: Option<Buffer<'_>>,
+) where
+    Q: Float + CubeElement,
+    F: Float + CubeElement,
+    O: Float + CubeElement,
+    R: Runtime,
+{
+    let (dk, dv) = attention.head_dims;
+    let part_rows = schedule.part_rows.max(1);
+    let part_out = client.empty(part_rows * dv * size_of::<f32>());
+    let part_lse = client.empty(part_rows * size_of::<f32>());
+    let (items, items_len) = uploaded(client, &schedule.items);
+    let (page_heads, page_size) = (attention.page_heads as u32, attention.page_size as u32);
+    let (group, query_heads) = (attention.group as u32, attention.query_heads as u32);
+    let whole = |(handle, len): Buffer<'_>, vector: usize| array::<R>(handle, len / vector);
+    // Who wants no log-sum-exp gives no place for it, but the kernels name one.
+    let nowhere = client.empty(size_of::<f32>());
+    let lse_or = lse.unwrap_or((&nowhere, 1));
+    let (x, y) = spread(schedule.len());
+    let count = CubeCount::Static(x, y, 1);
+    #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
+    // SAFETY: items name rows of queries below `q_len` and keys of lists, whose pages lie in the pools (checked by the tables' bound); parts lie
+    // below `part_rows`.
+    unsafe {
+        match kernel {
+            Kernel::Matrix => attend::attend_matrix::launch_unchecked::<Q, F, O, R>(
+                client,
+                count,
+                CubeDim::new_1d(warps * 32),
+                2,
+                4,
+                8,
+                array(q, q_len / 2),
+                whole(attention.keys, 8),
+                whole(attention.values, 8),
+                whole(attention.key_pages, 1),
+                whole(attention.value_pages, 1),
+                array(&items, items_len),
+                array(out, out_len / 2),
+                whole(lse_or, 1),
+                array(&part_out, part_rows * dv / 2),
+                array(&part_lse, part_rows),
+                schedule.len() as u32,
+                query_factor,
+                logit_factor,
+                page_heads,
+                group,
+                query_heads,
+                lse.is_some(),
+                page_size,
+                dk as u32,
+                dv as u32,
+                warps,
+                blocks,
+                attend::HELD,
+                lse.is_some(),
+            ),
+            Kernel::Rows { tile } => attend::attend_rows::launch::<Q, F, O, R>(
+                client,
+                count,
+                CubeDim::new_1d(attend::ROWS),
+                array(q, q_len),
+                whole(attention.keys, 1),
+                whole(attention.values, 1),
+                whole(attention.key_pages, 1),
+                whole(attention.value_pages, 1),
+                array(&items, items_len),
+                array(out, out_len),
+                whole(lse_or, 1),
+                array(&part_out, part_rows * dv),
+                array(&part_lse, part_rows),
+                schedule.len() as u32,
+                query_factor,
+                page_size,
+                page_heads,
+                group,
+                query_heads,
+                dk as u32,
+                dv as u32,
+                tile as u32,
+                lse.is_some(),
+            ),
+        }
+    }
+    if schedule.split.is_empty() {
+        return;
+    }
+    let (split, split_len) = uploaded(client, &schedule.split);
+    #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
+    // SAFETY: the kernel stops at each task's rows.
+    unsafe {
+        attend::combine_blocks::launch_unchecked::<O, R>(
+            client,
+            CubeCount::Static(cube_rows as u32, schedule.split.len() as u32, 1),
+            CubeDim::new_1d(decode::COMBINE_THREADS),
+            array(&part_out, part_rows * dv),
+            array(&part_lse, part_rows),
+            array(&items, items_len),
+            array(&split, split_len),
+            array(out, out_len),
+            whole(lse_or, 1),
+            group,
+            query_heads,
+            dv as u32,
+            decode::COMBINE_THREADS,
+            lse.is_some(),
+        );
     }
 }

@@ -60,6 +60,11 @@ pub(crate) const DECODE_SHAPES: [DecodeShape; 17] = [
 ];
 
 impl DecodeShape {
+    /// With logits so many times as large.
+    pub(super) const fn sharpened(self, sharpness: f32) -> Self {
+        Self { sharpness, ..self }
+    }
+
     pub(super) fn query_heads(&self) -> usize {
         self.groups.0 * self.groups.1 * self.group
     }

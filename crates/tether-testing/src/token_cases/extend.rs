@@ -12,7 +12,7 @@ use crate::tensors::{poison, random, read, tensor};
 use crate::{Op, assert_close, tolerance};
 
 /// Lists, and how many of the last tokens of each sequence are new.
-const BLOCKS: [(DecodeShape, &[u32]); 10] = [
+const BLOCKS: [(DecodeShape, &[u32]); 25] = [
     (shape((1, 1), (1, 1), (64, 64), 16, &[1]), &[1]),
     (shape((1, 3), (3, 1), (64, 64), 16, &[70]), &[70]),
     // Heads of unequal length.
@@ -25,6 +25,26 @@ const BLOCKS: [(DecodeShape, &[u32]); 10] = [
     (shape((3, 2), (2, 1), (64, 64), 16, &[5, 40, 17, 6, 33, 18]), &[1, 1, 1]),
     (shape((3, 2), (2, 1), (64, 64), 16, &[5, 40, 17, 6, 33, 18]), &[1, 33, 4]),
     (shape((2, 3), (1, 2), (128, 128), 5, &[50, 7]), &[20, 7]),
+    // Blocks of more rows than a kernel takes at a time, over nothing and over what was there; the last rows are few.
+    (shape((1, 1), (1, 1), (64, 64), 16, &[300]), &[300]),
+    (shape((1, 4), (2, 1), (128, 128), 16, &[301, 290]), &[150]),
+    (shape((1, 7), (1, 2), (64, 64), 64, &[130]), &[75]),
+    (shape((1, 5), (2, 1), (96, 64), 16, &[77, 200]), &[77]),
+    (shape((1, 8), (1, 1), (64, 128), 5, &[99]), &[67]),
+    // Heads of sizes that are not those of tiles.
+    (shape((1, 2), (2, 1), (80, 80), 1, &[40, 53]), &[33]),
+    (shape((1, 6), (1, 1), (96, 96), 5, &[140]), &[61]),
+    (shape((1, 2), (1, 2), (256, 256), 16, &[90]), &[85]),
+    (shape((1, 3), (3, 1), (16, 48), 64, &[70, 65, 90]), &[64]),
+    (shape((1, 4), (1, 2), (6, 10), 5, &[60]), &[20]),
+    // Few queries of long lists, whose keys are shared out.
+    (shape((1, 8), (1, 1), (64, 64), 16, &[2500]), &[3]),
+    (shape((2, 4), (2, 1), (128, 128), 16, &[2111, 40, 900, 2300]), &[9, 5]),
+    // Everything at once: single tokens before, between and after pieces.
+    (shape((5, 4), (2, 1), (64, 64), 16, &[9, 80, 33, 200, 64, 50, 91]), &[1, 33, 1, 50, 1]),
+    // Nearly one-hot, and logits that overflow without their maximum and fall with the product.
+    (shape((1, 4), (1, 2), (128, 128), 16, &[90]).sharpened(40.0), &[40]),
+    (shape((2, 4), (1, 1), (64, 64), 5, &[44, 70]).sharpened(-300.0), &[30, 9]),
 ];
 
 /// A batch's starts.

@@ -10,21 +10,21 @@ pub(crate) const MOST_PARTS: usize = 128;
 
 /// What a row's parts come to, beside the merged sums.
 #[derive(CubeType, Clone, Copy)]
-pub(super) struct Merged {
+pub(crate) struct Merged {
     /// The row's log-sum-exp.
-    pub(super) log_sum: f32,
+    pub(crate) log_sum: f32,
     /// Not all parts are empty.
-    pub(super) any: bool,
+    pub(crate) any: bool,
 }
 
-/// `sums = sum over parts of e^(lse[part] - max) part / sum of the same weights` of row `row` of `parts` `[rows, count, dim]` and `part_lse` `[rows, count]`; zeros for
+/// `sums = sum over parts of e^(lse[part] - max) part / sum of the same weights` of the `count` parts from number `first` on of `parts` `[.., dim]` and `part_lse` `[..]`; zeros for
 /// a row that is not `there`, and for parts that are all empty. All `threads` threads of the cube take part, and see the result.
 #[cube]
-pub(super) fn merge_parts(
+pub(crate) fn merge_parts(
     parts: &Array<f32>,
     part_lse: &Array<f32>,
     sums: &mut SharedMemory<f32>,
-    row: u32,
+    first: u32,
     there: bool,
     count: u32,
     #[comptime] dim: u32,
@@ -35,7 +35,7 @@ pub(super) fn merge_parts(
     // A part a thread.
     let mut own = f32::new(-1e30);
     if UNIT_POS_X < count && there {
-        own = part_lse[(row * count + UNIT_POS_X) as usize];
+        own = part_lse[(first + UNIT_POS_X) as usize];
     }
     tree[UNIT_POS_X as usize] = own;
     sync_cube();
@@ -69,7 +69,7 @@ pub(super) fn merge_parts(
     let mut partial = SharedMemory::<f32>::new(comptime!((slices * dim) as usize));
     let mut at = UNIT_POS_X;
     while at < slices * dim {
-        let first = row * count * dim + at % dim;
+        let from = first * dim + at % dim;
         let mut sum = 0.0f32;
         let mut part = at / dim;
         // Four loads under way at a time.
@@ -77,7 +77,7 @@ pub(super) fn merge_parts(
             let mut values = Array::<f32>::new(4usize);
             #[unroll]
             for i in 0..4usize {
-                values[i] = parts[(first + (part + i as u32 * slices) * dim) as usize];
+                values[i] = parts[(from + (part + i as u32 * slices) * dim) as usize];
             }
             #[unroll]
             for i in 0..4usize {
@@ -86,7 +86,7 @@ pub(super) fn merge_parts(
             part += 4 * slices;
         }
         while part < count && there {
-            sum += all[part as usize] * parts[(first + part * dim) as usize];
+            sum += all[part as usize] * parts[(from + part * dim) as usize];
             part += slices;
         }
         partial[at as usize] = sum;
@@ -125,7 +125,7 @@ fn combine<F: Float>(
     let mut sums = SharedMemory::<f32>::new(comptime!(dim as usize));
     let row = CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X;
     let there = row < rows;
-    let merged = merge_parts(parts, part_lse, &mut sums, row, there, count, dim, COMBINE_THREADS);
+    let merged = merge_parts(parts, part_lse, &mut sums, row * count, there, count, dim, COMBINE_THREADS);
     if there {
         let mut channel = UNIT_POS_X;
         let mut log_sum = merged.log_sum;

@@ -43,7 +43,7 @@ pub(crate) fn combine_spherical<F: Float>(
         channel += THREADS;
     }
     let shared = sum_of_run(dot, &mut dots, THREADS, plane);
-    let merged = merge_parts(parts, part_lse, &mut sums, row, there, count, dim_v, THREADS);
+    let merged = merge_parts(parts, part_lse, &mut sums, row * count, there, count, dim_v, THREADS);
     rotate_shared(&mut sums, v_channels, 1u32, dim_v, THREADS, true);
     if there {
         let mut channel = UNIT_POS_X;
