@@ -6,7 +6,9 @@
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use tether_core::DType;
 use tether_testing::backends::{Null, NullTensor};
-use tethercache::tokens::{NewTokens, SequenceId, TokenAttention, TokenCache, TokenGeometry, TokenRecipe};
+use tethercache::tokens::{
+    ModelInfo, NewTokens, SequenceId, TokenAttention, TokenCache, TokenGeometry, TokenRecipe,
+};
 
 const LAYERS: usize = 32;
 const HEADS: usize = 8;
@@ -45,7 +47,8 @@ fn step(c: &mut Criterion) {
             attention: TokenAttention::default(),
         };
         let recipe = TokenRecipe::named("full").expect("the recipe ships with the crate");
-        let mut cache = TokenCache::new(Null::default(), geometry, recipe).expect("the recipe should fit");
+        let mut cache = TokenCache::new(Null::default(), geometry, recipe, ModelInfo::default())
+            .expect("the recipe should fit");
         let sequence = cache.start();
         let positions: Vec<i32> = (0..tokens).collect();
         for piece in positions.chunks(8_192) {

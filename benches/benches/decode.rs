@@ -10,7 +10,9 @@ use tether_core::{
 };
 use tether_host::{Host, HostTables};
 use tether_testing::oracle::literal_decode;
-use tethercache::tokens::{NewTokens, SequenceId, TokenAttention, TokenCache, TokenGeometry, TokenRecipe};
+use tethercache::tokens::{
+    ModelInfo, NewTokens, SequenceId, TokenAttention, TokenCache, TokenGeometry, TokenRecipe,
+};
 
 const LAYERS: usize = 30;
 const HEADS: usize = 3;
@@ -59,7 +61,8 @@ fn session(tokens: usize) -> (TokenCache<Host>, SequenceId) {
         attention: TokenAttention::default(),
     };
     let recipe = TokenRecipe::named("full").expect("the recipe ships with the crate");
-    let mut cache = TokenCache::new(Host::parallel(), geometry, recipe).expect("the recipe should fit");
+    let mut cache = TokenCache::new(Host::parallel(), geometry, recipe, ModelInfo::default())
+        .expect("the recipe should fit");
     let sequence = cache.start();
     let q = tensor(&[tokens, HEADS * GROUP, DIM], 1);
     let (k, v) = (tensor(&[tokens, HEADS, DIM], 2), tensor(&[tokens, HEADS, DIM], 3));

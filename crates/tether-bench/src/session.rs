@@ -8,7 +8,7 @@ use tether_kernels::cubecl::Runtime;
 use tether_kernels::{Cube, CubeTensor};
 use tethercache::Error;
 use tethercache::tokens::{
-    NewTokens, SequenceId, TokenAttention, TokenBatch, TokenCache, TokenGeometry, TokenRecipe,
+    ModelInfo, NewTokens, SequenceId, TokenAttention, TokenBatch, TokenCache, TokenGeometry, TokenRecipe,
 };
 
 use crate::Bench;
@@ -63,7 +63,8 @@ fn session<R: Runtime>(
 ) -> Result<TokenCache<Cube<R>>, CoreError> {
     let engine = Cube::new(bench.engine.client().clone());
     let recipe = TokenRecipe::named(recipe).and_then(|r| r.with_overrides(overrides));
-    TokenCache::new(engine, geometry(bench.half()), recipe.map_err(|e| core(e.into()))?).map_err(core)
+    let recipe = recipe.map_err(|e| core(e.into()))?;
+    TokenCache::new(engine, geometry(bench.half()), recipe, ModelInfo::default()).map_err(core)
 }
 
 /// Reads a text of `tokens` tokens, whose attention nobody asks for.

@@ -27,6 +27,10 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 
 /// The code of one link of an error's chain, when it has one of its own.
 fn code_of(link: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    // What a model has that nobody named, such as a head profile.
+    if matches!(link.downcast_ref::<RecipeError>(), Some(RecipeError::Missing { .. })) {
+        return Some(3);
+    }
     if link.is::<Usage>() || link.is::<RecipeError>() {
         return Some(2);
     }
@@ -50,6 +54,7 @@ fn code_of(link: &(dyn std::error::Error + 'static)) -> Option<u8> {
         Error::Score(
             ScoreError::NonFinite { .. } | ScoreError::NonFiniteToken { .. } | ScoreError::Missing { .. },
         ) => Some(3),
+        Error::Recipe(RecipeError::Missing { .. }) => Some(3),
         Error::Recipe(_) | Error::Layout(_) | Error::Score(_) | Error::Edit(_) => Some(2),
         Error::Core(CoreError::NonFinite { .. }) => Some(3),
         _ => None,

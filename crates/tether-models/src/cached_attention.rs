@@ -1,11 +1,11 @@
 //! A language model's attention over a `TokenCache`.
 
 use tether_core::{CoreError, DType, HostTensor, Readback, TensorData, TokenEngine};
-use tethercache::Error;
 use tethercache::score::tokens::HeadProfile;
 use tethercache::tokens::{
-    EvictReport, ModelFacts, NewTokens, SequenceId, TokenBytes, TokenCache, TokenGeometry, TokenRecipe,
+    EvictReport, ModelInfo, NewTokens, SequenceId, TokenBytes, TokenCache, TokenGeometry, TokenRecipe,
 };
+use tethercache::{Error, Requirement};
 
 use crate::{Llama, TokenAttention, TokenBlock};
 
@@ -56,16 +56,15 @@ impl<E: TokenEngine> CachedAttention<E> {
         if let Some(profile) = &head_profile {
             profile.check(config.layers, config.kv_heads)?;
         }
-        let mut cache = TokenCache::new(engine, geometry, recipe)?;
-        let needs = cache.planner().needs();
-        let output_projections = if needs.output_projection {
+        let output_projections = if recipe.requires().contains(&Requirement::OutputProjection) {
             (0..config.layers).map(|l| model.output_projection(l).unwrap_or_default()).collect()
         } else {
             Vec::new()
         };
         // The pairs that the model's own turns are of.
         let rope = Some(model.rope().clone());
-        cache = cache.with_facts(ModelFacts { rope, output_projections, head_profile });
+        let facts = ModelInfo { rope, output_projections, head_profile };
+        let mut cache = TokenCache::new(engine, geometry, recipe, facts)?;
         let sequence = cache.start();
         Ok(Self { cache, sequence })
     }

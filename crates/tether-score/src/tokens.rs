@@ -1,7 +1,7 @@
 //! Scorers and selectors of single tokens, per head: what the caches of language models keep.
 //!
 //! A scorer asks a [`TokenObservation`] what it needs to know about one layer of one sequence and answers with [`HeadScores`]; a
-//! [`TokenSelector`] turns scores and the heads' shares of a [`Budget`] into [`KeepSets`]. Neither knows a device: a session may answer an
+//! [`TokenSelector`] turns scores and the heads' shares of a [`Budget`] into [`KeptIndices`]. Neither knows a device: a session may answer an
 //! observation with reductions that ran on one, a trace from recorded arrays ([`RecordedTokens`]).
 
 mod attention;
@@ -26,7 +26,7 @@ pub use attention::{WindowRows, add_causal_mass, pooled, sampled_rows, window_ro
 pub use budget::{Budget, BudgetPlace, Protected, Rounding};
 pub use expression::ScoreExpr;
 pub use head_budget::{HeadBudget, HeadShare, HeadShares, ShareRequest};
-pub use keep::KeepSets;
+pub use keep::KeptIndices;
 pub use layer_budget::{LayerBudget, window_groups};
 pub use observation::{BlockGrid, GridPlace, Needs, TokenObservation};
 pub use partial::PartialText;

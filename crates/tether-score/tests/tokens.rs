@@ -169,7 +169,7 @@ fn equal_scores_keep_the_earlier_token_and_protected_ones_stay() {
     // Where a budget does not hold what is protected: sinks first, then the most recent.
     let kept = top.select(&scores, &each(2, 3, 2, 4)).unwrap();
     assert_eq!(kept.sets(), [vec![0, 1, 4], vec![0, 1, 4]]);
-    assert_eq!(top.select(&scores, &each(2, 9, 1, 1)).unwrap(), KeepSets::all(2, 5));
+    assert_eq!(top.select(&scores, &each(2, 9, 1, 1)).unwrap(), KeptIndices::all(2, 5));
     assert_eq!(top.select(&scores, &each(2, 0, 1, 1)).unwrap().total(), 0);
     let uneven = top.select(&scores, &each(1, 2, 0, 0)).unwrap_err();
     assert!(matches!(uneven, ScoreError::Count { expected: 2, got: 1, .. }), "{uneven}");

@@ -11,7 +11,7 @@ use tethercache::score::tokens::{
     HeadScores, HeadShare, Needs, ScoreRequest, ScoreTokens, SelectTokens, TokenObservation,
 };
 use tethercache::score::{FrameCandidates, FrameChoice, ScoreError, ScoreFrames, SelectFrames, UnitScores};
-use tethercache::tokens::{NewTokens, TokenAttention, TokenCache, TokenGeometry, TokenRecipe};
+use tethercache::tokens::{ModelInfo, NewTokens, TokenAttention, TokenCache, TokenGeometry, TokenRecipe};
 
 /// Tokens with large values stay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -189,7 +189,7 @@ fn tokens() -> Result<(), Box<dyn Error>> {
         dtype: DType::F32,
         attention: TokenAttention::default(),
     };
-    let mut cache = TokenCache::new(Host::new(), geometry, recipe)?;
+    let mut cache = TokenCache::new(Host::new(), geometry, recipe, ModelInfo::default())?;
     let text = cache.start();
     let (q, k, v) = (noise(&[80, 4, 8], 1)?, noise(&[80, 2, 8], 2)?, noise(&[80, 2, 8], 3)?);
     let positions: Vec<i32> = (0..80).collect();

@@ -28,7 +28,7 @@ pub use tether_kernels as kernels;
 
 /// What most users need.
 pub mod prelude {
-    pub use crate::tokens::{ModelFacts, NewTokens, TokenAttention, TokenCache, TokenGeometry, TokenRecipe};
+    pub use crate::tokens::{ModelInfo, NewTokens, TokenAttention, TokenCache, TokenGeometry, TokenRecipe};
     pub use crate::{AnyRecipe, Error, KvCache, Pass, Recipe, Registry, Report};
     pub use tether_core::{ChunkIndex, DType, Engine, Geometry, HostTensor, LayerId, RopeKind};
     pub use tether_host::Host;

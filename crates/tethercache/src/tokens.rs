@@ -12,13 +12,13 @@ mod requires;
 
 pub use attention::TokenAttention;
 pub use cache::{
-    EvictReport, HeadContents, ModelFacts, NewTokens, SequenceId, TokenBatch, TokenBytes, TokenCache,
+    EvictReport, HeadContents, ModelInfo, NewTokens, SequenceId, TokenBatch, TokenBytes, TokenCache,
 };
 pub use codec::{BudgetScope, CodecPart, RetentionPart};
 pub use compact::{KeptHead, kept_heads};
 pub use geometry::TokenGeometry;
 pub use plan::TokenPlan;
-pub use planner::{LayerTurn, ScoreAsked, SequenceState, TokenPlanner};
+pub use planner::{LayerContext, ScoreAsked, SequenceState, TokenPlanner};
 pub use recipe::{
     DecodePart, FixedPlace, PrefillPart, StoredKeys, TokenPositionPart, TokenPositions, TokenRecipe,
     TokenUnit,

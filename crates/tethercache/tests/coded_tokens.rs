@@ -7,7 +7,8 @@ use tether_core::{CoreError, DType, HostTensor};
 use tether_host::Host;
 use tethercache::score::ScoreError;
 use tethercache::tokens::{
-    EvictReport, HeadContents, NewTokens, SequenceId, TokenAttention, TokenCache, TokenGeometry, TokenRecipe,
+    EvictReport, HeadContents, ModelInfo, NewTokens, SequenceId, TokenAttention, TokenCache, TokenGeometry,
+    TokenRecipe,
 };
 use tethercache::{Error, RecipeError, catalogue};
 
@@ -74,7 +75,8 @@ struct Session {
 
 impl Session {
     fn new(recipe: TokenRecipe, dtype: DType) -> Self {
-        Self { cache: TokenCache::new(Host::new(), geometry(dtype), recipe).unwrap(), noise: 0x9E37_79B9 }
+        let cache = TokenCache::new(Host::new(), geometry(dtype), recipe, ModelInfo::default()).unwrap();
+        Self { cache, noise: 0x9E37_79B9 }
     }
 
     /// Roughly normal, away from zero in some channels.
@@ -436,8 +438,12 @@ fn settings_out_of_range_and_parts_that_do_not_fit_are_refused() {
     }
     // Heads that a codec has no form for.
     let odd = TokenGeometry { head_dim_k: 36, ..geometry(DType::F32) };
-    assert!(TokenCache::new(Host::new(), odd.clone(), TokenRecipe::named("spherical").unwrap()).is_err());
-    assert!(TokenCache::new(Host::new(), odd, TokenRecipe::named("int4").unwrap()).is_ok());
+    let made = |name| {
+        let recipe = TokenRecipe::named(name).unwrap();
+        TokenCache::new(Host::new(), odd.clone(), recipe, ModelInfo::default())
+    };
+    assert!(made("spherical").is_err());
+    assert!(made("int4").is_ok());
 }
 
 proptest! {

@@ -11,7 +11,7 @@ use tether_testing::or_skip;
 use tethercache::catalogue;
 use tethercache::kernels::{Cube, ProbeError, cubecl::Runtime};
 use tethercache::tokens::{
-    ModelFacts, NewTokens, SequenceId, TokenAttention, TokenCache, TokenGeometry, TokenRecipe,
+    ModelInfo, NewTokens, SequenceId, TokenAttention, TokenCache, TokenGeometry, TokenRecipe,
 };
 
 const LAYERS: usize = 2;
@@ -66,13 +66,13 @@ fn geometry(dtype: DType) -> TokenGeometry {
     }
 }
 
-fn facts() -> ModelFacts {
+fn facts() -> ModelInfo {
     let layer = |other: f32| LayerProfile {
         echo: vec![0.1, 0.3],
         induction: vec![0.9 * other, 0.2],
         variance: vec![0.5, 2.0 + other],
     };
-    ModelFacts {
+    ModelInfo {
         rope: Some(TokenRope::new(Pairing::Half, 10_000.0, DIM).unwrap()),
         output_projections: vec![
             (0..16 * QUERY_HEADS * DIM).map(|i| ((i * 7) % 13) as f32 - 6.0).collect();
@@ -143,7 +143,7 @@ struct Session<E: TokenEngine> {
 
 impl<E: TokenEngine> Session<E> {
     fn new(engine: E, recipe: TokenRecipe, dtype: DType) -> Self {
-        let mut cache = TokenCache::new(engine, geometry(dtype), recipe).unwrap().with_facts(facts());
+        let mut cache = TokenCache::new(engine, geometry(dtype), recipe, facts()).unwrap();
         let sequence = cache.start();
         Self { cache, sequence, noise: Noise(0x51), seen: 0 }
     }

@@ -8,7 +8,7 @@ use tether_rope::TokenRope;
 use tether_score::tokens::{GridPlace, HeadProfile, LayerProfile};
 use tether_testing::backends::{Faulty, Watch};
 use tethercache::tokens::{
-    HeadContents, ModelFacts, NewTokens, SequenceId, TokenAttention, TokenCache, TokenGeometry, TokenRecipe,
+    HeadContents, ModelInfo, NewTokens, SequenceId, TokenAttention, TokenCache, TokenGeometry, TokenRecipe,
 };
 use tethercache::{Error, ErrorKind, catalogue};
 
@@ -30,14 +30,14 @@ fn geometry() -> TokenGeometry {
     }
 }
 
-fn facts() -> ModelFacts {
+fn facts() -> ModelInfo {
     let layer = |other: f32| LayerProfile {
         echo: vec![0.1, 0.3],
         induction: vec![0.9 * other, 0.2],
         variance: vec![0.5, 2.0 + other],
     };
     let weights = (0..8 * QUERY_HEADS * DIM).map(|i| ((i * 7) % 13) as f32 - 6.0).collect();
-    ModelFacts {
+    ModelInfo {
         rope: Some(TokenRope::new(Pairing::Half, 10_000.0, DIM).unwrap()),
         output_projections: vec![weights; LAYERS],
         head_profile: Some(HeadProfile { layers: vec![layer(0.3), layer(1.0)], ..HeadProfile::default() }),
@@ -126,7 +126,7 @@ impl Session {
     fn new(recipe: &TokenRecipe, script: &[Step]) -> Self {
         let watch = Watch::new();
         let engine = Faulty::watched(Host::new(), watch.clone());
-        let mut cache = TokenCache::new(engine, geometry(), recipe.clone()).unwrap().with_facts(facts());
+        let mut cache = TokenCache::new(engine, geometry(), recipe.clone(), facts()).unwrap();
         let sequence = cache.start();
         let mut session = Self { cache, watch, sequence, fork: sequence, seen: 0, done: 0 };
         session.step(Step::Extend(41)).unwrap();

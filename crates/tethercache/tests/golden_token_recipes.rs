@@ -7,7 +7,7 @@ use tether_rope::{Angles, TokenRope};
 use tether_score::tokens::{BlockLikeness, HeadScores, RecordedTokens, TokenObservation};
 use tether_testing::{Golden, Tolerance, assert_close, golden_json};
 use tethercache::tokens::{
-    LayerTurn, SequenceState, StoredKeys, TokenPlan, TokenPlanner, TokenRecipe, kept_heads,
+    LayerContext, SequenceState, StoredKeys, TokenPlan, TokenPlanner, TokenRecipe, kept_heads,
 };
 
 fn inputs(seed: usize) -> RecordedTokens {
@@ -30,7 +30,7 @@ fn planner(recipe: &str, overrides: &[&str]) -> TokenPlanner {
 }
 
 fn plan_of(recipe: &str, overrides: &[&str], layer: usize, seen: &RecordedTokens) -> TokenPlan {
-    let turn = LayerTurn { layer, layers: 8, seen: seen.tokens(), decoding: false };
+    let turn = LayerContext { layer, layers: 8, seen: seen.tokens(), decoding: false };
     planner(recipe, overrides).plan(turn, seen, &mut SequenceState::default()).unwrap()
 }
 
@@ -145,7 +145,7 @@ fn pyramids_are_those_of_kvpress() {
         let (removed, seen) = name.strip_prefix('r').unwrap().split_once("_L").unwrap();
         let kept = format!("budget.ratio={}", 1.0 - removed.parse::<f64>().unwrap());
         let planner = planner("pyramidkv", &["score.window=32", &kept]);
-        let turn = |layer| LayerTurn { layer, layers: 8, seen: seen.parse().unwrap(), decoding: false };
+        let turn = |layer| LayerContext { layer, layers: 8, seen: seen.parse().unwrap(), decoding: false };
         let got: Vec<usize> = (0..8).map(|layer| planner.kept(turn(layer)).unwrap()).collect();
         assert_eq!(serde_json::json!(got), *expected, "{name}");
     }
@@ -191,11 +191,11 @@ fn windows_are_those_of_the_windowkv_repository() {
             let overrides = ["budget.tokens=128", "budget.layers.shared=2", &task];
             let planner = planner("window-kv", &overrides);
             let seen = inputs(seed);
-            let turn = |layer| LayerTurn { layer, layers: 8, seen: seen.tokens(), decoding: false };
+            let turn = |layer| LayerContext { layer, layers: 8, seen: seen.tokens(), decoding: false };
             let suffix = case["suffix"].as_i64().unwrap();
             // The text is longer than any layer's budget, but for the first two of 256 tokens.
             let budgets: Vec<i64> = (0..8)
-                .map(|l| planner.kept(LayerTurn { seen: 4096, ..turn(l) }).unwrap() as i64 - suffix)
+                .map(|l| planner.kept(LayerContext { seen: 4096, ..turn(l) }).unwrap() as i64 - suffix)
                 .collect();
             assert_eq!(budgets, golden.integers("layers_budget"), "{name}");
             let mut state = SequenceState::default();
@@ -266,7 +266,7 @@ fn the_elastic_repository_is_reproduced_with_its_quirks() {
                     let columns: Vec<f32> = columns.iter().map(|&c| c as f32).collect();
                     assert_near(&name, of_layer, &columns, 1e-5);
                 }
-                let turn = LayerTurn { layer, layers: 2, seen: 96, decoding: false };
+                let turn = LayerContext { layer, layers: 2, seen: 96, decoding: false };
                 let plan = planner.plan(turn, &seen, &mut state).unwrap();
                 let heads = kept_heads(&plan, &seen, None, StoredKeys::PostRope, Angles::Exact).unwrap();
                 let keys: Vec<f32> = heads.iter().flat_map(|h| h.keys.clone()).collect();
@@ -286,7 +286,7 @@ fn the_elastic_repository_is_reproduced_with_its_quirks() {
                         vec![0.0; 4 * tokens],
                         vec![0.0; 4 * tokens],
                     );
-                    let turn = LayerTurn { layer, layers: 2, seen: total, decoding: true };
+                    let turn = LayerContext { layer, layers: 2, seen: total, decoding: true };
                     planner.plan(turn, &seen.unwrap(), state).unwrap().keep
                 };
                 let first = at(after + 1, 97, &mut state);

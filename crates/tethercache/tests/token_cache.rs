@@ -27,10 +27,10 @@ use tether_score::tokens::{
     GridPlace, HeadProfile, LayerProfile, RecordedTokens, TokenObservation, add_causal_mass,
 };
 use tethercache::tokens::{
-    EvictReport, LayerTurn, ModelFacts, NewTokens, SequenceId, SequenceState, TokenAttention, TokenCache,
+    EvictReport, LayerContext, ModelInfo, NewTokens, SequenceId, SequenceState, TokenAttention, TokenCache,
     TokenGeometry, TokenPlanner, TokenPositions, TokenRecipe,
 };
-use tethercache::{Error, RecipeError, catalogue};
+use tethercache::{Error, RecipeError, Requirement, catalogue};
 
 const LAYERS: usize = 2;
 const QUERY_HEADS: usize = 4;
@@ -153,7 +153,12 @@ struct Pair {
 
 impl Pair {
     fn new(recipe: TokenRecipe, seed: u64) -> Self {
-        let cache = TokenCache::new(Host::new(), geometry(), recipe).unwrap();
+        Self::knowing(recipe, seed, ModelInfo::default())
+    }
+
+    /// Of a model of which something is known.
+    fn knowing(recipe: TokenRecipe, seed: u64, facts: ModelInfo) -> Self {
+        let cache = TokenCache::new(Host::new(), geometry(), recipe, facts).unwrap();
         Self { cache, noise: Noise(seed), sequences: Vec::new() }
     }
 
@@ -269,7 +274,7 @@ fn of_text() -> Vec<TokenRecipe> {
     let recipes =
         catalogue().iter().filter(|c| c.unit == "token").map(|c| TokenRecipe::named(c.name).unwrap());
     recipes
-        .filter(|r| TokenCache::new(Host::new(), geometry(), r.clone()).is_ok())
+        .filter(|r| TokenCache::new(Host::new(), geometry(), r.clone(), every_recipe::facts()).is_ok())
         .filter(is_of_text)
         .collect()
 }
@@ -307,11 +312,9 @@ fn every_recipe_attends_over_what_it_keeps() {
     for (seed, recipe) in recipes.iter().enumerate().filter(|(_, r)| r.edit.is_none()) {
         let recipe = small(recipe);
         let name = recipe.name.clone();
-        let mut pair = Pair::new(recipe, 0x9E37_79B9 + seed as u64);
-        pair.cache = pair.cache.with_facts(ModelFacts {
-            rope: Some(turning(&(0..DIM / 2).map(|i| 10f64.powi(-(i as i32))).collect::<Vec<f64>>())),
-            ..ModelFacts::default()
-        });
+        let frequencies: Vec<f64> = (0..DIM / 2).map(|i| 10f64.powi(-(i as i32))).collect();
+        let facts = turns_by(&frequencies);
+        let mut pair = Pair::knowing(recipe, 0x9E37_79B9 + seed as u64, facts);
         let (sequence, mut plain) = (pair.start(), Plain::new());
         for tokens in [17, 30, 1] {
             pair.extend(sequence, &mut plain, tokens);
@@ -335,10 +338,8 @@ fn every_recipe_attends_over_what_it_keeps() {
 fn keeps_what_the_planner_keeps_of_the_whole_text() {
     for (seed, recipe) in of_text().iter().enumerate() {
         let recipe = small(recipe);
-        let mut pair = Pair::new(recipe.clone(), 0xABCD + seed as u64);
         let frequencies: Vec<f64> = (0..DIM / 2).map(|i| 10f64.powi(-(i as i32))).collect();
-        pair.cache =
-            pair.cache.with_facts(ModelFacts { rope: Some(turning(&frequencies)), ..ModelFacts::default() });
+        let mut pair = Pair::knowing(recipe.clone(), 0xABCD + seed as u64, turns_by(&frequencies));
         let (sequence, mut plain) = (pair.start(), Plain::new());
         for tokens in [20, 29] {
             pair.extend(sequence, &mut plain, tokens);
@@ -349,7 +350,7 @@ fn keeps_what_the_planner_keeps_of_the_whole_text() {
         pair.cache.evict(sequence).unwrap();
         for layer in 0..LAYERS {
             let seen = plain.recorded(layer, tokens).with_frequencies(frequencies.clone());
-            let turn = LayerTurn { layer, layers: LAYERS, seen: tokens, decoding: false };
+            let turn = LayerContext { layer, layers: LAYERS, seen: tokens, decoding: false };
             let plan = planner.plan(turn, &seen, &mut state).unwrap();
             for (head, set) in plan.keep.sets().iter().enumerate() {
                 let expected: Vec<i32> = set.iter().map(|&t| t as i32).collect();
@@ -380,7 +381,7 @@ fn a_prompt_is_chosen_from_in_pieces_and_held_whole_until_then() {
         pair.extend(sequence, &mut plain, 20);
         let planner = pair.cache.planner().clone();
         for layer in 0..LAYERS {
-            let turn = LayerTurn { layer, layers: LAYERS, seen: 75, decoding: true };
+            let turn = LayerContext { layer, layers: LAYERS, seen: 75, decoding: true };
             let at_once = TokenPlanner::new(keydiff.with_overrides(&more).unwrap()).unwrap();
             let seen = plain.recorded(layer, 20);
             let plan = |p: &TokenPlanner| p.plan(turn, &seen, &mut SequenceState::default()).unwrap().keep;
@@ -403,7 +404,7 @@ fn a_prompt_is_chosen_from_in_pieces_and_held_whole_until_then() {
                 let of = |pick: fn(&Token) -> &Vec<f32>| held.iter().flat_map(|t| pick(t).clone()).collect();
                 let seen =
                     RecordedTokens::new((1, 1), held.len(), (DIM, DIM), of(|t| &t.1), of(|t| &t.2)).unwrap();
-                let turn = LayerTurn { layer, layers: LAYERS, seen: 55, decoding: false };
+                let turn = LayerContext { layer, layers: LAYERS, seen: 55, decoding: false };
                 let plan = planner.plan(turn, &seen, &mut SequenceState::default()).unwrap();
                 held = plan.keep.head(0).iter().map(|&t| held[t as usize].clone()).collect();
             }
@@ -424,13 +425,8 @@ fn profile() -> HeadProfile {
 
 fn profiled(recipe: &str, overrides: &[&str], seed: u64) -> Pair {
     let recipe = TokenRecipe::named(recipe).unwrap().with_overrides(overrides).unwrap();
-    let mut pair = Pair::new(recipe, seed);
-    pair.cache = pair.cache.with_facts(ModelFacts {
-        rope: Some(turning(&frequencies())),
-        head_profile: Some(profile()),
-        ..ModelFacts::default()
-    });
-    pair
+    let facts = ModelInfo { head_profile: Some(profile()), ..turns_by(&frequencies()) };
+    Pair::knowing(recipe, seed, facts)
 }
 
 /// Attention of one more token, worked out from what the cache holds: rows of its pools, and with `mean` a token that stands for those of `all`
@@ -536,7 +532,7 @@ fn forks_share_blocks_until_one_of_them_writes() {
 fn stays_within_its_budget_for_ten_thousand_steps() {
     let recipe = TokenRecipe::named("sink-recent").unwrap();
     let recipe = recipe.with_overrides(&["budget.tokens=24"]).unwrap();
-    let mut cache = TokenCache::new(Host::new(), geometry(), recipe).unwrap();
+    let mut cache = TokenCache::new(Host::new(), geometry(), recipe, ModelInfo::default()).unwrap();
     let mut noise = Noise(3);
     let sequence = cache.start();
     let (q, k) = (noise.tensor(&[1, QUERY_HEADS, DIM]), noise.tensor(&[1, KV_HEADS, DIM]));
@@ -596,6 +592,82 @@ fn refuses_what_does_not_fit_and_stays_as_it_was() {
     pair.extend(sequence, &mut plain, 2);
 }
 
+/// True where exactly `facts` of the model are said to be missing.
+fn misses(error: &Error, facts: &[Requirement]) -> bool {
+    matches!(error, Error::Recipe(RecipeError::Missing { missing, .. }) if **missing == *facts)
+}
+
+#[test]
+fn queries_before_the_rotation_are_asked_for_token_by_token() {
+    for recipe in every_recipe::recipes() {
+        let needed = recipe.requires().iter().any(|r| matches!(r, Requirement::RawQueries { .. }));
+        let name = recipe.name.clone();
+        let mut pair = every_recipe::session(recipe, 0x3A);
+        let (sequence, mut plain) = (pair.start(), Plain::new());
+        // Those of earlier tokens do not stand for those of new ones.
+        pair.extend(sequence, &mut plain, 6);
+        let before = pair.cache.bytes();
+        let (q, k) = (pair.noise.tensor(&[2, QUERY_HEADS, DIM]), pair.noise.tensor(&[2, KV_HEADS, DIM]));
+        let new = NewTokens::new(&q, &k, &k, &[6, 7]);
+        let told = [
+            pair.cache.extend(sequence, 0, &new).map(drop),
+            pair.cache.append(sequence, 0, &NewTokens::new(&q, &k, &k, &[8, 9])),
+        ];
+        for result in told {
+            let what = "queries before the rotation";
+            let refused = matches!(
+                result,
+                Err(Error::Core(CoreError::Count { what: of, expected: 2, got: 0 })) if of == what
+            );
+            assert!(if needed { refused } else { result.is_ok() }, "{name}: {result:?}");
+        }
+        if needed {
+            assert_eq!((pair.cache.bytes(), pair.cache.seen(sequence, 0).unwrap()), (before, 6), "{name}");
+            pair.extend(sequence, &mut plain, 2);
+        }
+    }
+}
+
+#[test]
+fn facts_are_asked_for_when_a_cache_is_made() {
+    let made = |name: &str, facts: ModelInfo| {
+        let recipe = TokenRecipe::named(name).unwrap();
+        TokenCache::new(Host::new(), geometry(), recipe, facts).map(|_| ())
+    };
+    let all = every_recipe::facts;
+    let mut asked = BTreeSet::new();
+    for recipe in every_recipe::recipes() {
+        made(&recipe.name, all()).unwrap_or_else(|e| panic!("{}: {e}", recipe.name));
+        let of_model: Vec<Requirement> = recipe.requires().into_iter().filter(|r| r.is_of_model()).collect();
+        match made(&recipe.name, ModelInfo::default()) {
+            Ok(()) => assert!(of_model.is_empty(), "{} needs {of_model:?}", recipe.name),
+            Err(error) => assert!(misses(&error, &of_model) && asked.insert(recipe.name), "{error}"),
+        }
+    }
+    assert!(asked.len() >= 7, "{asked:?}");
+
+    // Those of a model of other sizes, or of none.
+    let mut plain = profile();
+    plain.layers.iter_mut().for_each(|layer| layer.variance.clear());
+    let error = made("hack", ModelInfo { head_profile: Some(plain), ..all() }).unwrap_err();
+    assert!(misses(&error, &[Requirement::HeadProfile { variances: true }]), "{error}");
+    let mut heads = profile();
+    heads.layers.iter_mut().for_each(|layer| layer.induction.push(0.5));
+    let count = |error: Error| match error {
+        Error::Score(tether_score::ScoreError::Count { expected, got, .. }) => (expected, got),
+        other => panic!("{other}"),
+    };
+    let error = made("razor-attention", ModelInfo { head_profile: Some(heads), ..all() }).unwrap_err();
+    assert_eq!(count(error), (KV_HEADS, KV_HEADS + 1));
+    let mut short = all();
+    short.output_projections.truncate(1);
+    assert_eq!(count(made("criticalkv", short).unwrap_err()), (LAYERS, 1));
+    let mut odd = all();
+    odd.output_projections[1].pop();
+    let whole = 6 * QUERY_HEADS * DIM;
+    assert_eq!(count(made("criticalkv", odd).unwrap_err()), (whole, whole - 1));
+}
+
 const THETA: f64 = 100.0;
 
 fn frequencies() -> Vec<f64> {
@@ -605,6 +677,11 @@ fn frequencies() -> Vec<f64> {
 /// The turns of half-split pairs.
 fn turning(frequencies: &[f64]) -> TokenRope {
     TokenRope::from_frequencies(Pairing::Half, frequencies.to_vec()).unwrap()
+}
+
+/// What is known of a model whose keys turn so, and of which nothing else is.
+fn turns_by(frequencies: &[f64]) -> ModelInfo {
+    ModelInfo { rope: Some(turning(frequencies)), ..ModelInfo::default() }
 }
 
 /// A key turned by `delta` positions, in `f64`.
@@ -682,8 +759,8 @@ fn streamed(came: &mut Came, cache: &TokenCache<Host>, sequence: SequenceId, nex
 #[test]
 fn gaps_are_closed_without_drift() {
     let recipe = TokenRecipe::named("streaming-llm").unwrap().with_overrides(&["budget.tokens=13"]).unwrap();
-    let facts = ModelFacts { rope: Some(turning(&frequencies())), ..ModelFacts::default() };
-    let mut cache = TokenCache::new(Host::new(), geometry(), recipe).unwrap().with_facts(facts);
+    let facts = ModelInfo { rope: Some(turning(&frequencies())), ..ModelInfo::default() };
+    let mut cache = TokenCache::new(Host::new(), geometry(), recipe, facts).unwrap();
     let (mut noise, sequence) = (Noise(77), cache.start());
     let mut came: Came = vec![vec![Head::new(); KV_HEADS]; LAYERS];
     // Far enough that sinks which were turned again at every step would have drifted.
@@ -713,10 +790,11 @@ fn gaps_are_closed_without_drift() {
 fn gaps_of_any_shape_are_closed() {
     let knorm = TokenRecipe::named("knorm").unwrap();
     let recipe = |more: &str| knorm.with_overrides(&["budget.tokens=9", "decode.every=5", more]).unwrap();
-    let facts = ModelFacts { rope: Some(turning(&frequencies())), ..ModelFacts::default() };
+    let facts = ModelInfo { rope: Some(turning(&frequencies())), ..ModelInfo::default() };
     let closing = recipe("position.kind=contiguous");
-    let mut cache = TokenCache::new(Host::new(), geometry(), closing).unwrap().with_facts(facts);
-    let mut still = TokenCache::new(Host::new(), geometry(), recipe("position.kind=keep")).unwrap();
+    let mut cache = TokenCache::new(Host::new(), geometry(), closing, facts).unwrap();
+    let keeping = recipe("position.kind=keep");
+    let mut still = TokenCache::new(Host::new(), geometry(), keeping, ModelInfo::default()).unwrap();
     let (sequence, of_still) = (cache.start(), still.start());
     let (mut noise, mut same) = (Noise(79), Noise(79));
     let mut came: Came = vec![vec![Head::new(); KV_HEADS]; LAYERS];
@@ -749,13 +827,6 @@ fn gaps_of_any_shape_are_closed() {
 #[test]
 fn gaps_are_not_closed_without_frequencies() {
     let recipe = TokenRecipe::named("streaming-llm").unwrap().with_overrides(&["budget.tokens=8"]).unwrap();
-    let mut cache = TokenCache::new(Host::new(), geometry(), recipe).unwrap();
-    let (mut noise, sequence) = (Noise(78), cache.start());
-    let mut came: Came = vec![vec![Head::new(); KV_HEADS]; LAYERS];
-    for position in 0..12 {
-        step_without_gaps(&mut cache, sequence, &mut came, position, &mut noise);
-    }
-    let error = cache.evict(sequence).unwrap_err();
-    assert!(matches!(error, Error::Score(tether_score::ScoreError::Missing { .. })), "{error}");
-    assert_eq!(cache.positions(sequence, 0, 0).unwrap().len(), 12, "nothing has changed");
+    let error = TokenCache::new(Host::new(), geometry(), recipe, ModelInfo::default()).unwrap_err();
+    assert!(misses(&error, &[Requirement::Rotation]), "{error}");
 }

@@ -4,12 +4,12 @@
 
 use proptest::prelude::*;
 use tether_score::tokens::{
-    Blocks, Budget, ExpectedAttention, GridPlace, HeadProfile, KeepSets, LayerProfile, Pages, RecordedTokens,
-    TokenObservation,
+    Blocks, Budget, ExpectedAttention, GridPlace, HeadProfile, KeptIndices, LayerProfile, Pages,
+    RecordedTokens, TokenObservation,
 };
 use tether_score::{ScoreError, tokens::HeadBudget};
 use tethercache::tokens::{
-    LayerTurn, SequenceState, StoredKeys, TokenPlan, TokenPlanner, TokenRecipe, kept_heads,
+    LayerContext, SequenceState, StoredKeys, TokenPlan, TokenPlanner, TokenRecipe, kept_heads,
 };
 use tethercache::{Error, RecipeError, catalogue};
 
@@ -149,8 +149,8 @@ fn recipes() -> Vec<TokenRecipe> {
         .collect()
 }
 
-fn turn(layer: usize, seen: usize) -> LayerTurn {
-    LayerTurn { layer, layers: LAYERS, seen, decoding: false }
+fn turn(layer: usize, seen: usize) -> LayerContext {
+    LayerContext { layer, layers: LAYERS, seen, decoding: false }
 }
 
 fn planner(recipe: &TokenRecipe, profile: &HeadProfile) -> TokenPlanner {
@@ -251,7 +251,7 @@ proptest! {
                 after.q.iter_mut().for_each(|h| h[..2].iter_mut().for_each(|side| *side = rows(side)));
                 let planner = planner(&recipe, &profile);
                 let again = planner.plan(turn(plan.layer, tokens), &after.seen(), &mut SequenceState::default()).unwrap();
-                prop_assert_eq!(again.keep, KeepSets::all(1, keep.len()), "{} layer {}", recipe.name, plan.layer);
+                prop_assert_eq!(again.keep, KeptIndices::all(1, keep.len()), "{} layer {}", recipe.name, plan.layer);
             }
         }
     }
@@ -336,7 +336,7 @@ fn ten_thousand_steps_stay_within_the_budget() {
         let mut most = 0;
         for step in 0..10_000 {
             if step % every == 0 {
-                let turn = LayerTurn { layer: 1, layers: LAYERS, seen: text.seen, decoding: step > 0 };
+                let turn = LayerContext { layer: 1, layers: LAYERS, seen: text.seen, decoding: step > 0 };
                 let plan = planner.plan(turn, &text.text.seen(), &mut state).unwrap();
                 text.keep(&plan);
                 let kept = match recipe.budget.heads {
@@ -475,7 +475,7 @@ fn heads_of_different_lengths_are_planned_one_by_one() {
     for recipe in recipes().into_iter().filter(|r| r.score.is_some()) {
         let recipe = with_budget(&recipe, 0.5).with_overrides(&["budget.ratio=0.25"]).unwrap_or(recipe);
         let planner = planner(&recipe, &profile);
-        let turn = LayerTurn { decoding: true, ..turn(1, 160) };
+        let turn = LayerContext { decoding: true, ..turn(1, 160) };
         let plan = match planner.plan_heads(turn, &views) {
             Ok(plan) => plan,
             Err(Error::Recipe(_)) => {
@@ -515,7 +515,7 @@ fn heads_of_different_lengths_are_planned_one_by_one() {
         if !["tova", "st-lite", "hack", "razor-attention"].contains(&recipe.name.as_str()) {
             let views: Vec<&dyn TokenObservation> =
                 parts.iter().map(|h| h as &dyn TokenObservation).collect();
-            let turn = LayerTurn { seen: 60, ..turn };
+            let turn = LayerContext { seen: 60, ..turn };
             let one_by_one = planner.plan_heads(turn, &views).unwrap();
             let together = planner.plan(turn, &whole.seen(), &mut SequenceState::default()).unwrap();
             assert_eq!(one_by_one.keep, together.keep, "{}", recipe.name);

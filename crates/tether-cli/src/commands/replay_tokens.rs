@@ -8,7 +8,7 @@ use tethercache::edit::tokens::Compensation;
 use tethercache::rope::{Angles, TokenRope};
 use tethercache::score::tokens::TokenObservation;
 use tethercache::tokens::{
-    LayerTurn, SequenceState, StoredKeys, TokenPlan, TokenPlanner, TokenRecipe, kept_heads,
+    LayerContext, SequenceState, StoredKeys, TokenPlan, TokenPlanner, TokenRecipe, kept_heads,
 };
 
 use super::replay::{Output, write};
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &ReplayArgs, mut trace: TokenTrace) -> Result<()> {
     let mut tensors = Vec::new();
     let mut log = Vec::new();
     for layer in &trace.layers {
-        let turn = LayerTurn { layer: layer.layer, layers, seen: layer.seen.tokens(), decoding: false };
+        let turn = LayerContext { layer: layer.layer, layers, seen: layer.seen.tokens(), decoding: false };
         let plan = planner.plan(turn, &layer.seen, &mut state).with_context(|| {
             format!("recipe {} on layer {} of {}", planner.recipe().name, layer.layer, args.trace.display())
         })?;

@@ -1,7 +1,7 @@
 //! Which recipes run at which budgets.
 
 use anyhow::{Context, Result};
-use tether_models::Llama;
+use tether_models::{CachedAttention, Llama};
 use tethercache::core::DType;
 use tethercache::host::Host;
 use tethercache::score::tokens::HeadProfile;
@@ -104,7 +104,7 @@ pub(super) fn every(model: &Llama, profile: Option<&HeadProfile>) -> Result<Vec<
         let elsewhere = CONTROLS.contains(&row.name) || recipe.codec.is_some();
         if !missing
             && !elsewhere
-            && tether_models::CachedAttention::new(Host::new(), model, recipe, DType::F32).is_ok()
+            && CachedAttention::with_profile(Host::new(), model, recipe, DType::F32, profile.cloned()).is_ok()
         {
             names.push(row.name.to_owned());
         }

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 /// Token numbers that stay, ascending, for each head. Heads may keep different numbers of tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct KeepSets(Vec<Vec<u32>>);
+pub struct KeptIndices(Vec<Vec<u32>>);
 
-impl KeepSets {
+impl KeptIndices {
     /// Sorts each set and drops repetitions.
     pub fn new(mut sets: Vec<Vec<u32>>) -> Self {
         for set in &mut sets {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use tether_core::Pairing;
 
-use super::{GridPlace, KeepSets, TokenObservation};
+use super::{GridPlace, KeptIndices, TokenObservation};
 use crate::ScoreError;
 
 /// The tokens of a text that a cache would hold while the text is read: of each head a set of its own, equally many, the last ones in all.
@@ -12,7 +12,7 @@ use crate::ScoreError;
 /// Queries are those of the text's tokens up to the last one held, whether they are held or not. Attention of all queries so far is not known.
 pub struct PartialText<'a> {
     of: &'a dyn TokenObservation,
-    held: &'a KeepSets,
+    held: &'a KeptIndices,
     positions: Vec<Vec<i32>>,
     tokens: usize,
     end: usize,
@@ -32,7 +32,7 @@ impl<'a> PartialText<'a> {
     ///
     /// # Errors
     /// [`ScoreError::Count`] for another number of heads, heads of different lengths, or tokens that there are not.
-    pub fn new(of: &'a dyn TokenObservation, held: &'a KeepSets) -> Result<Self, ScoreError> {
+    pub fn new(of: &'a dyn TokenObservation, held: &'a KeptIndices) -> Result<Self, ScoreError> {
         let count = |what, expected, got| Err(ScoreError::Count { what, expected, got });
         if held.heads() != of.kv_heads() {
             return count("sets of tokens", of.kv_heads(), held.heads());

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use tether_part::{AnySettings, HasKinds, Kinds, Part, Settings};
 
 use super::selectors::{Blocks, Chunks, ElasticOfficial, Pages, TopK, Windows, across_heads};
-use super::{HeadScores, HeadShare, HeadShares, KeepSets, Protected};
+use super::{HeadScores, HeadShare, HeadShares, KeptIndices, Protected};
 use crate::ScoreError;
 
 /// Whose tokens a selector chooses at a time.
@@ -103,7 +103,7 @@ impl dyn SelectTokens {
     /// # Errors
     /// [`ScoreError::Setting`]; [`ScoreError::Count`] when there are not as many shares as heads, when heads must agree and have shares that
     /// differ, and for a selector that keeps more than a share or what there is not.
-    pub fn select(&self, scores: &HeadScores, shares: &HeadShares) -> Result<KeepSets, ScoreError> {
+    pub fn select(&self, scores: &HeadScores, shares: &HeadShares) -> Result<KeptIndices, ScoreError> {
         self.validate()?;
         let heads = scores.heads();
         let rows: Vec<&[f32]> = scores.rows().collect();
@@ -120,7 +120,7 @@ impl dyn SelectTokens {
         if !self.is_shared() {
             return self.each(&rows, shares);
         }
-        let Some(&first) = shares.first() else { return Ok(KeepSets::default()) };
+        let Some(&first) = shares.first() else { return Ok(KeptIndices::default()) };
         if let Some(other) = shares.iter().find(|s| **s != first) {
             return Err(ScoreError::Count {
                 what: "tokens of every head",
@@ -130,7 +130,7 @@ impl dyn SelectTokens {
         }
         let tokens = scores.tokens();
         let share = HeadShare { kept: first.kept.min(tokens), ..first };
-        Ok(KeepSets::shared(heads, held(self.choose(&rows, share)?, share, tokens)?))
+        Ok(KeptIndices::shared(heads, held(self.choose(&rows, share)?, share, tokens)?))
     }
 
     /// `select` for heads that hold different numbers of tokens: scores of one head each.
@@ -138,7 +138,11 @@ impl dyn SelectTokens {
     /// # Errors
     /// [`ScoreError::Count`] for a selector that keeps the same tokens in all heads, for scores of more than one head, when there are not
     /// as many shares as heads, and for a selector that keeps more than a share or what there is not.
-    pub fn select_ragged(&self, scores: &[HeadScores], shares: &HeadShares) -> Result<KeepSets, ScoreError> {
+    pub fn select_ragged(
+        &self,
+        scores: &[HeadScores],
+        shares: &HeadShares,
+    ) -> Result<KeptIndices, ScoreError> {
         self.validate()?;
         let count = |what, expected, got| Err(ScoreError::Count { what, expected, got });
         if self.is_shared() {
@@ -160,20 +164,20 @@ impl dyn SelectTokens {
     }
 
     /// The best of each row, or of all rows together.
-    fn each_or_together(&self, rows: &[&[f32]], shares: &HeadShares) -> Result<KeepSets, ScoreError> {
+    fn each_or_together(&self, rows: &[&[f32]], shares: &HeadShares) -> Result<KeptIndices, ScoreError> {
         match shares {
             HeadShares::Each(shares) => self.each(rows, shares),
             &HeadShares::Together { kept, least, protected } => {
-                Ok(KeepSets::new(across_heads(rows, kept, least, protected)))
+                Ok(KeptIndices::new(across_heads(rows, kept, least, protected)))
             }
         }
     }
 
-    fn each(&self, rows: &[&[f32]], shares: &[HeadShare]) -> Result<KeepSets, ScoreError> {
+    fn each(&self, rows: &[&[f32]], shares: &[HeadShare]) -> Result<KeptIndices, ScoreError> {
         let of_head = |(row, &share): (&&[f32], &HeadShare)| {
             held(self.choose(std::slice::from_ref(row), share)?, share, row.len())
         };
-        Ok(KeepSets::new(rows.iter().zip(shares).map(of_head).collect::<Result<_, _>>()?))
+        Ok(KeptIndices::new(rows.iter().zip(shares).map(of_head).collect::<Result<_, _>>()?))
     }
 }
 

@@ -28,7 +28,7 @@ use tether_layout::{BlockPool, Csr};
 use tether_rope::TokenRope;
 use tether_score::tokens::HeadProfile;
 
-use super::{SequenceState, StoredKeys, TokenGeometry, TokenPlanner, TokenRecipe};
+use super::{KnownFacts, SequenceState, StoredKeys, TokenGeometry, TokenPlanner, TokenRecipe};
 use crate::{Error, RecipeError};
 use coded::Rotations;
 use head_pages::{HeadPages, page_rows};
@@ -90,7 +90,7 @@ pub struct TokenCache<E: TokenEngine> {
     engine: E,
     geometry: TokenGeometry,
     planner: TokenPlanner,
-    facts: ModelFacts,
+    facts: ModelInfo,
     rotations: Rotations,
     /// How each layer makes logits.
     attention: Vec<E::Attention>,
@@ -105,7 +105,7 @@ pub struct TokenCache<E: TokenEngine> {
 
 /// What some recipes ask of the model beside its keys, values and queries.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct ModelFacts {
+pub struct ModelInfo {
     /// How keys are turned to their positions. A session gives each token one position, so that whatever turns keys, or foresees how queries
     /// turn, is [`tether_score::ScoreError::Axes`] where a rotation has more axes (M-RoPE); a recipe that does neither takes any rotation.
     pub rope: Option<TokenRope>,
@@ -113,6 +113,14 @@ pub struct ModelFacts {
     pub output_projections: Vec<Vec<f32>>,
     /// Which heads are of which kind.
     pub head_profile: Option<HeadProfile>,
+}
+
+impl ModelInfo {
+    /// The facts, to be checked against a recipe ([`TokenRecipe::check_facts`]).
+    pub fn known(&self) -> KnownFacts<'_> {
+        let Self { rope, output_projections, head_profile } = self;
+        KnownFacts { rope: rope.as_ref(), output_projections, head_profile: head_profile.as_ref() }
+    }
 }
 
 /// What a head holds.
@@ -225,13 +233,20 @@ impl<T: Clone> SequenceLayer<T> {
 }
 
 impl<E: TokenEngine> TokenCache<E> {
-    /// A cache without sequences.
+    /// A cache without sequences, for a model of which `facts` are known: as many as the recipe asks for ([`TokenRecipe::requires`] says
+    /// which), so that none is found missing when a prompt has been read.
     ///
     /// # Errors
-    /// [`Error::Core`] for a geometry out of range, whatever [`TokenRecipe::validate`] refuses, and [`RecipeError::Combination`] for a recipe
+    /// [`Error::Core`] for a geometry out of range, whatever [`TokenRecipe::validate`] refuses, [`RecipeError::Combination`] for a recipe
     /// that a growing cache cannot carry out: one that gives query heads of a key head tokens of their own, that would move tokens for
-    /// every token, or that stores keys un-rotated.
-    pub fn new(engine: E, geometry: TokenGeometry, recipe: TokenRecipe) -> Result<Self, Error> {
+    /// every token, or that stores keys un-rotated; and whatever [`TokenRecipe::check_facts`] refuses: [`RecipeError::Missing`] for facts that
+    /// are not there, [`Error::Score`] for those of another model.
+    pub fn new(
+        engine: E,
+        geometry: TokenGeometry,
+        recipe: TokenRecipe,
+        mut facts: ModelInfo,
+    ) -> Result<Self, Error> {
         geometry.validate()?;
         let refuse = |problem| Err(RecipeError::Combination { recipe: recipe.name.clone(), problem }.into());
         if recipe.separates_query_heads() {
@@ -252,12 +267,16 @@ impl<E: TokenEngine> TokenCache<E> {
                 "attention with a soft cap, a window, slopes or sinks is made over pages alone, and not added up: leave [codec], compensation and retain out, and score by something else",
             );
         }
-        let planner = TokenPlanner::new(recipe)?;
+        let mut planner = TokenPlanner::new(recipe)?;
         if let Some(part) = &planner.recipe().codec {
             part.suits(geometry.head_dim_k, geometry.head_dim_v)?;
         }
         let rotations = Rotations::new(&geometry);
         reading::check(planner.recipe(), planner.needs().accumulated_attention)?;
+        planner.recipe().check_facts(facts.known(), &geometry)?;
+        if let Some(profile) = facts.head_profile.take() {
+            planner = planner.with_profile(profile);
+        }
         let sums = planner.needs().accumulated_attention;
         let layers = (0..geometry.layers)
             .map(|layer| {
@@ -267,8 +286,7 @@ impl<E: TokenEngine> TokenCache<E> {
             .collect::<Result<Vec<_>, Error>>()?;
         let of_layer = |layer| engine.upload_attention(&geometry.attention(layer));
         let attention = (0..geometry.layers).map(of_layer).collect::<Result<_, _>>()?;
-        let (facts, sequences) = (ModelFacts::default(), BTreeMap::new());
-        let shared = vec![None; layers.len()];
+        let (shared, sequences) = (vec![None; layers.len()], BTreeMap::new());
         Ok(Self {
             engine,
             geometry,
@@ -282,15 +300,6 @@ impl<E: TokenEngine> TokenCache<E> {
             sequences,
             next: 0,
         })
-    }
-
-    /// With what the recipe asks of the model ([`TokenPlanner::needs`] says what).
-    #[must_use]
-    pub fn with_facts(mut self, mut facts: ModelFacts) -> Self {
-        if let Some(profile) = facts.head_profile.take() {
-            self.planner = self.planner.with_profile(profile);
-        }
-        Self { facts, ..self }
     }
 
     /// The engine.

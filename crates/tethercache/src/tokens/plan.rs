@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tether_edit::tokens::TokenEdit;
-use tether_score::tokens::{HeadScores, KeepSets};
+use tether_score::tokens::{HeadScores, KeptIndices};
 
 /// A decision about one layer of one sequence, as data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,7 +14,7 @@ pub struct TokenPlan {
     /// Tokens of all heads together.
     pub total: usize,
     /// Which of them stay, as places `0..tokens`. One set per key head; per query head where the recipe repeats keys for them.
-    pub keep: KeepSets,
+    pub keep: KeptIndices,
     /// What does not stay is not read now, but remains in memory.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retain: bool,
@@ -36,7 +36,7 @@ impl TokenPlan {
             layer,
             tokens: lengths.iter().copied().max().unwrap_or(0),
             total: lengths.iter().sum(),
-            keep: KeepSets::new(lengths.iter().map(|&len| (0..len as u32).collect()).collect()),
+            keep: KeptIndices::new(lengths.iter().map(|&len| (0..len as u32).collect()).collect()),
             retain: false,
             edits: Vec::new(),
             positions: None,

@@ -7,7 +7,7 @@ use tether_core::ScoreLeaf;
 use tether_edit::tokens::{HeadEdit, TokenEdit, TokenEditor};
 use tether_score::ScoreError;
 use tether_score::tokens::{
-    BudgetPlace, HeadProfile, HeadScores, HeadShare, HeadShares, KeepSets, Needs, PartialText, Protected,
+    BudgetPlace, HeadProfile, HeadScores, HeadShare, HeadShares, KeptIndices, Needs, PartialText, Protected,
     ScoreExpr, ScoreRequest, ShareRequest, TokenObservation, TokenScorer,
 };
 
@@ -16,7 +16,7 @@ use crate::{Error, RecipeError};
 
 /// Which layer a plan is for, and how far its sequence is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LayerTurn {
+pub struct LayerContext {
     /// The layer.
     pub layer: usize,
     /// Layers of the model.
@@ -32,7 +32,7 @@ pub struct LayerTurn {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SequenceState {
     /// What the first layer of each group chose: the layer, the tokens there were, and the choice.
-    groups: BTreeMap<usize, (usize, usize, KeepSets)>,
+    groups: BTreeMap<usize, (usize, usize, KeptIndices)>,
     /// Where each layer evicts while the text grows.
     places: BTreeMap<usize, usize>,
 }
@@ -85,12 +85,12 @@ impl TokenPlanner {
     }
 
     /// Tokens that a head of a layer keeps on average, sinks and last ones included; `None` when that is for the heads' shares to say.
-    pub fn kept(&self, turn: LayerTurn) -> Option<usize> {
+    pub fn kept(&self, turn: LayerContext) -> Option<usize> {
         let budget = &self.recipe.budget;
         budget.is_given().then(|| {
             let protected = |kept| self.recipe.score.as_ref().map_or(0, |s| s.protects(kept).recent);
             let window = protected(budget.average(turn.seen));
-            let LayerTurn { layer, layers, seen, .. } = turn;
+            let LayerContext { layer, layers, seen, .. } = turn;
             budget.kept(BudgetPlace { layer, layers, seen, window })
         })
     }
@@ -102,7 +102,7 @@ impl TokenPlanner {
     /// [`Error::Score`] for observations that are missing or scores that cannot be ranked, [`Error::Edit`].
     pub fn plan(
         &self,
-        turn: LayerTurn,
+        turn: LayerContext,
         seen: &dyn TokenObservation,
         state: &mut SequenceState,
     ) -> Result<TokenPlan, Error> {
@@ -110,7 +110,7 @@ impl TokenPlanner {
         let mut plan = self.nothing(turn, &vec![tokens; seen.kv_heads()]);
         if let Some(gone) = self.fixed_place(turn, tokens, state) {
             let stays = (0..tokens).filter(|t| !gone.contains(t)).map(|t| t as u32).collect();
-            plan.keep = KeepSets::shared(seen.kv_heads(), stays);
+            plan.keep = KeptIndices::shared(seen.kv_heads(), stays);
         } else {
             self.choose_or_follow(turn, seen, state, &mut plan)?;
         }
@@ -123,7 +123,11 @@ impl TokenPlanner {
     ///
     /// # Errors
     /// As [`TokenPlanner::plan`]; [`RecipeError::Combination`] for a recipe that keeps the same tokens in all heads.
-    pub fn plan_heads(&self, turn: LayerTurn, heads: &[&dyn TokenObservation]) -> Result<TokenPlan, Error> {
+    pub fn plan_heads(
+        &self,
+        turn: LayerContext,
+        heads: &[&dyn TokenObservation],
+    ) -> Result<TokenPlan, Error> {
         let lengths: Vec<usize> = heads.iter().map(|h| h.tokens()).collect();
         let mut plan = self.nothing(turn, &lengths);
         let (Some(scorer), Some(selector)) = (&self.recipe.score, &self.recipe.select) else {
@@ -171,7 +175,7 @@ impl TokenPlanner {
     ///
     /// # Errors
     /// [`Error::Score`] for shares that cannot be made.
-    pub fn asks(&self, turn: LayerTurn, lengths: &[usize]) -> Result<Option<ScoreAsked>, Error> {
+    pub fn asks(&self, turn: LayerContext, lengths: &[usize]) -> Result<Option<ScoreAsked>, Error> {
         let (Some(scorer), Some(selector)) = (&self.recipe.score, &self.recipe.select) else {
             return Ok(None);
         };
@@ -206,7 +210,7 @@ impl TokenPlanner {
     }
 
     /// The plan that keeps `keep` of heads of `lengths` tokens, which was chosen as [`TokenPlanner::plan`] would have.
-    pub fn plan_chosen(&self, turn: LayerTurn, lengths: &[usize], keep: KeepSets) -> TokenPlan {
+    pub fn plan_chosen(&self, turn: LayerContext, lengths: &[usize], keep: KeptIndices) -> TokenPlan {
         let mut plan = self.nothing(turn, lengths);
         plan.keep = keep;
         self.place(&mut plan);
@@ -214,7 +218,7 @@ impl TokenPlanner {
     }
 
     /// A plan that keeps everything.
-    fn nothing(&self, turn: LayerTurn, lengths: &[usize]) -> TokenPlan {
+    fn nothing(&self, turn: LayerContext, lengths: &[usize]) -> TokenPlan {
         TokenPlan { retain: self.recipe.retain, ..TokenPlan::nothing(turn.layer, lengths) }
     }
 
@@ -227,7 +231,12 @@ impl TokenPlanner {
     }
 
     /// Places that are evicted whatever their scores, where the recipe says so and the text grows.
-    fn fixed_place(&self, turn: LayerTurn, tokens: usize, state: &mut SequenceState) -> Option<Range<usize>> {
+    fn fixed_place(
+        &self,
+        turn: LayerContext,
+        tokens: usize,
+        state: &mut SequenceState,
+    ) -> Option<Range<usize>> {
         let FixedPlace { distance } = self.recipe.decode?.place?;
         let kept = self.kept(turn).unwrap_or(tokens).min(tokens);
         // The published place counts from the budget of the prompt.
@@ -244,7 +253,7 @@ impl TokenPlanner {
     /// Keeps what the first layer of the group chose, or chooses.
     fn choose_or_follow(
         &self,
-        turn: LayerTurn,
+        turn: LayerContext,
         seen: &dyn TokenObservation,
         state: &mut SequenceState,
         plan: &mut TokenPlan,
@@ -269,7 +278,7 @@ impl TokenPlanner {
     fn choose(
         &self,
         scorer: &TokenScorer,
-        turn: LayerTurn,
+        turn: LayerContext,
         seen: &dyn TokenObservation,
         plan: &mut TokenPlan,
     ) -> Result<(), Error> {
@@ -284,16 +293,16 @@ impl TokenPlanner {
         let prefill = self.recipe.prefill.filter(|p| !turn.decoding && kept + p.every < plan.tokens);
         if let Some(PrefillPart { every }) = prefill {
             // As if the prompt came in pieces: what is kept of a piece and what was there compete with the next one.
-            let mut held = KeepSets::all(seen.kv_heads(), kept);
+            let mut held = KeptIndices::all(seen.kv_heads(), kept);
             for start in (kept..plan.tokens).step_by(every) {
                 let piece = start as u32..plan.tokens.min(start + every) as u32;
                 let with_piece = |set: &Vec<u32>| set.iter().copied().chain(piece.clone()).collect();
-                let there = KeepSets::new(held.sets().iter().map(with_piece).collect());
+                let there = KeptIndices::new(held.sets().iter().map(with_piece).collect());
                 let scores = scorer.score(&PartialText::new(seen, &there)?, request)?;
                 let chosen = selector.select(&scores, &shares)?;
                 let numbers =
                     |(set, there): (&Vec<u32>, &Vec<u32>)| set.iter().map(|&i| there[i as usize]).collect();
-                held = KeepSets::new(chosen.sets().iter().zip(there.sets()).map(numbers).collect());
+                held = KeptIndices::new(chosen.sets().iter().zip(there.sets()).map(numbers).collect());
             }
             plan.keep = held;
             return Ok(());
@@ -322,7 +331,7 @@ impl TokenPlanner {
     fn shares(
         &self,
         scorer: &TokenScorer,
-        turn: LayerTurn,
+        turn: LayerContext,
         lengths: &[usize],
         frames: Option<[usize; 3]>,
     ) -> Result<(HeadShares, Protected), Error> {

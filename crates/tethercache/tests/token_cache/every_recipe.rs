@@ -6,14 +6,23 @@ use tether_score::tokens::{Blocks, HeadBudget};
 
 /// A session with all that recipes ask of a model.
 pub(super) fn session(recipe: TokenRecipe, seed: u64) -> Pair {
-    let mut pair = Pair::new(recipe, seed);
-    let projection: Vec<f32> = (0..6 * QUERY_HEADS * DIM).map(|_| pair.noise.next()).collect();
-    pair.cache = pair.cache.with_facts(ModelFacts {
+    let mut noise = Noise(seed);
+    let facts = facts_of(&mut noise);
+    Pair { noise, ..Pair::knowing(recipe, seed, facts) }
+}
+
+fn facts_of(noise: &mut Noise) -> ModelInfo {
+    let projection: Vec<f32> = (0..6 * QUERY_HEADS * DIM).map(|_| noise.next()).collect();
+    ModelInfo {
         rope: Some(turning(&frequencies())),
         output_projections: vec![projection; LAYERS],
         head_profile: Some(profile()),
-    });
-    pair
+    }
+}
+
+/// All that recipes ask of a model.
+pub(super) fn facts() -> ModelInfo {
+    facts_of(&mut Noise(0xFAC7))
 }
 
 /// Every recipe that keeps tokens as they come (`coded_tokens.rs` is about the others), with windows and blocks that fit a short text, at two fifths of it.
@@ -115,7 +124,7 @@ fn budgets_hold_and_ends_stay_while_a_text_grows() {
             seen += 1;
             evict(&mut pair, sequence, seen, 1.0).unwrap_or_else(|e| panic!("{name}, step {step}: {e}"));
             let planner = pair.cache.planner();
-            let turn = LayerTurn { layer: LAYERS - 1, layers: LAYERS, seen, decoding: true };
+            let turn = LayerContext { layer: LAYERS - 1, layers: LAYERS, seen, decoding: true };
             let held: usize = lengths(&pair)[(LAYERS - 1) * KV_HEADS..].iter().map(Vec::len).sum();
             if recipe.retain || recipe.score.is_none() {
                 assert_eq!(held, KV_HEADS * seen, "{name} retains everything");
@@ -198,7 +207,7 @@ fn long_text(recipe: &TokenRecipe) -> String {
     let row = 2 * DIM * size_of::<f32>();
     // What a head keeps on average, ReKV the blocks, both ends and what fills no block; and what comes until the next eviction.
     let kept = |layer| {
-        let turn = LayerTurn { layer, layers: LAYERS, seen: 40 + LONG, decoding: true };
+        let turn = LayerContext { layer, layers: LAYERS, seen: 40 + LONG, decoding: true };
         pair.cache.planner().kept(turn).unwrap_or(4 * 4 + 4 + 4 + 3)
     };
     let most = (0..LAYERS).map(|layer| KV_HEADS * (kept(layer) + every)).sum::<usize>();

@@ -147,8 +147,8 @@ fn a_quarter_of_the_memory_and_attention_to_what_is_kept() {
     ] {
         let recipe = TokenRecipe::named(name).unwrap().with_overrides(overrides).unwrap();
         let planner = TokenPlanner::new(recipe.clone()).unwrap().with_profile(profile.clone());
-        let facts = ModelFacts { head_profile: Some(profile.clone()), ..ModelFacts::default() };
-        let mut cache = TokenCache::new(Host::new(), many_heads(), recipe).unwrap().with_facts(facts);
+        let facts = ModelInfo { head_profile: Some(profile.clone()), ..ModelInfo::default() };
+        let mut cache = TokenCache::new(Host::new(), many_heads(), recipe, facts).unwrap();
         let (mut noise, sequence, g) = (Noise(0x25), cache.start(), many_heads());
         let text = tensors(&mut noise, TEXT);
         let positions: Vec<i32> = (0..TEXT as i32).collect();
@@ -164,7 +164,7 @@ fn a_quarter_of_the_memory_and_attention_to_what_is_kept() {
                 heads_first(v),
             );
             let seen = seen.and_then(|s| s.with_queries(heads_first(q))).unwrap();
-            let turn = LayerTurn { layer, layers: g.layers, seen: TEXT, decoding: false };
+            let turn = LayerContext { layer, layers: g.layers, seen: TEXT, decoding: false };
             let plan = planner.plan(turn, &seen, &mut state).unwrap();
             kept.push(kept_heads(&plan, &seen, None, StoredKeys::PostRope, Angles::Exact).unwrap());
         }

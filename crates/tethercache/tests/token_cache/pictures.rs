@@ -45,12 +45,8 @@ fn extend(
 }
 
 fn read(recipe: TokenRecipe) -> (TokenCache<Host>, SequenceId, Given, Noise) {
-    let facts = ModelFacts {
-        rope: Some(turning(&frequencies())),
-        head_profile: Some(profile()),
-        ..ModelFacts::default()
-    };
-    let mut cache = TokenCache::new(Host::new(), geometry(), recipe).unwrap().with_facts(facts);
+    let facts = ModelInfo { head_profile: Some(profile()), ..turns_by(&frequencies()) };
+    let mut cache = TokenCache::new(Host::new(), geometry(), recipe, facts).unwrap();
     let (sequence, mut noise) = (cache.start(), Noise(0x617));
     let mut given = Given { plain: Plain::new(), raw: Plain::new() };
     // The text before the first picture, a picture, words, and pieces that end within pictures.
@@ -91,7 +87,7 @@ fn evict_all(cache: &mut TokenCache<Host>, sequence: SequenceId, given: &Given) 
     cache.evict(sequence).unwrap();
     let mut state = SequenceState::default();
     for layer in 0..LAYERS {
-        let turn = LayerTurn { layer, layers: LAYERS, seen: given.plain.seen, decoding: false };
+        let turn = LayerContext { layer, layers: LAYERS, seen: given.plain.seen, decoding: false };
         let plan = planner.plan(turn, &whole(given, layer), &mut state).unwrap();
         assert!(plan.keep.total() < plan.total);
         for (head, set) in plan.keep.sets().iter().enumerate() {
@@ -124,7 +120,7 @@ fn grow_and_evict(
             let seen: Vec<RecordedTokens> =
                 held.iter().enumerate().map(|(head, held)| of_head(given, layer, head, held)).collect();
             let seen: Vec<&dyn TokenObservation> = seen.iter().map(|s| s as _).collect();
-            let turn = LayerTurn { layer, layers: LAYERS, seen: given.plain.seen, decoding: true };
+            let turn = LayerContext { layer, layers: LAYERS, seen: given.plain.seen, decoding: true };
             let keep = cache.planner().plan_heads(turn, &seen).unwrap().keep;
             let positions =
                 |(set, held): (&Vec<u32>, &Vec<i32>)| set.iter().map(|&t| held[t as usize]).collect();
@@ -180,8 +176,8 @@ fn heads_of_a_kind_keep_the_first_and_last_pictures() {
 
 #[test]
 fn a_text_without_pictures_and_places_that_are_not_its_own_are_refused() {
-    let facts = ModelFacts { rope: Some(turning(&frequencies())), ..ModelFacts::default() };
-    let mut cache = TokenCache::new(Host::new(), geometry(), st_lite()).unwrap().with_facts(facts);
+    let facts = ModelInfo { rope: Some(turning(&frequencies())), ..ModelInfo::default() };
+    let mut cache = TokenCache::new(Host::new(), geometry(), st_lite(), facts).unwrap();
     let (sequence, mut noise) = (cache.start(), Noise(0x618));
     let (q, k) = (noise.tensor(&[30, QUERY_HEADS, DIM]), noise.tensor(&[30, KV_HEADS, DIM]));
     let positions: Vec<i32> = (0..30).collect();

@@ -45,7 +45,7 @@ fn choose_what_stays_and_leave_no_trace() {
             let keys = run.heads[layer].iter().flat_map(|h| &h[37..]).flat_map(|t| t.1.clone()).collect();
             let probes = by_head(&run.queries[layer], 3);
             let observed = plain.recorded(layer, 37).with_probes(probes, keys).unwrap();
-            let turn = LayerTurn { layer, layers: LAYERS, seen: 37, decoding: false };
+            let turn = LayerContext { layer, layers: LAYERS, seen: 37, decoding: false };
             planner.plan(turn, &observed, &mut state).unwrap().keep
         })
         .collect();

@@ -58,7 +58,7 @@ fn extend_by_choice(pair: &mut Pair, sequence: SequenceId, plain: &mut Plain, to
             let [q, k, v] = block.row(token);
             plain.push(layer, block.positions[token], &q, &k, &v);
             let seen = plain.seen + token + 1;
-            let turn = LayerTurn { layer, layers: LAYERS, seen, decoding: true };
+            let turn = LayerContext { layer, layers: LAYERS, seen, decoding: true };
             let observed = plain.recorded(layer, 4).with_frequencies(frequencies());
             let planner = pair.cache.planner();
             let keep = planner.plan(turn, &observed, &mut SequenceState::default()).unwrap().keep;
@@ -182,7 +182,7 @@ fn recalled(cache: &TokenCache<Host>, asked: &Asked, question: usize) -> Vec<Vec
         let tokens = asked.raw.heads[layer][0].len();
         let raw_keys: Vec<f32> = asked.raw.heads[layer].iter().flatten().flat_map(|t| t.1.clone()).collect();
         let observed = asked.raw.recorded(layer, question).with_raw_keys(raw_keys).unwrap();
-        let turn = LayerTurn { layer, layers: LAYERS, seen: tokens, decoding: true };
+        let turn = LayerContext { layer, layers: LAYERS, seen: tokens, decoding: true };
         cache.planner().plan(turn, &observed, &mut SequenceState::default()).unwrap().keep.head(0).to_vec()
     };
     (0..LAYERS).map(plan).collect()
@@ -195,8 +195,8 @@ fn a_question_recalls_blocks_without_gaps_until_the_next() {
         "rekv",
         &["score.block=8", "score.init=4", "score.question=5", "select.size=8", "select.top=2"],
     );
-    let facts = ModelFacts { rope: Some(turning(&frequencies())), ..ModelFacts::default() };
-    let mut cache = TokenCache::new(Host::new(), geometry(), recipe).unwrap().with_facts(facts);
+    let facts = ModelInfo { rope: Some(turning(&frequencies())), ..ModelInfo::default() };
+    let mut cache = TokenCache::new(Host::new(), geometry(), recipe, facts).unwrap();
     let (mut noise, sequence) = (Noise(0x1234), cache.start());
     let mut asked = Asked { came: vec![vec![Head::new(); KV_HEADS]; LAYERS], raw: Plain::new() };
     let mut seen = 0;
@@ -272,9 +272,7 @@ fn a_question_recalls_blocks_without_gaps_until_the_next() {
 #[test]
 fn as_many_blocks_as_there_are_is_everything() {
     let recipe = recipe("rekv", &["score.block=4", "score.init=4", "score.question=4", "select.size=4"]);
-    let facts = ModelFacts { rope: Some(turning(&frequencies())), ..ModelFacts::default() };
-    let mut pair = Pair::new(recipe, 0x99);
-    pair.cache = pair.cache.with_facts(facts);
+    let mut pair = Pair::knowing(recipe, 0x99, turns_by(&frequencies()));
     let (sequence, mut plain) = (pair.start(), Plain::new());
     pair.extend(sequence, &mut plain, 50);
     pair.evict(sequence, &mut plain);
@@ -294,15 +292,12 @@ fn what_a_choice_for_every_token_cannot_do_is_refused() {
     ] {
         // When it is read, or where it is a session that cannot, when that is made.
         let recipe = TokenRecipe::named(name).unwrap().with_overrides(overrides).map_err(Error::from);
-        let refused = recipe.and_then(|r| TokenCache::new(Host::new(), geometry(), r).map(|_| ()));
+        let refused = recipe
+            .and_then(|r| TokenCache::new(Host::new(), geometry(), r, every_recipe::facts()).map(|_| ()));
         assert!(matches!(refused, Err(Error::Recipe(_))), "{overrides:?}: {refused:?}");
     }
     // Blocks are compared before the rotation, which takes the model's frequencies.
-    let mut cache = TokenCache::new(Host::new(), geometry(), recipe("rekv", &[])).unwrap();
-    let sequence = cache.start();
-    let block = Block::new(&mut Noise(3), 0, 4);
-    let new = block.tokens(None);
-    let error = cache.extend(sequence, 0, &new).unwrap_err();
-    assert!(matches!(error, Error::Score(tether_score::ScoreError::Missing { .. })), "{error}");
-    assert_eq!((cache.seen(sequence, 0).unwrap(), cache.bytes().in_use), (0, 0));
+    let unknown = TokenCache::new(Host::new(), geometry(), recipe("rekv", &[]), ModelInfo::default());
+    let error = unknown.unwrap_err();
+    assert!(misses(&error, &[Requirement::Rotation]), "{error}");
 }

@@ -13,9 +13,13 @@ const TURNING: [(&str, &[&str]); 4] = [
 ];
 
 fn session(name: &str, overrides: &[&str], rope: TokenRope) -> TokenCache<Host> {
+    made(name, overrides, rope).unwrap()
+}
+
+fn made(name: &str, overrides: &[&str], rope: TokenRope) -> Result<TokenCache<Host>, Error> {
     let recipe = TokenRecipe::named(name).unwrap().with_overrides(overrides).unwrap();
-    let facts = ModelFacts { rope: Some(rope), ..ModelFacts::default() };
-    TokenCache::new(Host::new(), geometry(), recipe).unwrap().with_facts(facts)
+    let facts = ModelInfo { rope: Some(rope), ..ModelInfo::default() };
+    TokenCache::new(Host::new(), geometry(), recipe, facts)
 }
 
 /// Numbers of one token's heads, changed before a session gets them: queries or keys, and raw queries.
@@ -113,24 +117,8 @@ fn keys_of_several_axes_are_refused_where_they_would_turn() {
     let axes = |sections: &[usize]| half().with_sections(sections).unwrap();
     let several = |e: &Error| matches!(e, Error::Score(ScoreError::Axes { axes: 2 }));
     for (name, overrides) in TURNING {
-        let mut cache = session(name, overrides, axes(&[1, 3]));
-        let (mut noise, sequence) = (Noise(0x71), cache.start());
-        let q = noise.tensor(&[30, QUERY_HEADS, DIM]);
-        let k = noise.tensor(&[30, KV_HEADS, DIM]);
-        let positions: Vec<i32> = (0..30).collect();
-        let new = NewTokens { q: &q, k: &k, v: &k, raw_q: Some(&q), positions: &positions, grid: None };
-        if name == "rekv" {
-            // Blocks are summarised as they come.
-            let error = cache.extend(sequence, 0, &new).unwrap_err();
-            assert!(several(&error), "{error}");
-            assert_eq!((cache.seen(sequence, 0).unwrap(), cache.bytes().in_use), (0, 0));
-            continue;
-        }
-        (0..LAYERS).for_each(|layer| drop(cache.extend(sequence, layer, &new).unwrap()));
-        let before = (cache.bytes(), cache.contents(sequence, 1, 0).unwrap());
-        let error = cache.evict(sequence).unwrap_err();
+        let error = made(name, overrides, axes(&[1, 3])).unwrap_err();
         assert!(several(&error), "{name}: {error}");
-        assert_eq!((cache.bytes(), cache.contents(sequence, 1, 0).unwrap()), before, "{name}");
     }
     // One axis is one position.
     let (name, overrides) = TURNING[0];
@@ -142,34 +130,33 @@ fn keys_of_several_axes_are_refused_where_they_would_turn() {
 }
 
 #[test]
-fn a_rotation_of_more_channels_than_there_are_is_refused_before_anything_changes() {
-    let wide = TokenRope::new(Pairing::Half, THETA, DIM + 2).unwrap();
-    // Values are merged before keys turn.
-    let overrides = ["budget.ratio=0.5", "position.kind=contiguous"];
-    let mut cache = session("merging", &overrides, wide);
-    let (mut noise, sequence) = (Noise(0x72), cache.start());
-    let (q, k) = (noise.tensor(&[30, QUERY_HEADS, DIM]), noise.tensor(&[30, KV_HEADS, DIM]));
-    let positions: Vec<i32> = (0..30).collect();
-    let new = NewTokens { q: &q, k: &k, v: &k, raw_q: None, positions: &positions, grid: None };
-    (0..LAYERS).for_each(|layer| drop(cache.extend(sequence, layer, &new).unwrap()));
-    let before = cache.contents(sequence, 0, 1).unwrap();
-    let error = cache.evict(sequence).unwrap_err();
-    assert!(matches!(error, Error::Score(ScoreError::Count { expected: 4, got: 5, .. })), "{error}");
-    assert_eq!(cache.contents(sequence, 0, 1).unwrap(), before);
+fn a_rotation_of_more_channels_than_there_are_is_refused_when_a_session_is_made() {
+    for (name, overrides) in TURNING.into_iter().chain([("merging", &["position.kind=contiguous"][..])]) {
+        let wide = TokenRope::new(Pairing::Half, THETA, DIM + 2).unwrap();
+        let error = made(name, overrides, wide).unwrap_err();
+        let refused = matches!(error, Error::Score(ScoreError::Count { expected: 4, got: 5, .. }));
+        assert!(refused, "{name}: {error}");
+    }
 }
 
 #[test]
 fn keys_that_are_stored_before_the_rotation_are_refused() {
+    // Projections of wider heads.
+    let facts = || ModelInfo {
+        output_projections: vec![vec![0.0; 6 * QUERY_HEADS * 32]; LAYERS],
+        ..every_recipe::facts()
+    };
     for row in catalogue().iter().filter(|c| c.unit == "token") {
         let recipe = TokenRecipe::named(row.name).unwrap();
         TokenCache::new(
             Host::new(),
             TokenGeometry { head_dim_k: 32, head_dim_v: 32, ..geometry() },
             recipe.clone(),
+            facts(),
         )
         .unwrap_or_else(|e| panic!("{}: {e}", row.name));
         let raw = recipe.with_overrides(&["position.keys=pre-rope"]).unwrap();
-        let refused = TokenCache::new(Host::new(), geometry(), raw).map(|_| ());
+        let refused = TokenCache::new(Host::new(), geometry(), raw, every_recipe::facts()).map(|_| ());
         assert!(matches!(refused, Err(Error::Recipe(RecipeError::Combination { .. }))), "{refused:?}");
     }
 }

@@ -37,7 +37,7 @@ fn a_conversation_stays_within_its_budget() {
             every_recipe::evict(&mut pair, sequence, seen, 1.0).unwrap_or_else(|e| panic!("{name}: {e}"));
             for layer in 0..LAYERS {
                 let planner = pair.cache.planner();
-                let context = LayerTurn { layer, layers: LAYERS, seen, decoding: false };
+                let context = LayerContext { layer, layers: LAYERS, seen, decoding: false };
                 let Some(kept) = planner.kept(context) else { continue };
                 let held: usize = pair.cache.head_lengths(sequence, layer).unwrap().iter().sum();
                 // Heads of different kinds share the budget of the model.
@@ -224,8 +224,8 @@ fn attention_has_the_models_own_logits() {
                 if name == "snapkv" { &["score.window=6", "decode.every=4"] } else { &[] };
             let recipe = TokenRecipe::named(name).unwrap().with_overrides(overrides).unwrap();
             let geometry = geometry().with_attention(attention.clone());
-            let facts = ModelFacts { rope: Some(turning(&frequencies())), ..ModelFacts::default() };
-            let mut cache = TokenCache::new(Host::new(), geometry, recipe).unwrap().with_facts(facts);
+            let facts = ModelInfo { rope: Some(turning(&frequencies())), ..ModelInfo::default() };
+            let mut cache = TokenCache::new(Host::new(), geometry, recipe, facts).unwrap();
             let (sequence, mut noise, mut seen) = (cache.start(), Noise(0x0B7), 0);
             for tokens in [20, 1, 1, 5, 1, 1, 1] {
                 let positions: Vec<i32> = (seen..seen + tokens).collect();
@@ -267,7 +267,8 @@ fn attention_has_the_models_own_logits() {
             continue;
         }
         for name in ["h2o", "quest", "int8", "razor-attention"] {
-            let refused = TokenCache::new(Host::new(), windowed.clone(), TokenRecipe::named(name).unwrap());
+            let (windowed, recipe) = (windowed.clone(), TokenRecipe::named(name).unwrap());
+            let refused = TokenCache::new(Host::new(), windowed, recipe, every_recipe::facts());
             assert!(matches!(refused, Err(Error::Recipe(RecipeError::Combination { .. }))), "{name}");
         }
     }

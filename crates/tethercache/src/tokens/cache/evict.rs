@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tether_core::{CoreError, Readback, Side, TokenEngine};
 use tether_edit::tokens::TokenEdit;
-use tether_score::tokens::KeepSets;
+use tether_score::tokens::KeptIndices;
 
 use super::coded::CodedHead;
 use super::head_pages::HeadPages;
@@ -243,7 +243,7 @@ impl<E: TokenEngine> TokenCache<E> {
                 });
                 stays.push([&set[..places.start], &set[places.end..]].concat());
             }
-            plan.keep = KeepSets::new(stays);
+            plan.keep = KeptIndices::new(stays);
             all.push(leaving);
         }
         if let Some(retention) = &part.retention {

@@ -4,7 +4,7 @@ use tether_core::{
     CoreError, HostTensor, LayerId, NewQueries, PageLists, PagedKv, Readback, TokenEngine, check_starts,
     merge_partial,
 };
-use tether_score::tokens::{GridPlace, KeepSets};
+use tether_score::tokens::{GridPlace, KeptIndices};
 
 use super::compact::position_words;
 use super::head_pages::{HeadPages, Mark};
@@ -97,7 +97,7 @@ impl<E: TokenEngine> TokenCache<E> {
     ///
     /// # Errors
     /// [`Error::UnknownSequence`], [`Error::NoSuchLayer`], [`Error::LayerTokens`] when another layer has had other tokens,
-    /// [`Error::Core`] for wrong shapes, dtypes and counts, for NaN where an engine sees it, and for what the device refuses; the sequence is as it
+    /// [`Error::Core`] for wrong shapes, dtypes and counts, for queries before the rotation that the recipe needs and that are not there, for NaN where an engine sees it, and for what the device refuses; the sequence is as it
     /// was.
     pub fn extend(
         &mut self,
@@ -213,6 +213,9 @@ impl<E: TokenEngine> TokenCache<E> {
         }
         if let Some(got) = new.grid.map(<[_]>::len).filter(|&got| got != tokens) {
             return Err(CoreError::Count { what: "places in a grid", expected: tokens, got });
+        }
+        if new.raw_q.is_none() && self.planner.needs().raw_queries > 0 {
+            return Err(CoreError::Count { what: "queries before the rotation", expected: tokens, got: 0 });
         }
         let q = [tokens, g.query_heads, g.head_dim_k];
         let tensors = [
@@ -375,10 +378,10 @@ impl<E: TokenEngine> TokenCache<E> {
             if let Some(choices) = choices {
                 let heads = one.reading();
                 let before = heads[0].len() - new.positions.len();
-                let everything = |(i, c): (usize, &KeepSets)| c.total() == heads.len() * (before + i + 1);
+                let everything = |(i, c): (usize, &KeptIndices)| c.total() == heads.len() * (before + i + 1);
                 if !choices.iter().enumerate().all(everything) {
                     let all: usize = heads.iter().map(HeadPages::len).sum();
-                    added.attended = vec![choices.last().map_or(all, KeepSets::total)];
+                    added.attended = vec![choices.last().map_or(all, KeptIndices::total)];
                     added.out = Some(self.attend_to(layer, heads, new, &choices)?);
                 }
             }

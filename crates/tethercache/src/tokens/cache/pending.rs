@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use tether_score::tokens::KeepSets;
+use tether_score::tokens::KeptIndices;
 
 use super::evict::{Coding, EvictReport};
 use super::head_pages::HeadPages;
@@ -41,7 +41,7 @@ impl PendingLayer {
         let later = |((set, head), &length): ((&Vec<u32>, &HeadPages), &usize)| {
             set.iter().copied().chain(length as u32..head.len() as u32).collect::<Vec<u32>>()
         };
-        plan.keep = KeepSets::new(sets.map(later).collect());
+        plan.keep = KeptIndices::new(sets.map(later).collect());
         let lengths = || heads.iter().map(HeadPages::len);
         (plan.total, plan.tokens) = (lengths().sum(), lengths().max().unwrap_or(0));
         if let Some(positions) = &mut plan.positions {

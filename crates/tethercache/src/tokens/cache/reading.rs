@@ -5,7 +5,7 @@
 //! its own, as if a fork of the sequence had evicted the rest, which share what they can with the sequence and take new tokens as it does.
 
 use tether_core::{BlockTables, CoreError, Readback, TokenEngine};
-use tether_score::tokens::{KeepSets, LayerBudget};
+use tether_score::tokens::{KeptIndices, LayerBudget};
 
 use super::extend::NewTokens;
 use super::head_pages::HeadPages;
@@ -14,7 +14,7 @@ use super::pending::PendingLayer;
 use super::recorded::QueryTail;
 use super::summaries::{Summaries, Wanted, unrotated};
 use super::{SequenceId, SequenceLayer, TokenCache, unknown};
-use crate::tokens::{LayerTurn, SequenceState, TokenPositions, TokenRecipe};
+use crate::tokens::{LayerContext, SequenceState, TokenPositions, TokenRecipe};
 use crate::{Error, RecipeError};
 
 /// True for a recipe that chooses for every token what it reads.
@@ -127,7 +127,7 @@ impl<E: TokenEngine> TokenCache<E> {
         layer: usize,
         new: &NewTokens<'_, E>,
         choose: bool,
-    ) -> Result<Option<Vec<KeepSets>>, Error> {
+    ) -> Result<Option<Vec<KeptIndices>>, Error> {
         let mut summaries = std::mem::take(&mut held.summaries);
         let choices = self.choices((held, layer), &mut summaries, new, choose);
         held.summaries = summaries;
@@ -140,7 +140,7 @@ impl<E: TokenEngine> TokenCache<E> {
         summaries: &mut Summaries,
         new: &NewTokens<'_, E>,
         choose: bool,
-    ) -> Result<Option<Vec<KeepSets>>, Error> {
+    ) -> Result<Option<Vec<KeptIndices>>, Error> {
         let heads = &held.heads;
         let wanted = self.wanted();
         if wanted.is_nothing() && !choose {
@@ -181,7 +181,7 @@ impl<E: TokenEngine> TokenCache<E> {
             let upto = before + token + 1;
             let heads = (heads.as_slice(), layer);
             let seen = Observed::new(self, heads, 0..g.kv_heads, queries, summaries).upto(upto);
-            let turn = LayerTurn { layer, layers: g.layers, seen: upto, decoding: true };
+            let turn = LayerContext { layer, layers: g.layers, seen: upto, decoding: true };
             choices.push(self.planner.plan(turn, &seen, &mut SequenceState::default())?.keep);
         }
         Ok(choose.then_some(choices))
@@ -193,7 +193,7 @@ impl<E: TokenEngine> TokenCache<E> {
         layer: usize,
         heads: &[HeadPages],
         new: &NewTokens<'_, E>,
-        choices: &[KeepSets],
+        choices: &[KeptIndices],
     ) -> Result<E::Tensor, Error> {
         let scale = self.geometry.scale();
         let (engine, size, blocks) = (&self.engine, self.geometry.block_size, &self.layers[layer]);

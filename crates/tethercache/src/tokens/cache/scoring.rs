@@ -4,13 +4,13 @@ use std::ops::Range;
 
 use tether_core::{CoreError, HostTensor, ObservedLayer, PageLists, Readback, ScoreLeaf, TokenEngine};
 use tether_score::ScoreError;
-use tether_score::tokens::{HeadShare, KeepSets, TokenObservation};
+use tether_score::tokens::{HeadShare, KeptIndices, TokenObservation};
 
 use super::head_pages::HeadPages;
 use super::observed::Observed;
 use super::{Sequence, SequenceLayer, TokenCache};
 use crate::Error;
-use crate::tokens::{LayerTurn, ScoreAsked, SequenceState, TokenPlan};
+use crate::tokens::{LayerContext, ScoreAsked, SequenceState, TokenPlan};
 
 /// Numbers of key heads `heads`: a leaf, and which result has it.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl<E: TokenEngine> TokenCache<E> {
         held: &Sequence<E::Tensor>,
         state: &mut SequenceState,
     ) -> Result<Vec<TokenPlan>, Error> {
-        let turn = |layer: usize| LayerTurn {
+        let turn = |layer: usize| LayerContext {
             layer,
             layers: self.geometry.layers,
             seen: held.layers[layer].seen,
@@ -70,7 +70,7 @@ impl<E: TokenEngine> TokenCache<E> {
     /// Queues what the scores of a layer are made of.
     fn ask(
         &self,
-        turn: LayerTurn,
+        turn: LayerContext,
         held: &SequenceLayer<E::Tensor>,
         results: &mut Vec<E::Tensor>,
     ) -> Result<Asked, Error> {
@@ -127,7 +127,7 @@ impl<E: TokenEngine> TokenCache<E> {
 
     fn plan_layer(
         &self,
-        turn: LayerTurn,
+        turn: LayerContext,
         held: &SequenceLayer<E::Tensor>,
         asked: Asked,
         results: &[HostTensor],
@@ -156,7 +156,7 @@ impl<E: TokenEngine> TokenCache<E> {
                     0 => vec![of_head(&[]); lengths.len()],
                     width => chosen.chunks_exact(width).map(of_head).collect(),
                 };
-                return Ok(self.planner.plan_chosen(turn, &lengths, KeepSets::new(sets)));
+                return Ok(self.planner.plan_chosen(turn, &lengths, KeptIndices::new(sets)));
             }
             Asked::Leaves(leaves) => leaves,
         };
