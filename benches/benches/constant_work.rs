@@ -47,8 +47,8 @@ fn step(c: &mut Criterion) {
             attention: TokenAttention::default(),
         };
         let recipe = TokenRecipe::named("full").expect("the recipe ships with the crate");
-        let mut cache = TokenCache::new(Null::default(), geometry, recipe, ModelInfo::default())
-            .expect("the recipe should fit");
+        let mut cache =
+            TokenCache::new(Null, geometry, recipe, ModelInfo::default()).expect("the recipe should fit");
         let sequence = cache.start();
         let positions: Vec<i32> = (0..tokens).collect();
         for piece in positions.chunks(8_192) {

@@ -22,7 +22,7 @@ const PROMPT: usize = 400;
 const STEPS: usize = 12;
 
 /// Recipes whose evictions read keys, values or queries back: their scorers ask for them themselves, or an editor or a codec does.
-const READ_AT_EVICTIONS: [&str; 16] = [
+const READ_AT_EVICTIONS: [&str; 15] = [
     "window-kv",
     "criticalkv",
     "expected-attention",
@@ -31,7 +31,6 @@ const READ_AT_EVICTIONS: [&str; 16] = [
     "lagkv",
     "merging",
     "elastic-cache",
-    "razor-attention",
     "hack",
     "st-lite",
     "rekv",
@@ -217,7 +216,7 @@ fn every_recipe<R: Runtime>(name: &str, probe: fn() -> Result<Cube<R>, ProbeErro
     }
     drop(engine);
     let within = if dtype == DType::F32 { 2e-5 } else { 3e-2 };
-    for recipe in catalogue().iter().filter(|c| c.unit == "token").map(|c| small(&c.name)) {
+    for recipe in catalogue().iter().filter(|c| c.unit == "token").map(|c| small(c.name)) {
         let what = recipe.name.clone();
         // What a device of another rounding may choose otherwise is compared in f32.
         let mut device = Session::new(probe().unwrap(), recipe.clone(), dtype);

@@ -77,7 +77,7 @@ fn recipes() -> Vec<TokenRecipe> {
         };
         TokenRecipe::named(name).unwrap().with_overrides(fitted).unwrap()
     };
-    catalogue().iter().filter(|c| c.unit == "token").map(|c| small(&c.name)).collect()
+    catalogue().iter().filter(|c| c.unit == "token").map(|c| small(c.name)).collect()
 }
 
 /// Xorshift, roughly normal.

@@ -247,6 +247,9 @@ fn selection(cases: &Cases) {
             e.top_k(&zeros(e, &[2, columns], DType::F32)?, 8).map(drop)
         });
     }
+    cases.once("columns of scores".to_owned(), |e| {
+        e.score_columns(&zeros(e, &[2, 512], DType::F32)?, 3..500, -1.0).map(drop)
+    });
     for pool in [Pool::None, Pool::Mean(5), Pool::Max(5)] {
         for dim in [64, DIM] {
             cases.each(format!("window scores, {pool:?}, {dim} channels"), |e, dtype| {

@@ -10,13 +10,25 @@ use crate::oracle::literal_window_scores;
 use crate::tensors::{poison, random, read};
 use crate::{Op, assert_close, tolerance};
 
-/// Key heads, query heads of each, tokens, channels of keys and of values, and queries.
-const LAYERS: [(usize, usize, usize, (usize, usize), usize); 5] = [
-    (1, 1, 1, (64, 64), 1),
-    (2, 3, 37, (6, 10), 5),
-    (3, 1, 130, (80, 96), 8),
-    (2, 4, 700, (128, 64), 16),
-    (8, 2, 33, (64, 128), 3),
+/// A layer that is observed.
+struct Layer {
+    heads: usize,
+    group: usize,
+    tokens: usize,
+    dims: (usize, usize),
+    asked: usize,
+}
+
+const fn layer(heads: usize, group: usize, tokens: usize, dims: (usize, usize), asked: usize) -> Layer {
+    Layer { heads, group, tokens, dims, asked }
+}
+
+const LAYERS: [Layer; 5] = [
+    layer(1, 1, 1, (64, 64), 1),
+    layer(2, 3, 37, (6, 10), 5),
+    layer(3, 1, 130, (80, 96), 8),
+    layer(2, 4, 700, (128, 64), 16),
+    layer(8, 2, 33, (64, 128), 3),
 ];
 
 /// Tokens of a page.
@@ -47,7 +59,7 @@ fn gathered(pool: &HostTensor, rows: &[u32]) -> Vec<f32> {
 /// # Panics
 /// When a number is wrong.
 pub fn observes_leaves<E: TokenEngine>(engine: &E, dtype: DType) -> Result<(), CoreError> {
-    for (i, (heads, group, tokens, (dk, dv), asked)) in LAYERS.into_iter().enumerate() {
+    for (i, Layer { heads, group, tokens, dims: (dk, dv), asked }) in LAYERS.into_iter().enumerate() {
         let seed = 1_001 + 20 * i as u64;
         let pages = (heads * tokens).div_ceil(PAGE) + 3;
         let pool = |seed, dim, dtype| random(seed, &[pages, PAGE, 1, dim], dtype, 0.25);

@@ -82,9 +82,23 @@ impl<E: TokenEngine> TokenCache<E> {
         }
         held.check_layers()?;
         let mut state = held.state.clone();
+        if due {
+            self.sync_tables(sequence)?;
+        }
+        let held = self.sequence(sequence)?;
         let plans = if due { self.plans(held, &mut state)? } else { Vec::new() };
         self.set_pending(sequence, state, plans)?;
         Ok(self.sequence(sequence)?.pending.is_some())
+    }
+
+    /// Writes what the page tables lack of a sequence's lists, so that its rows are told from there. Nothing that anybody reads has changed.
+    fn sync_tables(&mut self, sequence: SequenceId) -> Result<(), Error> {
+        let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
+        for (layer, pools) in held.layers.iter_mut().zip(&mut self.layers) {
+            let mut lists: Vec<&mut HeadPages> = layer.heads.iter_mut().collect();
+            pools.regions.sync(&self.engine, &mut lists)?;
+        }
+        Ok(())
     }
 
     /// Keeps plans of all layers, and the codes that follow, to be carried out; none where nothing is to be done.

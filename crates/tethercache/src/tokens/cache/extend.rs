@@ -60,6 +60,9 @@ pub struct TokenBatch<'a, E: TokenEngine> {
     pub tokens: NewTokens<'a, E>,
 }
 
+/// Some of the lists of a layer.
+type ListsOf<T> = fn(&mut SequenceLayer<T>) -> &mut Vec<HeadPages>;
+
 /// The new tokens of a batch in one layer, and the lists of the sequences that take them.
 struct Batch<'b, 'a, E: TokenEngine> {
     layer: usize,
@@ -340,8 +343,7 @@ impl<E: TokenEngine> TokenCache<E> {
         let (engine, g) = (&self.engine, &self.geometry);
         let pools = &mut self.layers[layer];
         // What the sequences hold, and then what is read of one where a choice holds; both take the new tokens.
-        let lists: [fn(&mut SequenceLayer<E::Tensor>) -> &mut Vec<HeadPages>; 2] =
-            [|layer| &mut layer.heads, |layer| &mut layer.read];
+        let lists: [ListsOf<E::Tensor>; 2] = [|layer| &mut layer.heads, |layer| &mut layer.read];
         for of in lists {
             let mut rows = Vec::with_capacity(new.positions.len() * g.kv_heads);
             for (number, layer) in held.iter_mut().enumerate() {

@@ -85,8 +85,9 @@ impl<E: TokenEngine> TokenCache<E> {
         if uniform && let Some(highest) = self.ask_highest(turn.layer, held, &asked, results)? {
             return Ok(highest);
         }
-        let groups =
-            if uniform { vec![0..lengths.len()] } else { (0..lengths.len()).map(|h| h..h + 1).collect() };
+        let together = if uniform { lengths.len() } else { 1 };
+        let groups: Vec<Range<usize>> =
+            (0..lengths.len()).step_by(together).map(|first| first..first + together).collect();
         let mut all = Vec::new();
         for heads in groups {
             for leaf in leaves(heads.start) {
