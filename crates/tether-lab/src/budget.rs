@@ -109,7 +109,7 @@ mod tests {
         assert!(sizes("tethercache", 2, &[]).unwrap_err().contains("does not fit"));
         assert!(sizes("sink-recent", 3, &[]).unwrap_err().contains("smaller than the chunk"));
         let huge = ["layout.memory=9223372036854775807", "layout.recent=9223372036854775807"];
-        assert!(sizes("tethercache", 21, &huge).unwrap_err().contains("overflows"));
+        assert!(sizes("tethercache", 21, &huge).unwrap_err().contains("does not fit"));
         assert!(sizes("full", 21, &["layout.sink=3"]).unwrap_err().contains("keeps everything"));
         assert!(sizes("tethercache", 21, &["edit.tau=1.5"]).unwrap_err().contains("tau"));
         assert!(sizes("nothing", 21, &[]).unwrap_err().contains("no recipe"));

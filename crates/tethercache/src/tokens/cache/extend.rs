@@ -311,8 +311,7 @@ impl<E: TokenEngine> TokenCache<E> {
         }
     }
 
-    /// How many of the last tokens' queries a layer records, rotated and raw. Nobody asks for more than those of tokens that are in pages, and
-    /// nobody for any where nothing will be chosen by them.
+    /// How many of the last tokens' queries a layer records, rotated and raw. Nobody asks for more than those of tokens that are in pages.
     fn queries_wanted(&self, layer: &SequenceLayer<E::Tensor>) -> [usize; 2] {
         let needs = self.planner.needs();
         let most = layer.heads.iter().map(HeadPages::len).max().unwrap_or(0);
@@ -356,16 +355,13 @@ impl<E: TokenEngine> TokenCache<E> {
             if !rows.is_empty() {
                 let rows = engine.upload_indices(&[new.positions.len(), g.kv_heads], &rows)?;
                 let mut writes = vec![(&mut pools.k, new.k), (&mut pools.v, new.v)];
-                let positions = match &mut pools.positions {
-                    Some(pool) => {
-                        let repeated: Vec<i32> =
-                            new.positions.iter().flat_map(|&p| std::iter::repeat_n(p, g.kv_heads)).collect();
-                        Some((pool, engine.upload(&position_words(&repeated)?)?))
-                    }
-                    None => None,
-                };
-                let mut positions = positions;
-                writes.extend(positions.as_mut().map(|(pool, words)| (&mut **pool, &*words)));
+                let words;
+                if let Some(pool) = &mut pools.positions {
+                    let repeat = |&p: &i32| std::iter::repeat_n(p, g.kv_heads);
+                    let repeated: Vec<i32> = new.positions.iter().flat_map(repeat).collect();
+                    words = engine.upload(&position_words(&repeated)?)?;
+                    writes.push((pool, &words));
+                }
                 engine.write_rows_together(&mut writes, &rows)?;
             }
         }
