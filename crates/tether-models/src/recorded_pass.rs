@@ -76,7 +76,7 @@ impl RecordedPass {
     /// Gives `attention`, which should hold nothing, all that was read.
     ///
     /// # Errors
-    /// Those of [`CachedAttention::take`].
+    /// Those of [`CachedAttention::append`].
     pub fn replay<E: TokenEngine>(
         &self,
         attention: &mut CachedAttention<E>,
