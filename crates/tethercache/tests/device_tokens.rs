@@ -22,7 +22,7 @@ const PROMPT: usize = 400;
 const STEPS: usize = 12;
 
 /// Recipes whose evictions read keys, values or queries back: their scorers ask for them themselves, or an editor or a codec does.
-const READ_AT_EVICTIONS: [&str; 15] = [
+const READ_AT_EVICTIONS: [&str; 17] = [
     "window-kv",
     "criticalkv",
     "expected-attention",
@@ -38,6 +38,8 @@ const READ_AT_EVICTIONS: [&str; 15] = [
     "int4",
     "kivi",
     "spherical",
+    "spherical-rdr",
+    "spherical-published",
 ];
 /// Recipes whose steps do: what is read is chosen on the host for each token, or attention to codes and to what stands for evicted tokens is made there.
 const READ_AT_STEPS: [&str; 9] = [
