@@ -26,7 +26,7 @@ pub use id::{ChunkIndex, LayerId, SlotId, UnitIndex};
 pub use mean_logits::{mean_logits, mean_query};
 pub use moments::{Moments, MomentsView};
 pub use phase::{PhaseExtents, PhaseRows, PhaseTable};
-pub use plan::{AlignJob, CommitPlan, Edit, Member, MemoryPlan};
+pub use plan::{AlignJob, CommitPlan, Edit, Member, MemoryPlan, RecallPlan, RecalledUnits};
 pub use region::Region;
 pub use rope_kind::{Pairing, RopeKind};
 pub use tensor::{Element, ElementsMut, HostTensor, Shape, TensorData};

@@ -49,6 +49,26 @@ pub struct MemoryPlan {
     pub scores: Vec<f32>,
 }
 
+/// Whom a recall has put into one sequence's memory.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RecalledUnits {
+    /// Memory members from now on, oldest first.
+    pub members: Vec<Member>,
+    /// Scores of all units of the archive, oldest first.
+    pub scores: Vec<f32>,
+}
+
+/// What a recall does to one layer: tables change, and no byte of keys and values.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RecallPlan {
+    /// The layer.
+    pub layer: LayerId,
+    /// The chunk whose queries asked.
+    pub chunk: ChunkIndex,
+    /// One entry per sequence; empty where nothing was to be chosen.
+    pub memory: Vec<RecalledUnits>,
+}
+
 /// What a commit does to one layer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CommitPlan {

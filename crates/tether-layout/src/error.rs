@@ -1,4 +1,4 @@
-use tether_core::SlotId;
+//! Errors of layouts.
 
 /// What can be wrong with a layout or a request to it. The layout is as it was before.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +48,16 @@ pub enum LayoutError {
     /// An archive without a memory region to recall into, or with wrong labels.
     #[error("layout.archive needs a memory region and a bounded window of whole chunks")]
     Archive,
+    /// An archive that leaves recall nothing to choose from.
+    #[error(
+        "layout.archive = {archive} must be more than layout.memory = {memory}, whose units it holds too"
+    )]
+    ArchiveBelowMemory {
+        /// Units of the archive.
+        archive: usize,
+        /// Units of memory.
+        memory: usize,
+    },
     /// A size that does not fit.
     #[error("layout: {what} overflows")]
     Overflow {
@@ -67,12 +77,6 @@ pub enum LayoutError {
     NoSuchBlock {
         /// The block.
         block: u32,
-    },
-    /// A slot was released that nobody held.
-    #[error("slot {slot} is not in use")]
-    NotInUse {
-        /// The slot.
-        slot: SlotId,
     },
     /// A selection that is not an ascending list of candidates.
     #[error("a selection must be {limit} or fewer ascending indices below {candidates}")]

@@ -34,15 +34,11 @@ impl<'de> Deserialize<'de> for Extent {
             }
 
             fn visit_u64<E: Error>(self, units: u64) -> Result<Extent, E> {
-                let units = usize::try_from(units);
-                units
-                    .map(Extent::Units)
-                    .map_err(|_| E::custom("a number of units that fits the address space"))
+                units_of(units).map(Extent::Units)
             }
 
             fn visit_i64<E: Error>(self, units: i64) -> Result<Extent, E> {
-                let units =
-                    u64::try_from(units).map_err(|_| E::invalid_value(Unexpected::Signed(units), &self))?;
+                let units = not_negative(units, &self)?;
                 self.visit_u64(units)
             }
 
@@ -58,6 +54,70 @@ impl<'de> Deserialize<'de> for Extent {
     }
 }
 
+/// Which evicted units stay resident: `true` for all, a number for that many, `false` for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Archive {
+    /// None.
+    #[default]
+    None,
+    /// So many, those of memory included: the oldest one that is not in memory leaves first.
+    Newest(usize),
+    /// Every one. Not bounded: a control, not a cache.
+    All,
+}
+
+impl Archive {
+    /// True for none.
+    pub fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+}
+
+impl Serialize for Archive {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::None => serializer.serialize_bool(false),
+            Self::Newest(units) => units.serialize(serializer),
+            Self::All => serializer.serialize_bool(true),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Archive {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl Visitor<'_> for Read {
+            type Value = Archive;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a number of units, true or false")
+            }
+
+            fn visit_bool<E: Error>(self, all: bool) -> Result<Archive, E> {
+                Ok(if all { Archive::All } else { Archive::None })
+            }
+
+            fn visit_u64<E: Error>(self, units: u64) -> Result<Archive, E> {
+                units_of(units).map(Archive::Newest)
+            }
+
+            fn visit_i64<E: Error>(self, units: i64) -> Result<Archive, E> {
+                let units = not_negative(units, &self)?;
+                self.visit_u64(units)
+            }
+        }
+        deserializer.deserialize_any(Read)
+    }
+}
+
+fn units_of<E: Error>(units: u64) -> Result<usize, E> {
+    usize::try_from(units).map_err(|_| E::custom("a number of units that fits the address space"))
+}
+
+fn not_negative<E: Error>(units: i64, expected: &dyn serde::de::Expected) -> Result<u64, E> {
+    u64::try_from(units).map_err(|_| E::invalid_value(Unexpected::Signed(units), expected))
+}
+
 /// Region sizes in units, as a recipe states them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -70,9 +130,9 @@ pub struct RegionSpec {
     pub memory: usize,
     /// Last units, the current chunk included.
     pub recent: Extent,
-    /// Keep every evicted unit resident, and choose memory among all of them before each chunk. Not bounded: a control, not a cache.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub archive: bool,
+    /// Evicted units that stay resident, and that memory is chosen from for each chunk.
+    #[serde(default, skip_serializing_if = "Archive::is_none")]
+    pub archive: Archive,
 }
 
 /// What a window that is not whole chunks means.
@@ -92,7 +152,7 @@ pub struct Regions {
     pub(crate) sink: usize,
     pub(crate) memory: usize,
     pub(crate) recent: Option<usize>,
-    pub(crate) archive: bool,
+    pub(crate) archive: Archive,
     pub(crate) chunk: usize,
 }
 
@@ -107,7 +167,7 @@ impl Regions {
             Extent::All if sink > 0 || memory > 0 => {
                 return Err(LayoutError::UnboundedWithMemory { sink, memory });
             }
-            Extent::All if archive => return Err(LayoutError::Archive),
+            Extent::All if !archive.is_none() => return Err(LayoutError::Archive),
             Extent::All => None,
             Extent::Units(recent) => {
                 if recent < chunk.max(1) {
@@ -125,8 +185,16 @@ impl Regions {
                 if !whole && sink + memory + 1 < chunk {
                     return Err(LayoutError::OfficialLabels { sink, memory, chunk });
                 }
-                if archive && (!whole || memory == 0) {
+                if !archive.is_none() && (!whole || memory == 0) {
                     return Err(LayoutError::Archive);
+                }
+                if let Archive::Newest(archive) = archive {
+                    if archive <= memory {
+                        return Err(LayoutError::ArchiveBelowMemory { archive, memory });
+                    }
+                    if capacity.checked_add(archive).is_none_or(|n| n > u32::MAX as usize) {
+                        return Err(LayoutError::Overflow { what: "sink + recent + archive" });
+                    }
                 }
                 Some(recent)
             }
@@ -159,18 +227,24 @@ impl Regions {
         self.chunk
     }
 
-    /// True when every evicted unit stays resident.
+    /// True when evicted units stay resident, and memory is chosen among them.
     pub fn archives(&self) -> bool {
-        self.archive
+        !self.archive.is_none()
+    }
+
+    /// True when a sequence never needs more than [`Regions::initial_slots`].
+    pub fn is_bounded(&self) -> bool {
+        self.recent.is_some() && self.archive != Archive::All
     }
 
     /// Slots that one sequence needs to begin with. With memory, the units that just left the recent region stay where they are until
-    /// the clean pass decides on them, hence one chunk more than the window.
+    /// the clean pass decides on them, hence one chunk more than the window; an archive holds the units of memory too.
     pub fn initial_slots(&self) -> usize {
-        match self.capacity() {
-            Some(capacity) if self.memory > 0 => capacity + self.chunk,
-            Some(capacity) => capacity,
-            None => self.chunk,
+        match (self.capacity(), self.archive) {
+            (Some(capacity), Archive::Newest(archive)) => capacity - self.memory + archive,
+            (Some(capacity), _) if self.memory > 0 => capacity + self.chunk,
+            (Some(capacity), _) => capacity,
+            (None, _) => self.chunk,
         }
     }
 }

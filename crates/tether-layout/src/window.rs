@@ -5,7 +5,7 @@ use std::ops::Range;
 use smallvec::SmallVec;
 use tether_core::{Member, MemoryPlan, Region, SlotId, UnitIndex};
 
-use crate::{LayoutError, Regions, SlotPool};
+use crate::{Archive, BlockPool, LayoutError, Regions};
 
 /// Logical order `sink | memory | recent` over slots. Units never move: evicting, admitting and reordering edit this table only.
 ///
@@ -24,7 +24,7 @@ pub struct Window {
     filled: bool,
     /// Units that left the recent region with the current chunk and wait for the clean pass.
     pending: SmallVec<[Member; 4]>,
-    /// Every unit that was ever evicted, where the layout archives.
+    /// Evicted units that are still resident, those of memory included, oldest first; where the layout archives.
     archive: Vec<Member>,
 }
 
@@ -101,12 +101,12 @@ impl Window {
     ///
     /// # Errors
     /// [`LayoutError::OutOfSlots`] when `pool` has too few free slots; nothing has changed then.
-    pub fn begin_chunk(&mut self, pool: &mut SlotPool) -> Result<SmallVec<[Member; 4]>, LayoutError> {
+    pub fn begin_chunk(&mut self, pool: &mut BlockPool) -> Result<SmallVec<[Member; 4]>, LayoutError> {
         let chunk = self.regions.chunk;
         let mut gone = SmallVec::new();
         match self.regions.capacity() {
             Some(capacity) if self.slots.len() + chunk > capacity => gone = self.evict(capacity, pool)?,
-            _ => self.slots.extend(pool.allocate(chunk)?),
+            _ => self.slots.extend(pool.allocate(chunk)?.into_iter().map(SlotId)),
         }
         self.units.truncate(self.slots.len() - chunk);
         self.units.extend((0..chunk as u64).map(|i| Some(UnitIndex(self.end + i))));
@@ -114,41 +114,77 @@ impl Window {
         Ok(gone)
     }
 
-    fn evict(&mut self, capacity: usize, pool: &mut SlotPool) -> Result<SmallVec<[Member; 4]>, LayoutError> {
+    fn evict(&mut self, capacity: usize, pool: &mut BlockPool) -> Result<SmallVec<[Member; 4]>, LayoutError> {
         let chunk = self.regions.chunk;
         let recent = capacity - self.regions.memory - self.regions.sink;
         let first = self.regions.sink + self.regions.memory;
         // Only a window that is not whole chunks has places left here; they are attended to as zeros from now on.
         let unwritten = capacity - self.slots.len();
         let fresh = if self.regions.memory > 0 { chunk } else { 0 };
-        let mut new = pool.allocate(unwritten + fresh)?;
-        self.units.resize(capacity, None);
-        self.slots.extend(new.drain(..unwritten));
         // By the window's size and not by what stands there, which differs for such a window only.
         let label = self.end.saturating_sub(recent as u64);
+        let (archive, mut gone) = self.next_archive(label);
+        if pool.free() + gone.len() < unwritten + fresh {
+            return Err(LayoutError::OutOfSlots {
+                requested: unwritten + fresh,
+                free: pool.free() + gone.len(),
+            });
+        }
+        for member in &gone {
+            pool.release(member.slot.0)?;
+        }
+        let mut new = pool.allocate(unwritten + fresh)?.into_iter().map(SlotId);
+        self.units.resize(capacity, None);
+        self.slots.extend(new.by_ref().take(unwritten));
         let evicted = self.slots.drain(first..first + chunk);
         let members = evicted.zip(label..).map(|(slot, unit)| Member { unit: UnitIndex(unit), slot });
-        self.pending.extend(members);
+        let members: SmallVec<[Member; 4]> = members.collect();
         self.units.drain(first..first + chunk);
-        let mut gone = SmallVec::new();
         if self.regions.memory == 0 {
             // Nobody will ask for them again: the new chunk takes their slots.
-            gone = std::mem::take(&mut self.pending);
-            self.slots.extend(gone.iter().map(|m| m.slot));
+            self.slots.extend(members.iter().map(|m| m.slot));
+            gone = members;
         } else {
             self.slots.extend(new);
+            if self.regions.archives() {
+                self.archive = archive;
+            } else {
+                self.pending.extend(members);
+            }
         }
         self.units.resize(capacity, None);
-        if self.regions.archive {
-            if self.archive.is_empty() {
-                let memory = self.region(Region::Memory);
-                let units = self.units[memory.clone()].iter().flatten();
-                self.archive
-                    .extend(self.slots[memory].iter().zip(units).map(|(&slot, &unit)| Member { unit, slot }));
-            }
-            self.archive.extend(self.pending.drain(..));
-        }
         Ok(gone)
+    }
+
+    /// The archive when the first units of the recent region, the first of which is `label`, have joined it; and whom it has no room for then: the
+    /// oldest that are not in memory. The first ones to join find what has stood in memory since the window was filled.
+    fn next_archive(&self, label: u64) -> (Vec<Member>, SmallVec<[Member; 4]>) {
+        let mut gone = SmallVec::new();
+        if !self.regions.archives() {
+            return (Vec::new(), gone);
+        }
+        let memory = self.region(Region::Memory);
+        let leaving = self.slots[memory.end..][..self.regions.chunk].iter().zip(label..);
+        let mut archive = self.archive.clone();
+        if archive.is_empty() {
+            let units = self.units[memory.clone()].iter().flatten();
+            archive.extend(
+                self.slots[memory.clone()].iter().zip(units).map(|(&slot, &unit)| Member { unit, slot }),
+            );
+        }
+        archive.extend(leaving.map(|(&slot, unit)| Member { unit: UnitIndex(unit), slot }));
+        if let Archive::Newest(limit) = self.regions.archive {
+            let mut left = archive.len().saturating_sub(limit);
+            archive.retain(|member| {
+                let goes = left > 0 && !self.slots[memory.clone()].contains(&member.slot);
+                if goes {
+                    left -= 1;
+                    gone.push(*member);
+                }
+                !goes
+            });
+        }
+        (archive, gone)
     }
 
     /// Fills the memory region with the archived units at `picks`, ascending. Does nothing to the archive.
@@ -192,7 +228,7 @@ impl Window {
     /// # Errors
     /// [`LayoutError::Selection`] unless `keep` are as many ascending indices of candidates as memory has places; nothing has changed
     /// then.
-    pub fn admit(&mut self, keep: &[usize], pool: &mut SlotPool) -> Result<MemoryPlan, LayoutError> {
+    pub fn admit(&mut self, keep: &[usize], pool: &mut BlockPool) -> Result<MemoryPlan, LayoutError> {
         let candidates = self.candidates();
         let memory = self.region(Region::Memory);
         let ascending =
@@ -210,7 +246,7 @@ impl Window {
                     plan.admit.push(member);
                 }
             } else {
-                pool.release(member.slot)?;
+                pool.release(member.slot.0)?;
                 plan.drop.push(member);
             }
         }

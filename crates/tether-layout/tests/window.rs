@@ -4,11 +4,11 @@
 
 use proptest::prelude::*;
 use tether_layout::{
-    Csr, Extent, LayoutError, Region, RegionSpec, Regions, Rounding, SlotId, SlotPool, Window,
+    Archive, BlockPool, Csr, Extent, LayoutError, Region, RegionSpec, Regions, Rounding, SlotId, Window,
 };
 
 fn regions(sink: usize, memory: usize, recent: usize, chunk: usize) -> Result<Regions, LayoutError> {
-    let spec = RegionSpec { sink, memory, recent: Extent::Units(recent), archive: false };
+    let spec = RegionSpec { sink, memory, recent: Extent::Units(recent), archive: Archive::None };
     Regions::try_new(&spec, chunk, Rounding::WholeChunks)
 }
 
@@ -18,14 +18,14 @@ fn units(window: &Window) -> Vec<u64> {
 
 #[test]
 fn a_pool_hands_out_each_slot_once() {
-    let mut pool = SlotPool::new(3);
-    assert_eq!(pool.allocate(2).unwrap(), [SlotId(0), SlotId(1)]);
+    let mut pool = BlockPool::new(3);
+    assert_eq!(pool.allocate(2).unwrap(), [0, 1]);
     assert_eq!(pool.allocate(2), Err(LayoutError::OutOfSlots { requested: 2, free: 1 }));
     assert_eq!((pool.free(), pool.in_use()), (1, 2));
-    pool.release(SlotId(0)).unwrap();
-    assert_eq!(pool.release(SlotId(0)), Err(LayoutError::NotInUse { slot: SlotId(0) }));
-    assert_eq!(pool.release(SlotId(9)), Err(LayoutError::NotInUse { slot: SlotId(9) }));
-    assert_eq!(pool.allocate(2).unwrap(), [SlotId(0), SlotId(2)]);
+    assert_eq!(pool.release(0), Ok(true));
+    assert_eq!(pool.release(0), Err(LayoutError::NoSuchBlock { block: 0 }));
+    assert_eq!(pool.release(9), Err(LayoutError::NoSuchBlock { block: 9 }));
+    assert_eq!(pool.allocate(2).unwrap(), [0, 2]);
     pool.grow(5);
     assert_eq!((pool.capacity(), pool.free()), (5, 2));
 }
@@ -33,7 +33,7 @@ fn a_pool_hands_out_each_slot_once() {
 #[test]
 fn a_sliding_window_with_a_sink_reuses_slots() {
     let regions = regions(1, 0, 3, 1).unwrap();
-    let mut pool = SlotPool::new(regions.initial_slots());
+    let mut pool = BlockPool::new(regions.initial_slots());
     let mut window = Window::new(regions);
     for _ in 0..4 {
         assert!(window.begin_chunk(&mut pool).unwrap().is_empty());
@@ -48,7 +48,7 @@ fn a_sliding_window_with_a_sink_reuses_slots() {
 #[test]
 fn selections_that_make_no_sense_are_refused_and_change_nothing() {
     let regions = regions(1, 2, 2, 1).unwrap();
-    let mut pool = SlotPool::new(regions.initial_slots());
+    let mut pool = BlockPool::new(regions.initial_slots());
     let mut window = Window::new(regions);
     for _ in 0..6 {
         window.begin_chunk(&mut pool).unwrap();
@@ -79,7 +79,7 @@ fn sizes_are_checked() {
         Regions::try_new(&sunk, 3, Rounding::WholeChunks),
         Err(LayoutError::UnboundedWithMemory { .. })
     ));
-    let archive = RegionSpec { sink: 0, memory: 0, recent: Extent::Units(3), archive: true };
+    let archive = RegionSpec { sink: 0, memory: 0, recent: Extent::Units(3), archive: Archive::All };
     assert!(matches!(Regions::try_new(&archive, 3, Rounding::WholeChunks), Err(LayoutError::Archive)));
 }
 
@@ -100,7 +100,7 @@ proptest! {
         let recent = chunk + extra + (chunk - (sink + memory + chunk + extra) % chunk) % chunk;
         let regions = regions(sink, memory, recent, chunk).unwrap();
         let capacity = regions.capacity().unwrap();
-        let mut pool = SlotPool::new(regions.initial_slots());
+        let mut pool = BlockPool::new(regions.initial_slots());
         let mut window = Window::new(regions);
         let mut home = std::collections::HashMap::new();
         for choice in choices {

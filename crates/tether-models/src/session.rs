@@ -61,7 +61,7 @@ pub struct CachedPass<'c, E: Engine> {
 }
 
 impl<E: Engine> CachedPass<'_, E> {
-    /// Stages K and V, commits on the clean pass, and attends.
+    /// Stages K and V, recalls when a chunk begins, commits on the clean pass, and attends.
     fn run(
         &mut self,
         layer: usize,
@@ -69,7 +69,9 @@ impl<E: Engine> CachedPass<'_, E> {
         out: &mut E::Tensor,
     ) -> Result<(), tethercache::Error> {
         let started = Instant::now();
-        self.cache.stage(layer, self.pass, k, v)?;
+        if self.cache.stage(layer, self.pass, k, v)?.began_chunk {
+            self.cache.recall(layer, q)?;
+        }
         if self.pass.kind == PassKind::Clean {
             self.cache.commit(layer, self.pass.chunk.0, q)?;
         }

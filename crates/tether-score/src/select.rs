@@ -30,7 +30,7 @@ pub trait SelectFrames: AnySettings {
         Ok(())
     }
 
-    /// True when it chooses by scores. One that does not can choose from an archive, before a chunk's queries exist.
+    /// True when it chooses by scores. One that does not chooses from an archive when a chunk begins, before its queries exist.
     fn needs_scores(&self) -> bool {
         true
     }

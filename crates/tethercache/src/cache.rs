@@ -1,6 +1,7 @@
 //! A session: the cache of one model instance, layer by layer and pass by pass.
 
 mod commit;
+mod recall;
 mod report;
 mod stage;
 mod view;
@@ -111,6 +112,14 @@ impl<E: Engine> KvCache<E> {
     /// [`Error::NoSuchLayer`].
     pub fn tables(&self, layer: impl Into<LayerId>) -> Result<&LayerTables, Error> {
         Ok(&self.layers[self.layer_index(layer.into())?].tables)
+    }
+
+    /// Chunks of a layer that are committed: the number of the next one, or of the one whose passes are under way.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchLayer`].
+    pub fn committed(&self, layer: impl Into<LayerId>) -> Result<u64, Error> {
+        Ok(self.layers[self.layer_index(layer.into())?].committed)
     }
 
     /// Bytes held and bytes attended to, over all layers and sequences.

@@ -112,6 +112,12 @@ pub enum Error {
         /// The chunk.
         chunk: ChunkIndex,
     },
+    /// A recall works on the chunk whose passes are under way.
+    #[error("layer {layer}: recall without a chunk whose keys and values are in the cache")]
+    RecallWithoutChunk {
+        /// The layer.
+        layer: LayerId,
+    },
     /// Nothing to attend to yet.
     #[error("layer {layer} is empty")]
     Empty {

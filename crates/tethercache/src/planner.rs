@@ -1,8 +1,10 @@
 //! From observations to plans: everything a policy decides, without a device.
 
-use tether_core::{ChunkIndex, CommitPlan, CoreError, LayerId, Member, MemoryPlan, Region, SlotId};
+use tether_core::{
+    ChunkIndex, CommitPlan, CoreError, LayerId, Member, MemoryPlan, RecallPlan, RecalledUnits, Region, SlotId,
+};
 use tether_edit::SequenceEdit;
-use tether_layout::{LayoutError, Regions, SlotPool, Window};
+use tether_layout::{BlockPool, LayoutError, Regions, Window};
 use tether_score::{BatchStatistics, FrameCandidates, FrameChoice, FrameSelector, UnitScores};
 
 use crate::{Error, Recipe, RecipeError};
@@ -10,13 +12,13 @@ use crate::{Error, Recipe, RecipeError};
 /// One layer's tables: a window per sequence over one pool of slots.
 #[derive(Clone, Debug)]
 pub struct LayerTables {
-    pub(crate) pool: SlotPool,
+    pub(crate) pool: BlockPool,
     pub(crate) windows: Vec<Window>,
 }
 
 impl LayerTables {
     /// The pool of slots.
-    pub fn pool(&self) -> &SlotPool {
+    pub fn pool(&self) -> &BlockPool {
         &self.pool
     }
 
@@ -66,7 +68,7 @@ impl Planner {
     /// Empty tables for `sequences` sequences.
     pub fn tables(&self, sequences: usize) -> LayerTables {
         LayerTables {
-            pool: SlotPool::new(self.regions.initial_slots().saturating_mul(sequences)),
+            pool: BlockPool::new(self.regions.initial_slots().saturating_mul(sequences)),
             windows: vec![Window::new(self.regions.clone()); sequences],
         }
     }
@@ -77,9 +79,8 @@ impl Planner {
     /// # Errors
     /// [`Error::Layout`]; `tables` are then partly advanced and must be thrown away.
     pub fn begin_chunk(&self, tables: &mut LayerTables) -> Result<Vec<Vec<Member>>, Error> {
-        let unbounded = self.regions.archives() || self.regions.recent().is_none();
         let needed = self.regions.chunk() * tables.windows.len();
-        if unbounded && tables.pool.free() < needed {
+        if !self.regions.is_bounded() && tables.pool.free() < needed {
             let half_more = tables.pool.capacity() + tables.pool.capacity() / 2;
             let slots = half_more.max(tables.pool.in_use() + needed);
             if slots > u32::MAX as usize {
@@ -90,14 +91,58 @@ impl Planner {
         let mut gone = Vec::with_capacity(tables.windows.len());
         for window in &mut tables.windows {
             gone.push(window.begin_chunk(&mut tables.pool)?.into_vec());
-            if self.regions.archives() && !window.archive().is_empty() {
-                let frames = units(window.archive());
-                let choice = FrameChoice { scores: &[], frames: &frames, kept: self.regions.memory() };
-                let picks = self.selector()?.select(choice)?;
-                window.recall(&picks)?;
+            if self.regions.archives() && !self.recalls() && !window.archive().is_empty() {
+                self.fill_memory(window, &[])?;
             }
         }
         Ok(gone)
+    }
+
+    /// Fills memory from the archive, by the scores of those that are in it.
+    fn fill_memory(&self, window: &mut Window, scores: &[f32]) -> Result<(), Error> {
+        let frames = units(window.archive());
+        let choice = FrameChoice { scores, frames: &frames, kept: self.regions.memory() };
+        let picks = self.selector()?.select(choice)?;
+        Ok(window.recall(&picks)?)
+    }
+
+    /// True when memory is chosen from the archive by the chunk's own queries: in a recall phase.
+    pub fn recalls(&self) -> bool {
+        self.recipe.recalls()
+    }
+
+    /// Whom a recall has to choose among, of every sequence; all empty when nothing is to be decided.
+    pub fn recallable(&self, tables: &LayerTables) -> Vec<Vec<Member>> {
+        let of = |window: &Window| if self.recalls() { window.archive().to_vec() } else { Vec::new() };
+        tables.windows.iter().map(of).collect()
+    }
+
+    /// Fills every memory from `candidates` (from [`Planner::recallable`]), and says with whom. `logits` are as in [`Planner::plan`].
+    ///
+    /// # Errors
+    /// As [`Planner::plan`].
+    pub fn recall(
+        &self,
+        tables: &mut LayerTables,
+        layer: LayerId,
+        chunk: ChunkIndex,
+        candidates: &[Vec<Member>],
+        logits: &[f32],
+    ) -> Result<RecallPlan, Error> {
+        let mut plan = RecallPlan { layer, chunk, memory: Vec::new() };
+        if candidates.iter().all(Vec::is_empty) {
+            return Ok(plan);
+        }
+        let scores = self.score(candidates, logits)?;
+        for (window, scores) in tables.windows.iter_mut().zip(scores) {
+            self.fill_memory(window, &scores.score)?;
+            let memory = window.region(Region::Memory);
+            let members = window.slots()[memory.clone()].iter().zip(&window.units()[memory]);
+            let members =
+                members.filter_map(|(&slot, &unit)| unit.map(|unit| Member { unit, slot })).collect();
+            plan.memory.push(RecalledUnits { members, scores: scores.score });
+        }
+        Ok(plan)
     }
 
     /// The candidates of every sequence, after labelling a window that has just become full; all empty when nothing is to be decided.

@@ -196,11 +196,6 @@ impl Recipe {
             if select.needs_scores() && self.score.is_none() {
                 return refuse("this [select] part chooses by scores, so it needs a [score] part");
             }
-            if select.needs_scores() && regions.archives() {
-                return refuse(
-                    "an archive is chosen from before the chunk's queries exist: use \"evenly-spaced\"",
-                );
-            }
             if regions.archives() && self.edit.is_some() {
                 return refuse("an [edit] part works on admissions, and an archive admits nothing");
             }
@@ -222,10 +217,16 @@ impl Recipe {
         by_scores && self.score.as_ref().is_some_and(|part| part.needs_logits())
     }
 
+    /// True when memory is chosen from an archive by the chunk's own queries.
+    pub(crate) fn recalls(&self) -> bool {
+        !self.layout.archive.is_none() && self.select.as_ref().is_some_and(|part| part.needs_scores())
+    }
+
     /// What it must be given beside keys and values.
     pub fn requires(&self) -> Vec<Requirement> {
         let all = [
-            (self.needs_logits(), Requirement::CleanQueries),
+            (self.recalls() && self.needs_logits(), Requirement::ChunkQueries),
+            (!self.recalls() && self.needs_logits(), Requirement::CleanQueries),
             (self.codec.is_some(), Requirement::StoredCodes),
         ];
         all.into_iter().filter_map(|(needed, requirement)| needed.then_some(requirement)).collect()

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub enum Requirement {
     /// Queries of a chunk's clean pass.
     CleanQueries,
+    /// Queries of a chunk before it attends.
+    ChunkQueries,
     /// An engine whose stores hold codes.
     StoredCodes,
     /// The last so many queries, rotated; none for all of them.
@@ -62,6 +64,7 @@ impl Display for Requirement {
         };
         match self {
             Self::CleanQueries => f.write_str("queries of the clean pass"),
+            Self::ChunkQueries => f.write_str("a chunk's queries before it attends"),
             Self::StoredCodes => f.write_str("an engine whose stores hold codes"),
             Self::Queries { last } => queries(f, last),
             Self::RawQueries { last } => {

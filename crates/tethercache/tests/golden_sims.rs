@@ -35,7 +35,7 @@ fn settings(json: &serde_json::Value) -> Settings {
         sink: n("S"),
         memory: n("M"),
         recent: tethercache::layout::Extent::Units(n("R")),
-        archive: false,
+        archive: tethercache::layout::Archive::None,
     };
     let geometry = Geometry {
         layers: 1,

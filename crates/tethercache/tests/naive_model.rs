@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tether_testing::{
     NaiveCache, NaiveSettings, Op, Tolerance, assert_close, dense_attention, rotate_3d, tolerance,
 };
-use tethercache::layout::{Extent, RegionSpec};
+use tethercache::layout::{Archive, Extent, RegionSpec};
 use tethercache::prelude::*;
 
 /// A small generator: proptest picks the seed, so that a failure shrinks to a short run.
@@ -61,7 +61,7 @@ fn session(case: &Case) -> KvCache<Host> {
             sink: s.sink,
             memory: s.memory,
             recent: Extent::Units(s.recent),
-            archive: false,
+            archive: Archive::None,
         },
         ..Recipe::tethercache()
     };

@@ -1,7 +1,7 @@
 //! Recipes as text.
 
 use proptest::prelude::*;
-use tethercache::layout::Extent;
+use tethercache::layout::{Archive, Extent};
 use tethercache::tokens::TokenRecipe;
 use tethercache::{AnyRecipe, Place, Recipe, RecipeError, catalogue};
 
@@ -115,7 +115,7 @@ fn what_a_recipe_says_of_itself_fits_what_it_does() {
     for row in catalogue() {
         let about = row.about;
         let frees = match AnyRecipe::from_toml(row.toml).unwrap() {
-            AnyRecipe::Frames(r) => r.layout.recent != Extent::All && !r.layout.archive,
+            AnyRecipe::Frames(r) => r.layout.recent != Extent::All && r.layout.archive != Archive::All,
             AnyRecipe::Tokens(r) => (r.score.is_some() && !r.retain) || r.codec.is_some(),
             _ => panic!("a recipe is for frames or for tokens"),
         };

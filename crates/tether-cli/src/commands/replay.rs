@@ -178,6 +178,12 @@ fn replay(trace: &Trace, mut cache: KvCache<Host>) -> Result<Replayed> {
                 let kind = if clean { Pass::clean(chunk as u64) } else { Pass::denoise(chunk as u64) };
                 let step = || format!("replaying {stem}");
                 let staged = cache.stage(layer, kind, &recorded.k, &recorded.v).with_context(step)?;
+                let recalled = if staged.began_chunk {
+                    Some(cache.recall(layer, &recorded.q).with_context(step)?)
+                } else {
+                    None
+                };
+                let recalled = recalled.filter(|plan| !plan.memory.is_empty());
                 let committed = if clean {
                     let report = cache.commit(layer, chunk as u64, &recorded.q).with_context(step)?;
                     // A measured time would make two replays differ.
@@ -188,7 +194,12 @@ fn replay(trace: &Trace, mut cache: KvCache<Host>) -> Result<Replayed> {
                 let mut out = HostTensor::zeros(&g.output_shape(), DType::F32)?;
                 cache.attend(layer, &recorded.q, &mut out).with_context(step)?;
                 record(&mut tensors, &cache, layer, &stem, out).with_context(step)?;
-                log.push(json!({ "pass": stem, "clean": clean, "staged": staged, "committed": committed }));
+                let mut row =
+                    json!({ "pass": stem, "clean": clean, "staged": staged, "committed": committed });
+                if let Some(plan) = recalled {
+                    row["recalled"] = json!(plan);
+                }
+                log.push(row);
             }
             bar.inc(1);
         }

@@ -3,12 +3,23 @@
 use std::time::Instant;
 
 use tether_core::{
-    ChunkIndex, CommitPlan, CoreError, Edit, Engine, HostTensor, LayerId, LogitQuery, Readback, SlotId,
+    ChunkIndex, CommitPlan, CoreError, Edit, Engine, HostTensor, LayerId, LogitQuery, Member, Readback,
+    SlotId,
 };
 
 use super::{KvCache, Report};
 use crate::Error;
 use crate::planner::LayerTables;
+
+/// A layer about whose units something is to be decided.
+pub(super) struct Decision<'a, E: Engine> {
+    pub(super) layer: LayerId,
+    pub(super) q: &'a E::Tensor,
+    /// Worked on until all is decided.
+    pub(super) tables: LayerTables,
+    /// Of each sequence.
+    pub(super) candidates: Vec<Vec<Member>>,
+}
 
 impl<E: Engine> KvCache<E> {
     /// Settles a chunk of one layer after its clean pass was staged, with the clean pass's queries `q` (un-rotated,
@@ -37,7 +48,7 @@ impl<E: Engine> KvCache<E> {
     ///
     /// # Errors
     /// As [`KvCache::commit`]; when one layer is refused, none is committed. Should the engine itself fail in the middle of applying
-    /// edits, the layers before are committed.
+    /// edits, the layers before are committed: [`KvCache::committed`] says which are left for the same call again.
     pub fn commit_layers(
         &mut self,
         chunk: impl Into<ChunkIndex>,
@@ -72,7 +83,7 @@ impl<E: Engine> KvCache<E> {
         for &(layer, q) in queries {
             let mut tables = self.layers[layer.index()].tables.clone();
             let candidates = self.planner.candidates(&mut tables);
-            work.push((layer, q, tables, candidates));
+            work.push(Decision { layer, q, tables, candidates });
         }
         let preparing = started.elapsed();
 
@@ -80,7 +91,7 @@ impl<E: Engine> KvCache<E> {
 
         let mut planned: Vec<(LayerTables, CommitPlan, _)> = Vec::with_capacity(work.len());
         let shared = preparing / u32::try_from(work.len().max(1)).unwrap_or(u32::MAX);
-        for ((layer, _, mut tables, candidates), logits) in work.into_iter().zip(&logits) {
+        for (Decision { layer, mut tables, candidates, .. }, logits) in work.into_iter().zip(&logits) {
             let started = Instant::now();
             let plan = self.planner.plan(&mut tables, layer, chunk, &candidates, logits)?;
             planned.push((tables, plan, shared + started.elapsed()));
@@ -115,23 +126,18 @@ impl<E: Engine> KvCache<E> {
         Ok(reports)
     }
 
-    /// Mean attention logits of every entry's candidates, in one question and one read.
-    #[allow(clippy::type_complexity, reason = "the working rows of one function")]
-    fn logits(
-        &self,
-        work: &[(LayerId, &E::Tensor, LayerTables, Vec<Vec<tether_core::Member>>)],
-    ) -> Result<Vec<Vec<f32>>, Error> {
+    /// Mean attention logits of every decision's candidates, in one question and one read.
+    pub(super) fn logits(&self, work: &[Decision<'_, E>]) -> Result<Vec<Vec<f32>>, Error> {
         let mut logits = vec![Vec::new(); work.len()];
         if !self.planner.needs_logits() {
             return Ok(logits);
         }
+        let slots = |members: &Vec<Member>| members.iter().map(|m| m.slot).collect();
         let asked: Vec<(usize, Vec<Vec<SlotId>>)> = work
             .iter()
             .enumerate()
-            .filter(|(_, (.., candidates))| candidates.iter().any(|c| !c.is_empty()))
-            .map(|(i, (.., candidates))| {
-                (i, candidates.iter().map(|c| c.iter().map(|m| m.slot).collect()).collect())
-            })
+            .filter(|(_, decision)| decision.candidates.iter().any(|c| !c.is_empty()))
+            .map(|(i, decision)| (i, decision.candidates.iter().map(slots).collect()))
             .collect();
         if asked.is_empty() {
             return Ok(logits);
@@ -139,7 +145,7 @@ impl<E: Engine> KvCache<E> {
         let queries: Vec<LogitQuery<'_, E>> = asked
             .iter()
             .map(|(i, candidates)| {
-                let (layer, q, ..) = work[*i];
+                let &Decision { layer, q, .. } = &work[*i];
                 LogitQuery { store: &self.layers[layer.index()].store, q, candidates }
             })
             .collect();

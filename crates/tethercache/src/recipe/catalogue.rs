@@ -11,6 +11,7 @@ const TEXTS: &[&str] = &[
     include_str!("../../recipes/fifo.toml"),
     include_str!("../../recipes/sink-recent.toml"),
     include_str!("../../recipes/uniform-archive.toml"),
+    include_str!("../../recipes/retrieval.toml"),
     include_str!("../../recipes/int8.toml"),
     include_str!("../../recipes/spherical.toml"),
     include_str!("../../recipes/full.toml"),
