@@ -32,9 +32,9 @@ pub use rope_kind::{Pairing, RopeKind};
 pub use tensor::{Element, ElementsMut, HostTensor, Shape, TensorData};
 pub use tokens::{
     AttendOptions, BlockTables, CausalLists, DecodeProblem, EMPTY_LSE, LeafProblem, MAX_AXES, NewQueries,
-    ObservedLayer, PageLists, PageProblem, PagedKv, Pool, PoolRows, Rotation, RotationExtents,
-    RotationPhases, RowProblem, ScoreLeaf, TokenEngine, TokenLayout, TokenShape, TopKProblem, WindowProblem,
-    WindowSpec, batch_problem, check_entries, check_lengths, check_positions, check_starts, check_sums,
-    merge_partial,
+    ObservedLayer, PageChoice, PageChoiceProblem, PageLists, PageProblem, PagedKv, Pool, PoolRows, Rotation,
+    RotationExtents, RotationPhases, RowLists, RowProblem, ScoreLeaf, StandInProblem, StandIns, TokenEngine,
+    TokenLayout, TokenShape, TopKProblem, WindowProblem, WindowSpec, batch_problem, check_bounds,
+    check_entries, check_lengths, check_positions, check_starts, check_sums, merge_partial,
 };
 pub use traffic::{Traffic, TrafficCounters};

@@ -21,6 +21,9 @@ pub use merge_similar::MergeSimilar;
 pub enum TokenEdit {
     /// Evicted tokens become part of kept ones.
     Merge(Merge),
-    /// One more token stands for all that left.
-    Compensate(Compensation),
+    /// One more token stands for all that leave a head.
+    Compensate {
+        /// The head.
+        head: usize,
+    },
 }

@@ -6,6 +6,7 @@ mod few;
 mod gather;
 mod paged;
 mod rotate;
+mod segments;
 mod shaped;
 mod sums;
 mod tables;
@@ -24,9 +25,9 @@ use crate::Host;
 use tether_core::checks;
 use tether_core::{
     AttendOptions, BlockTables, CoreError, DType, DecodeProblem, HostTensor, NewQueries, PageLists,
-    PageProblem, PagedKv, PoolRows, Rotation, RotationPhases, RowProblem, Shape, Side, TokenEngine,
-    TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec, batch_problem, check_lengths,
-    check_positions, check_starts, check_sums,
+    PageProblem, PagedKv, PoolRows, Rotation, RotationPhases, RowLists, RowProblem, Shape, Side, StandIns,
+    TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec, batch_problem,
+    check_lengths, check_positions, check_starts, check_sums,
 };
 
 /// Row, page or token numbers in host memory.
@@ -197,6 +198,37 @@ impl TokenEngine for Host {
             self.check_rows(pool, rows, x)?;
         }
         writes.iter_mut().try_for_each(|(pool, x)| self.write_rows(pool, rows, x))
+    }
+
+    fn weighted_rows(
+        &self,
+        pool: &HostTensor,
+        lists: &RowLists<'_>,
+        dtype: DType,
+    ) -> Result<HostTensor, CoreError> {
+        let problem = PoolRows::new(pool.shape(), &[lists.len()])?;
+        lists.check(problem.pool_rows)?;
+        segments::weighted_rows(pool, problem.row_len, lists, dtype)
+    }
+
+    fn attend_stand_ins(
+        &self,
+        q: &HostTensor,
+        stand_ins: &StandIns<'_, Self>,
+        tokens: Range<usize>,
+        scale: f32,
+        results: (&mut HostTensor, &mut HostTensor),
+    ) -> Result<(), CoreError> {
+        segments::attend_stand_ins(q, stand_ins, tokens, scale, results)
+    }
+
+    fn write_page_bounds(
+        &self,
+        bounds: &mut HostTensor,
+        keys: &HostTensor,
+        pages: &HostIndices,
+    ) -> Result<(), CoreError> {
+        segments::write_page_bounds(bounds, keys, pages)
     }
 
     fn add_attention(

@@ -121,3 +121,23 @@ fn refuses_options_that_do_not_fit() {
 fn adds_attention_with_options_up() {
     on_host_for_all_dtypes(token_cases::adds_attention_with_options_up);
 }
+
+#[test]
+fn averages_rows() {
+    on_host_for_all_dtypes(token_cases::averages_rows);
+}
+
+#[test]
+fn attends_to_stand_ins() {
+    on_host_for_all_dtypes(token_cases::attends_to_stand_ins);
+}
+
+#[test]
+fn writes_page_bounds() {
+    on_host_for_all_dtypes(token_cases::writes_page_bounds);
+}
+
+#[test]
+fn chooses_pages() {
+    on_host_for_all_dtypes(token_cases::chooses_pages);
+}

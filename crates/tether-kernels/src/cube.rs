@@ -98,7 +98,7 @@ impl<R: Runtime> Cube<R> {
             && (dtype != DType::BF16 || usage.contains(cubecl::ir::features::TypeUsage::Arithmetic))
     }
 
-    fn require(&self, dtype: DType) -> Result<(), CoreError> {
+    pub(crate) fn require(&self, dtype: DType) -> Result<(), CoreError> {
         if self.supports(dtype) {
             return Ok(());
         }

@@ -50,6 +50,22 @@ on_each_runtime! {
         token_cases::refuses_blocks_that_do_not_fit(&engine).unwrap();
     }
 
+    fn averages_rows(engine) {
+        every_dtype(&engine, token_cases::averages_rows);
+    }
+
+    fn attends_to_stand_ins(engine) {
+        every_dtype(&engine, token_cases::attends_to_stand_ins);
+    }
+
+    fn writes_page_bounds(engine) {
+        every_dtype(&engine, token_cases::writes_page_bounds);
+    }
+
+    fn chooses_pages(engine) {
+        every_dtype(&engine, token_cases::chooses_pages);
+    }
+
     fn adds_attention_up(engine) {
         every_dtype(&engine, token_cases::adds_attention_up);
     }

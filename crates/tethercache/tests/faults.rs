@@ -56,7 +56,7 @@ fn recipes() -> Vec<TokenRecipe> {
             "flowcache" => &["score.window=6"],
             "lagkv" => &["score.lag=6"],
             "window-kv" => &["score.suffix=6", "budget.layers.shared=2"],
-            "razor-attention" => &["budget.heads.induction=0.25", "decode.every=3"],
+            "razor-attention" => &["budget.ratio=0.4", "budget.heads.induction=0.25", "decode.every=3"],
             "hack" => &["edit.threshold=0", "decode.every=3"],
             "merging" => &["decode.every=3"],
             "elastic-cache" => &["decode.place.distance=-4"],

@@ -3,10 +3,10 @@
 use std::fmt::Debug;
 
 use super::{
-    AttendOptions, BlockTables, NewQueries, ObservedLayer, PageLists, PagedKv, Rotation, ScoreLeaf,
-    TokenLayout, WindowSpec,
+    AttendOptions, BlockTables, NewQueries, ObservedLayer, PageChoice, PageLists, PagedKv, Rotation,
+    RowLists, ScoreLeaf, StandIns, TokenLayout, WindowSpec,
 };
-use crate::{CoreError, Engine};
+use crate::{CoreError, DType, Engine};
 
 /// Operations on single tokens, heads and pages.
 ///
@@ -177,6 +177,43 @@ pub trait TokenEngine: Engine {
         rows: &Self::Indices,
     ) -> Result<(), CoreError>;
 
+    /// Weighted means of rows of a pool whose last axis is a row, in `dtype`: `[lists, row]`. The mean of a list whose weights sum to 0 is 0.
+    ///
+    /// # Errors
+    /// Those of [`super::PoolRows::new`] and [`RowLists::check`].
+    fn weighted_rows(
+        &self,
+        pool: &Self::Tensor,
+        lists: &RowLists<'_>,
+        dtype: DType,
+    ) -> Result<Self::Tensor, CoreError>;
+
+    /// Merges attention to stand-ins into what queries `q`, `[tokens, query_heads, head_dim_k]`, attended to before, an output and its log-sum-exps as
+    /// [`TokenEngine::attend_paged`] returns them: of the tokens `tokens` alone.
+    ///
+    /// # Errors
+    /// Those of [`super::StandInProblem::new`], [`CoreError::DTypeMismatch`].
+    fn attend_stand_ins(
+        &self,
+        q: &Self::Tensor,
+        stand_ins: &StandIns<'_, Self>,
+        tokens: std::ops::Range<usize>,
+        scale: f32,
+        results: (&mut Self::Tensor, &mut Self::Tensor),
+    ) -> Result<(), CoreError>;
+
+    /// Writes the lowest and the highest number of each channel of whole pages of `keys`, `[pages, page_size, 1, head_dim]`, to `bounds`,
+    /// `[pages, 2, head_dim]`: of pages `pages`, which differ from each other.
+    ///
+    /// # Errors
+    /// Those of [`super::check_bounds`], [`CoreError::Count`] for a page outside the pool.
+    fn write_page_bounds(
+        &self,
+        bounds: &mut Self::Tensor,
+        keys: &Self::Tensor,
+        pages: &Self::Indices,
+    ) -> Result<(), CoreError>;
+
     /// Adds the attention that tokens get from a batch of new ones, which [`TokenEngine::attend_paged`] has attended with to the log-sum-exps `lse`, to
     /// what they had: `sums` is `f32` `[pages, page_size, page_heads, group]`, a number for each row of the pools and each query head of the group. Rows of
     /// the new tokens begin at 0, whatever they held.
@@ -261,6 +298,22 @@ pub trait TokenEngine: Engine {
     /// # Errors
     /// [`CoreError::DTypeMismatch`] for a tensor that is not `f32`.
     fn indices(&self, words: &Self::Tensor, bound: usize) -> Result<Self::Indices, CoreError>;
+
+    /// Whether [`TokenEngine::choose_pages`] chooses on the device. Whoever is told that it does not reads the bounds and chooses on the host: on the host that
+    /// is no loss.
+    fn chooses_pages(&self) -> bool {
+        false
+    }
+
+    /// Lists of the pages that a token chooses to read: of each key head the runs with the largest bounds of the token's logits, the sum over
+    /// channels of `max(q low, q high)` and over the head's query heads (Quest, arXiv:2406.10774), and those that are read anyway, in their order. Of
+    /// equal ones the lower run wins. Nothing is waited for.
+    ///
+    /// # Errors
+    /// Those of [`PageChoice::check`] and [`PageLists::check`], [`CoreError::Unsupported`] for an engine that does not choose.
+    fn choose_pages(&self, _choice: &PageChoice<'_, Self>) -> Result<Self::Tables, CoreError> {
+        Err(CoreError::Unsupported { engine: self.name(), feature: "a choice of pages" })
+    }
 
     /// Whether [`TokenEngine::observe`] works this out on the device. Whoever is told that it does not reads what the leaf is made of, and works it out on the
     /// host: on the host that is no loss.

@@ -16,16 +16,17 @@ impl Settings for Compensate {
 }
 
 impl EditTokens for Compensate {
+    fn reads_rows(&self) -> bool {
+        false
+    }
+
     fn plan(&self, head: HeadEdit<'_>) -> Result<Vec<TokenEdit>, EditError> {
-        let mut stays = vec![false; head.tokens];
-        for &token in head.kept {
-            let of_head = EditError::NoSuchToken { head: head.head, token, tokens: head.tokens };
-            *stays.get_mut(token as usize).ok_or(of_head)? = true;
+        let HeadEdit { head, tokens, kept, .. } = head;
+        if let Some(&token) = kept.iter().find(|&&token| token as usize >= tokens) {
+            return Err(EditError::NoSuchToken { head, token, tokens });
         }
-        let evicted: Vec<u32> = (0..head.tokens as u32).filter(|&t| !stays[t as usize]).collect();
-        let dims = (head.head_dim_k, head.head_dim_v);
-        let token = Compensation::of(head.head, head.keys, head.values, dims, &evicted)?;
-        Ok(token.into_iter().map(TokenEdit::Compensate).collect())
+        let leave = kept.len() < tokens;
+        Ok(leave.then_some(TokenEdit::Compensate { head }).into_iter().collect())
     }
 }
 
@@ -100,6 +101,11 @@ impl Compensation {
 
     /// What is added to the token's logit: `ln count`.
     pub fn logit_bias(&self) -> f32 {
-        (self.count as f64).ln() as f32
+        Self::bias(self.count)
+    }
+
+    /// What is added to the logit of a token that stands for `count` others.
+    pub fn bias(count: u64) -> f32 {
+        (count as f64).ln() as f32
     }
 }

@@ -10,8 +10,8 @@ use tether_codec::{
 };
 use tether_core::{
     AlignJob, AttendOptions, AttendTable, BlockTables, CoreError, DType, Engine, NewQueries, ObservedLayer,
-    PagedKv, Pairing, PhaseRows, PhaseTable, Pool, Rotation, ScoreLeaf, Side, SlotId, StoreSpec, Summaries,
-    TokenEngine, TokenLayout, WindowSpec,
+    PageChoice, PageLists, PagedKv, Pairing, PhaseRows, PhaseTable, Pool, Rotation, RowLists, ScoreLeaf,
+    Side, SlotId, StandIns, StoreSpec, Summaries, TokenEngine, TokenLayout, WindowSpec,
 };
 use tether_reuse::{Base, Grid, Reduction, ReuseEngine};
 
@@ -29,6 +29,7 @@ pub(super) fn run_all(cases: &Cases) {
     compaction(cases);
     selection(cases);
     leaves(cases);
+    segments(cases);
     codes(cases);
     spherical(cases);
     decode(cases);
@@ -239,6 +240,36 @@ fn leaves(cases: &Cases) {
             e.observe(&leaf, &layer).map(drop)
         });
     }
+}
+
+/// What is made of rows, stands for rows, or says which pages are read.
+fn segments(cases: &Cases) {
+    for to in [None, Some(DType::F32)] {
+        let name = if to.is_some() { "in f32" } else { "as they are" };
+        cases.each(format!("weighted means of rows, {name}"), |e, dtype| {
+            let lists = RowLists { starts: &[0, 2], rows: &[0, 1], weights: &[1.0, 0.5] };
+            e.weighted_rows(&zeros(e, &[2, DIM], dtype)?, &lists, to.unwrap_or(dtype)).map(drop)
+        });
+    }
+    cases.each("attend to stand-ins".to_owned(), |e, dtype| {
+        let (keys, values) = (zeros(e, &[2, DIM], DType::F32)?, zeros(e, &[2, DIM], DType::F32)?);
+        let stand_ins = StandIns { keys: &keys, values: &values, biases: &zeros(e, &[2], DType::F32)? };
+        let q = zeros(e, &[1, 8, DIM], dtype)?;
+        let (mut out, mut lse) = (zeros(e, &[1, 8, DIM], dtype)?, zeros(e, &[1, 8], DType::F32)?);
+        e.attend_stand_ins(&q, &stand_ins, 0..1, 0.1, (&mut out, &mut lse))
+    });
+    cases.each("bounds of pages".to_owned(), |e, dtype| {
+        let mut bounds = zeros(e, &[2, 2, DIM], dtype)?;
+        e.write_page_bounds(&mut bounds, &zeros(e, &[2, 16, 1, DIM], dtype)?, &e.upload_indices(&[1], &[1])?)
+    });
+    cases.each("choose pages".to_owned(), |e, dtype| {
+        let mut table = e.create_page_table(8)?;
+        e.write_page_table(&mut table, &[0, 1, 2, 3, 4, 5, 6, 7], &[0, 1, 2, 3, 4, 5, 6, 7])?;
+        let lists = PageLists { page_size: 16, groups: 2, starts: &[0, 4], lengths: &[60, 60] };
+        let (q, bounds) = (zeros(e, &[1, 8, DIM], dtype)?, zeros(e, &[8, 2, DIM], dtype)?);
+        let (q, bounds, table, lists) = (&q, &bounds, &table, &lists);
+        e.choose_pages(&PageChoice { q, bounds, table, lists, run: 1, between: 0..3, count: 1 }).map(drop)
+    });
 }
 
 fn selection(cases: &Cases) {

@@ -6,9 +6,9 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 use tether_core::{
     AttendOptions, BlockTables, CoreError, DType, DecodeProblem, LeafProblem, NewQueries, ObservedLayer,
-    PageLists, PageProblem, PagedKv, PoolRows, Rotation, RotationExtents, RowProblem, ScoreLeaf, Shape,
-    TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec, check_entries,
-    check_sums, checks,
+    PageChoice, PageLists, PageProblem, PagedKv, PoolRows, Rotation, RotationExtents, RowLists, RowProblem,
+    ScoreLeaf, Shape, StandIns, TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem,
+    WindowSpec, check_entries, check_sums, checks,
 };
 
 use super::launch::uploaded;
@@ -134,7 +134,7 @@ impl<R: Runtime> Cube<R> {
     }
 
     /// Lists whose pages are `pages`: memory, entries, and one more than the largest page; `indptr` is where each begins.
-    pub(super) fn lists(
+    pub(crate) fn lists(
         &self,
         (pages, pages_len, page_bound): (Handle, usize, usize),
         indptr: Handle,
@@ -436,6 +436,43 @@ impl<R: Runtime> TokenEngine for Cube<R> {
         let written = writes.iter().map(|(_, x)| (x.len() * x.dtype.bytes()) as u64).sum();
         self.traffic.add(Traffic { written, ..Traffic::default() });
         Ok(())
+    }
+
+    fn weighted_rows(
+        &self,
+        pool: &CubeTensor,
+        lists: &RowLists<'_>,
+        dtype: DType,
+    ) -> Result<CubeTensor, CoreError> {
+        self.weighted_means(pool, lists, dtype)
+    }
+
+    fn attend_stand_ins(
+        &self,
+        q: &CubeTensor,
+        stand_ins: &StandIns<'_, Self>,
+        tokens: std::ops::Range<usize>,
+        scale: f32,
+        (out, lse): (&mut CubeTensor, &mut CubeTensor),
+    ) -> Result<(), CoreError> {
+        self.merge_stand_ins(q, stand_ins, tokens, scale, (out, lse))
+    }
+
+    fn write_page_bounds(
+        &self,
+        bounds: &mut CubeTensor,
+        keys: &CubeTensor,
+        pages: &CubeIndices,
+    ) -> Result<(), CoreError> {
+        self.write_bounds(bounds, keys, pages)
+    }
+
+    fn chooses_pages(&self) -> bool {
+        true
+    }
+
+    fn choose_pages(&self, choice: &PageChoice<'_, Self>) -> Result<CubeTables, CoreError> {
+        self.chosen(choice)
     }
 
     fn add_attention(

@@ -56,6 +56,14 @@ pub enum Call {
     ReadRows,
     /// [`TokenEngine::write_rows`](tether_core::TokenEngine::write_rows), of one tensor or several.
     WriteRows,
+    /// [`TokenEngine::weighted_rows`](tether_core::TokenEngine::weighted_rows).
+    WeightedRows,
+    /// [`TokenEngine::attend_stand_ins`](tether_core::TokenEngine::attend_stand_ins).
+    AttendStandIns,
+    /// [`TokenEngine::write_page_bounds`](tether_core::TokenEngine::write_page_bounds).
+    WritePageBounds,
+    /// [`TokenEngine::choose_pages`](tether_core::TokenEngine::choose_pages).
+    ChoosePages,
     /// [`TokenEngine::add_attention`](tether_core::TokenEngine::add_attention).
     AddAttention,
     /// [`TokenEngine::list_rows`](tether_core::TokenEngine::list_rows).

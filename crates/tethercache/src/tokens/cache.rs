@@ -16,6 +16,7 @@ mod recorded;
 mod retention;
 mod scoring;
 mod shared_evictions;
+mod stand_ins;
 mod summaries;
 mod turns;
 
@@ -39,6 +40,7 @@ use probes::Probes;
 use reading::chooses_for_each;
 use recorded::Recorded;
 use shared_evictions::SharedEviction;
+use stand_ins::StandInRows;
 use summaries::Summaries;
 
 pub use evict::EvictReport;
@@ -162,6 +164,20 @@ impl<T> Sequence<T> {
     }
 }
 
+/// What the heads of a layer hold beside their pages.
+#[derive(Clone, Debug)]
+struct BesidePages<T> {
+    /// Keys of tokens that have moved, as they came, `[n, 1, head_dim_k]`.
+    originals: Option<T>,
+    stand_ins: Option<StandInRows<T>>,
+}
+
+impl<T> Default for BesidePages<T> {
+    fn default() -> Self {
+        Self { originals: None, stand_ins: None }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct SequenceLayer<T> {
     heads: Vec<HeadPages>,
@@ -174,8 +190,7 @@ struct SequenceLayer<T> {
     recorded: Recorded<T>,
     /// Which eviction wrote rows of the heads' lists last; what only came after them is not counted.
     stamp: u64,
-    /// Keys of tokens that have moved, as they came, `[n, 1, head_dim_k]`.
-    originals: Option<T>,
+    beside: BesidePages<T>,
     summaries: Summaries,
     probes: Option<Probes>,
 }
@@ -189,7 +204,7 @@ impl<T> Default for SequenceLayer<T> {
             seen: 0,
             recorded: Recorded::default(),
             stamp: 0,
-            originals: None,
+            beside: BesidePages::default(),
             summaries: Summaries::default(),
             probes: None,
         }
@@ -521,7 +536,9 @@ impl<E: TokenEngine> TokenCache<E> {
         let attended = layers().map(|l| l.attended as u64).sum::<u64>();
         let mut counted = HashSet::new();
         let coded = layers().flat_map(|l| &l.heads).map(|h| h.coded.bytes(&mut counted)).sum();
-        let compensation: u64 = layers().flat_map(|l| &l.heads).map(HeadPages::compensation_bytes).sum();
+        let stand_in = (self.geometry.head_dim_k + self.geometry.head_dim_v) * size_of::<f32>();
+        let stand_ins = layers().filter_map(|l| l.beside.stand_ins.as_ref()).map(StandInRows::heads);
+        let stand_ins = (stand_ins.sum::<usize>() * stand_in) as u64;
         let originals: usize = layers().flat_map(SequenceLayer::lists).map(|h| h.originals.len()).sum();
         let originals = (originals * self.geometry.head_dim_k * self.geometry.dtype.bytes()) as u64;
         let query_width = self.geometry.query_heads * self.geometry.head_dim_k;
@@ -532,11 +549,11 @@ impl<E: TokenEngine> TokenCache<E> {
             resident: self.layers.iter().map(|l| l.pool.capacity() as u64 * block).sum(),
             in_use: self.layers.iter().map(|l| l.pool.in_use() as u64 * block).sum(),
             full: seen * token,
-            host: layers().map(summaries).sum::<u64>() + originals + compensation,
+            host: layers().map(summaries).sum::<u64>() + originals + stand_ins,
             coded,
             read: attended * (block / self.geometry.block_size as u64)
                 + layers().filter(|_| by_choice).map(summaries).sum::<u64>()
-                + compensation
+                + stand_ins
                 + coded,
             observed: (observed * self.geometry.dtype.bytes() + sums * size_of::<f32>()) as u64,
         }

@@ -40,22 +40,24 @@ pub fn kept_heads(
     let mut keys = if raw { seen.raw_keys()? } else { seen.keys()? }.into_owned();
     let mut values = seen.values()?.into_owned();
     let mut merges = Vec::new();
+    // Heads of the plan are query heads where a recipe repeats keys for them.
+    let repeat = (plan.keep.heads() / seen.kv_heads().max(1)).max(1);
     let mut compensations: Vec<Option<Compensation>> = vec![None; plan.keep.heads()];
     for edit in &plan.edits {
         match edit {
             TokenEdit::Merge(merge) => merges.push(merge.clone()),
-            TokenEdit::Compensate(token) => {
-                if let Some(slot) = compensations.get_mut(token.head) {
-                    *slot = Some(token.clone());
-                }
+            &TokenEdit::Compensate { head } => {
+                let Some(slot) = compensations.get_mut(head) else { continue };
+                let (keys, values) = (seen.keys()?, seen.values()?);
+                let keys = &keys[head / repeat * tokens * dims.0..][..tokens * dims.0];
+                let values = &values[head / repeat * tokens * dims.1..][..tokens * dims.1];
+                *slot = Compensation::of(head, keys, values, dims, &plan.keep.evicted(head, tokens))?;
             }
         }
     }
     if !merges.is_empty() {
         apply_merges(&mut keys, &mut values, tokens, dims, &merges)?;
     }
-    // Heads of the plan are query heads where a recipe repeats keys for them.
-    let repeat = (plan.keep.heads() / seen.kv_heads().max(1)).max(1);
     let mut kept = Vec::with_capacity(plan.keep.heads());
     for (head, set) in plan.keep.sets().iter().enumerate() {
         let gather = |data: &[f32], dim: usize| -> Vec<f32> {

@@ -1,8 +1,8 @@
 //! Operations on tokens, passed on.
 
 use tether_core::{
-    AttendOptions, BlockTables, CoreError, NewQueries, ObservedLayer, PageLists, PagedKv, Rotation,
-    ScoreLeaf, TokenEngine, TokenLayout, WindowSpec,
+    AttendOptions, BlockTables, CoreError, DType, NewQueries, ObservedLayer, PageChoice, PageLists, PagedKv,
+    Rotation, RowLists, ScoreLeaf, StandIns, TokenEngine, TokenLayout, WindowSpec,
 };
 
 use super::super::watch::Bytes;
@@ -134,6 +134,51 @@ impl<E: TokenEngine> TokenEngine for Faulty<E> {
     ) -> Result<(), CoreError> {
         self.enter(Call::WriteRows, Bytes::None)?;
         self.engine.write_rows_together(writes, rows)
+    }
+
+    fn weighted_rows(
+        &self,
+        pool: &E::Tensor,
+        lists: &RowLists<'_>,
+        dtype: DType,
+    ) -> Result<E::Tensor, CoreError> {
+        let bytes = list(lists.starts) + list(lists.rows) + list(lists.weights);
+        self.enter(Call::WeightedRows, Bytes::ToDevice(bytes))?;
+        self.engine.weighted_rows(pool, lists, dtype)
+    }
+
+    fn attend_stand_ins(
+        &self,
+        q: &E::Tensor,
+        stand_ins: &StandIns<'_, Self>,
+        tokens: std::ops::Range<usize>,
+        scale: f32,
+        results: (&mut E::Tensor, &mut E::Tensor),
+    ) -> Result<(), CoreError> {
+        self.enter(Call::AttendStandIns, Bytes::None)?;
+        let &StandIns { keys, values, biases } = stand_ins;
+        self.engine.attend_stand_ins(q, &StandIns { keys, values, biases }, tokens, scale, results)
+    }
+
+    fn write_page_bounds(
+        &self,
+        bounds: &mut E::Tensor,
+        keys: &E::Tensor,
+        pages: &E::Indices,
+    ) -> Result<(), CoreError> {
+        self.enter(Call::WritePageBounds, Bytes::None)?;
+        self.engine.write_page_bounds(bounds, keys, pages)
+    }
+
+    fn chooses_pages(&self) -> bool {
+        self.engine.chooses_pages()
+    }
+
+    fn choose_pages(&self, choice: &PageChoice<'_, Self>) -> Result<E::Tables, CoreError> {
+        let &PageChoice { q, bounds, table, lists, run, ref between, count } = choice;
+        self.enter(Call::ChoosePages, Bytes::ToDevice(list(lists.starts) + list(lists.lengths)))?;
+        let between = between.clone();
+        self.engine.choose_pages(&PageChoice { q, bounds, table, lists, run, between, count })
     }
 
     fn add_attention(

@@ -1,9 +1,10 @@
 //! Operations on tokens that do nothing.
 
 use tether_core::{
-    AttendOptions, BlockTables, CoreError, DType, DecodeProblem, NewQueries, PageLists, PageProblem, PagedKv,
-    PoolRows, Rotation, RotationExtents, RowProblem, Shape, TokenEngine, TokenLayout, TokenShape,
-    TopKProblem, WindowProblem, WindowSpec, batch_problem, check_starts, check_sums, checks,
+    AttendOptions, BlockTables, CoreError, DType, DecodeProblem, NewQueries, PageChoice, PageLists,
+    PageProblem, PagedKv, PoolRows, Rotation, RotationExtents, RowLists, RowProblem, Shape, StandInProblem,
+    StandIns, TokenEngine, TokenLayout, TokenShape, TopKProblem, WindowProblem, WindowSpec, batch_problem,
+    check_bounds, check_starts, check_sums, checks,
 };
 
 use super::{Null, NullTensor};
@@ -144,6 +145,49 @@ impl TokenEngine for Null {
         rows: &NullIndices,
     ) -> Result<(), CoreError> {
         writes.iter_mut().try_for_each(|(pool, x)| self.write_rows(pool, rows, x))
+    }
+
+    fn weighted_rows(
+        &self,
+        pool: &NullTensor,
+        lists: &RowLists<'_>,
+        dtype: DType,
+    ) -> Result<NullTensor, CoreError> {
+        let problem = PoolRows::new(&pool.shape, &[lists.len()])?;
+        Ok(NullTensor { shape: problem.shape, dtype })
+    }
+
+    fn attend_stand_ins(
+        &self,
+        q: &NullTensor,
+        stand_ins: &StandIns<'_, Self>,
+        tokens: std::ops::Range<usize>,
+        _scale: f32,
+        (out, lse): (&mut NullTensor, &mut NullTensor),
+    ) -> Result<(), CoreError> {
+        let StandIns { keys, values, biases } = stand_ins;
+        let shapes: (&[usize], &[usize], &[usize]) = (&keys.shape, &values.shape, &biases.shape);
+        StandInProblem::new(&q.shape, (&out.shape, &lse.shape), shapes, &tokens).map(drop)
+    }
+
+    fn write_page_bounds(
+        &self,
+        bounds: &mut NullTensor,
+        keys: &NullTensor,
+        _pages: &NullIndices,
+    ) -> Result<(), CoreError> {
+        check_bounds((&keys.shape, keys.dtype), (&bounds.shape, bounds.dtype))
+    }
+
+    fn chooses_pages(&self) -> bool {
+        true
+    }
+
+    fn choose_pages(&self, choice: &PageChoice<'_, Self>) -> Result<NullTables, CoreError> {
+        choice.lists.check(*choice.table)?;
+        let (q, bounds) = (choice.q, choice.bounds);
+        let problem = choice.check((&q.shape, q.dtype), (&bounds.shape, bounds.dtype))?;
+        Ok(NullTables { page_size: choice.lists.page_size, groups: problem.kv_heads, sequences: 1 })
     }
 
     fn add_attention(

@@ -1,11 +1,12 @@
 //! A plan carried out on the lists of one layer: prepared first, then done in one write, so that a layer is as before or as after.
 
-use tether_core::{CoreError, HostTensor, Side, TensorData, TokenEngine};
-use tether_edit::tokens::{Merge, TokenEdit, apply_merges};
+use tether_core::{CoreError, HostTensor, RowLists, TokenEngine};
+use tether_edit::EditError;
+use tether_edit::tokens::{Merge, TokenEdit};
 
-use super::TokenCache;
 use super::head_pages::HeadPages;
 use super::layer_pools::PoolRows;
+use super::{BesidePages, TokenCache};
 use crate::Error;
 use crate::tokens::TokenPlan;
 
@@ -13,7 +14,7 @@ use crate::tokens::TokenPlan;
 #[derive(Debug)]
 pub(super) struct Compacted<T> {
     pub heads: Vec<HeadPages>,
-    pub originals: Option<T>,
+    pub beside: BesidePages<T>,
     pub given_up: Vec<u32>,
 }
 
@@ -30,11 +31,44 @@ struct Rows {
     merged: Vec<u32>,
 }
 
-/// Merged keys and values, in the order of a plan's merges.
-#[derive(Debug, Default)]
+/// Rows that are merged into others.
+#[derive(Debug)]
 struct Merged {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    /// For each merge, the number of its token among the rows.
+    to: Vec<u32>,
+    /// Where the rows of each merge begin.
+    starts: Vec<u32>,
+    /// Rows of the pool, the one that stays first.
+    rows: Vec<u32>,
+    weights: Vec<f32>,
+}
+
+impl Merged {
+    /// Merges of tokens of `heads`, with their numbers among the rows.
+    fn of<'m>(
+        heads: &[HeadPages],
+        block_size: usize,
+        merges: impl Iterator<Item = (&'m Merge, u32)>,
+    ) -> Result<Self, EditError> {
+        let mut all = Self { to: Vec::new(), starts: vec![0], rows: Vec::new(), weights: Vec::new() };
+        for (merge, to) in merges {
+            let (head, list) = (merge.head, &heads[merge.head]);
+            for &(token, weight) in std::iter::once(&(merge.into, 1.0)).chain(&merge.from) {
+                if token as usize >= list.len() {
+                    return Err(EditError::NoSuchToken { head, token, tokens: list.len() });
+                }
+                all.rows.push(list.row(token as usize, block_size));
+                all.weights.push(weight);
+            }
+            all.to.push(to);
+            all.starts.push(all.rows.len() as u32);
+        }
+        Ok(all)
+    }
+
+    fn lists(&self) -> RowLists<'_> {
+        RowLists { starts: &self.starts, rows: &self.rows, weights: &self.weights }
+    }
 }
 
 impl<E: TokenEngine> TokenCache<E> {
@@ -43,26 +77,17 @@ impl<E: TokenEngine> TokenCache<E> {
     pub(super) fn compact(
         &mut self,
         heads: &[HeadPages],
-        originals: Option<&E::Tensor>,
+        beside: &BesidePages<E::Tensor>,
         plan: &TokenPlan,
     ) -> Result<Compacted<E::Tensor>, Error> {
         let size = self.geometry.block_size;
         let mut made: Vec<HeadPages> = heads.iter().map(HeadPages::emptied).collect();
-        let mut merges: Vec<&Merge> = Vec::new();
-        for edit in &plan.edits {
-            match edit {
-                TokenEdit::Merge(merge) => merges.push(merge),
-                TokenEdit::Compensate(token) => match &mut made[token.head].compensation {
-                    Some(own) => own.absorb(token)?,
-                    none => *none = Some(token.clone()),
-                },
-            }
-        }
+        let mut merges: Vec<&Merge> = plan.edits.iter().filter_map(merge_of).collect();
         // Into what stays, head after head.
-        merges.retain(|m| plan.keep.head(m.head).binary_search(&m.into).is_ok());
+        merges.retain(|m| m.head < heads.len() && plan.keep.head(m.head).binary_search(&m.into).is_ok());
         merges.sort_by_key(|m| m.head);
-        let moves = self.moves(heads, originals, plan)?;
-        let merged = self.merged_rows(plan.layer, heads, &merges)?;
+        let moves = self.moves(heads, beside.originals.as_ref(), plan)?;
+        let stand_ins = self.stand_ins(heads, beside.stand_ins.as_ref(), plan)?;
         let pool = &self.layers[plan.layer].pool;
         let mut needed = 0;
         // Which slots tokens will have, which of them change, and which pages are written for it.
@@ -128,29 +153,29 @@ impl<E: TokenEngine> TokenCache<E> {
             }
         }
         let rotated = moves.as_ref().and_then(|m| m.rotated.as_ref());
-        if let Err(e) = self.write_compacted(plan.layer, &rows, rotated, (&merges, merged)) {
+        if let Err(e) = self.write_compacted((heads, plan.layer), &rows, rotated, &merges) {
             let pool = &mut self.layers[plan.layer].pool;
             taken.into_iter().try_for_each(|page| pool.release(page).map(drop))?;
-            return Err(e.into());
+            return Err(e);
         }
-        let mut originals = originals.cloned();
+        let mut originals = beside.originals.clone();
         if let Some(moves) = moves {
             originals = moves.originals;
             for (head, moves) in made.iter_mut().zip(moves.heads) {
                 (head.positions, head.originals) = (moves.positions, moves.originals);
             }
         }
-        Ok(Compacted { heads: made, originals, given_up })
+        Ok(Compacted { heads: made, beside: BesidePages { originals, stand_ins }, given_up })
     }
 
     /// Reads the rows, changes those that move or merge, and writes all of them at once.
     fn write_compacted(
         &mut self,
-        layer: usize,
+        (heads, layer): (&[HeadPages], usize),
         rows: &Rows,
         rotated: Option<&E::Tensor>,
-        (merges, merged): (&[&Merge], Merged),
-    ) -> Result<(), CoreError> {
+        merges: &[&Merge],
+    ) -> Result<(), Error> {
         if rows.from.is_empty() {
             return Ok(());
         }
@@ -164,48 +189,24 @@ impl<E: TokenEngine> TokenCache<E> {
                 engine.write_rows(positions, &at, &engine.upload(&position_words(&rows.positions)?)?)?;
             }
         }
-        if !rows.merged.is_empty() {
-            let at = engine.upload_indices(&[rows.merged.len()], &rows.merged)?;
-            let with_keys: Vec<u32> =
-                rows.merged.iter().zip(merges).filter(|(_, m)| m.keys).map(|(&at, _)| at).collect();
-            let upload = |count: usize, dim: usize, numbers: &[f32]| {
-                engine.upload(&HostTensor::new(&[count, dim], TensorData::narrowed(g.dtype, numbers))?)
-            };
-            let values = upload(rows.merged.len(), g.head_dim_v, &merged.values)?;
-            engine.write_rows(&mut data.v, &at, &values)?;
-            if !with_keys.is_empty() {
-                let keys = upload(with_keys.len(), g.head_dim_k, &merged.keys)?;
-                let at = engine.upload_indices(&[with_keys.len()], &with_keys)?;
-                engine.write_rows(&mut data.k, &at, &keys)?;
+        let all = || merges.iter().copied().zip(rows.merged.iter().copied());
+        let values = Merged::of(heads, g.block_size, all())?;
+        let keys = Merged::of(heads, g.block_size, all().filter(|(m, _)| m.keys))?;
+        // Out of the pools, which are as they were: a merge does not see another one's result.
+        for (pool, into, merged) in [(&pools.v, &mut data.v, values), (&pools.k, &mut data.k, keys)] {
+            if !merged.to.is_empty() {
+                let means = engine.weighted_rows(pool, &merged.lists(), g.dtype)?;
+                engine.write_rows(into, &engine.upload_indices(&[merged.to.len()], &merged.to)?, &means)?;
             }
         }
-        pools.write_rows(engine, &rows.to, &data)
+        Ok(pools.write_rows(engine, &rows.to, &data)?)
     }
+}
 
-    /// What the kept tokens of merges become.
-    fn merged_rows(&self, layer: usize, heads: &[HeadPages], merges: &[&Merge]) -> Result<Merged, Error> {
-        let (g, mut merged) = (&self.geometry, Merged::default());
-        for (number, head) in heads.iter().enumerate() {
-            let own: Vec<Merge> = merges
-                .iter()
-                .filter(|m| m.head == number)
-                .map(|m| Merge { head: 0, ..(*m).clone() })
-                .collect();
-            if own.is_empty() {
-                continue;
-            }
-            let read = |side| self.rows_of(layer, side, std::slice::from_ref(head));
-            let (mut k, mut v) = (read(Side::Keys)?, read(Side::Values)?);
-            apply_merges(&mut k, &mut v, head.len(), (g.head_dim_k, g.head_dim_v), &own)?;
-            for merge in &own {
-                let row = |data: &[f32], dim: usize| data[merge.into as usize * dim..][..dim].to_vec();
-                merged.values.extend(row(&v, g.head_dim_v));
-                if merge.keys {
-                    merged.keys.extend(row(&k, g.head_dim_k));
-                }
-            }
-        }
-        Ok(merged)
+fn merge_of(edit: &TokenEdit) -> Option<&Merge> {
+    match edit {
+        TokenEdit::Merge(merge) => Some(merge),
+        TokenEdit::Compensate { .. } => None,
     }
 }
 

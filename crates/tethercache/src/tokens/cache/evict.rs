@@ -213,16 +213,16 @@ impl<E: TokenEngine> TokenCache<E> {
         if let Some(known) = self.made_before((&held.heads, sharer), &plan)? {
             let given_up: Vec<u32> = held.heads.iter().flat_map(|h| h.blocks.clone()).collect();
             held.replace_heads(known.heads);
-            (held.originals, held.stamp) = (known.originals, known.stamp);
+            (held.beside, held.stamp) = (known.beside, known.stamp);
             let pool = &mut self.layers[layer].pool;
             given_up.into_iter().try_for_each(|page| pool.release(page).map(drop))?;
         } else {
             let sharers = self.sharers(&held.heads, sequence, layer);
-            let done = self.compact(&held.heads, held.originals.as_ref(), &plan)?;
+            let done = self.compact(&held.heads, &held.beside, &plan)?;
             self.stamps += 1;
             self.remember(&held.heads, &plan, (sequence, self.stamps), sharers);
             held.replace_heads(done.heads);
-            (held.originals, held.stamp) = (done.originals, self.stamps);
+            (held.beside, held.stamp) = (done.beside, self.stamps);
             let pool = &mut self.layers[layer].pool;
             done.given_up.into_iter().try_for_each(|page| pool.release(page).map(drop))?;
         }

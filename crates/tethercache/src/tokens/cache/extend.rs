@@ -2,7 +2,6 @@
 
 use tether_core::{
     CoreError, HostTensor, LayerId, NewQueries, PageLists, PagedKv, Readback, TokenEngine, check_starts,
-    merge_partial,
 };
 use tether_score::tokens::{GridPlace, KeptIndices};
 
@@ -116,8 +115,7 @@ impl<E: TokenEngine> TokenCache<E> {
     /// [`TokenCache::extend`] for several sequences in one call: a token of each, pieces of prompts, or both.
     ///
     /// # Errors
-    /// As [`TokenCache::extend`]; [`crate::RecipeError::Combination`] for several sequences that choose what they read, or that have codes or tokens that stand for
-    /// evicted ones; [`Error::Core`] for a batch without sequences, for starts that do not cut the tokens, and for a sequence that is named
+    /// As [`TokenCache::extend`]; [`crate::RecipeError::Combination`] for several sequences that choose what they read, or that have codes; [`Error::Core`] for a batch without sequences, for starts that do not cut the tokens, and for a sequence that is named
     /// twice. All sequences are as they were.
     pub fn extend_batch(
         &mut self,
@@ -167,8 +165,7 @@ impl<E: TokenEngine> TokenCache<E> {
             self.check_order(sequence, layer, batch.positions(number))?;
         }
         if sequences.len() > 1 && self.reads_by_choice(sequences, layer)? {
-            let problem =
-                "its sequences choose what they read, or have parts outside of pages: extend them one by one";
+            let problem = "its sequences choose what they read, or have codes: extend them one by one";
             let recipe = self.planner.recipe().name.clone();
             return Err(crate::RecipeError::Combination { recipe, problem }.into());
         }
@@ -318,14 +315,14 @@ impl<E: TokenEngine> TokenCache<E> {
         [needs.last_queries.max(self.probes_wanted()).min(most), needs.raw_queries.min(most)]
     }
 
-    /// True where a sequence has parts that are attended to on the host, or chooses what it reads.
+    /// True where a sequence has codes, which are attended to on the host, or chooses what it reads.
     fn reads_by_choice(&self, sequences: &[SequenceId], layer: usize) -> Result<bool, Error> {
         if chooses_for_each(self.planner.recipe()) || !self.wanted().is_nothing() {
             return Ok(true);
         }
         for &sequence in sequences {
             let held = &self.sequence(sequence)?.layers[layer];
-            if !held.read.is_empty() || held.heads.iter().any(HeadPages::has_other_parts) {
+            if !held.read.is_empty() || held.heads.iter().any(HeadPages::has_codes) {
                 return Ok(true);
             }
         }
@@ -439,19 +436,27 @@ impl<E: TokenEngine> TokenCache<E> {
         let (of_rows, of_new) = (positions.as_ref().map(|p| &p.0), positions.as_ref().map(|p| &p.1));
         let queries = NewQueries { q: new.q, starts, positions: of_new };
         let kv = PagedKv { k: &pools.k, v: &pools.v, positions: of_rows };
-        let (out, lse) = engine.attend_paged(&queries, &kv, &tables, attention)?;
+        let (mut out, mut lse) = engine.attend_paged(&queries, &kv, &tables, attention)?;
         if let Some(sums) = &mut pools.sums {
             engine.add_attention(sums, &queries, &kv, &tables, attention, &lse)?;
         }
+        if !attend {
+            return Ok(None);
+        }
+        for (number, held) in held.iter().enumerate() {
+            let Some(stand_ins) = &held.beside.stand_ins else { continue };
+            let tokens = starts[number] as usize..starts[number + 1] as usize;
+            engine.attend_stand_ins(new.q, &stand_ins.rows(), tokens, g.scale(), (&mut out, &mut lse))?;
+        }
         match held {
-            [one] if attend && one.reading().iter().any(HeadPages::has_other_parts) => {
+            [one] if one.reading().iter().any(HeadPages::has_codes) => {
                 self.merged(one.reading(), new, (out, lse)).map(Some)
             }
-            _ => Ok(attend.then_some(out)),
+            _ => Ok(Some(out)),
         }
     }
 
-    /// Attention to what is in no page too, merged on the host: coded tokens, and the one that stands for those that left.
+    /// Attention to codes too, merged on the host.
     fn merged(
         &self,
         heads: &[HeadPages],
@@ -461,15 +466,8 @@ impl<E: TokenEngine> TokenCache<E> {
         let g = &self.geometry;
         let scale = g.scale();
         let read = self.engine.read(&[&out, &lse, new.q])?.wait()?;
-        let [mut out, mut lse, q] = [0, 1, 2].map(|i| read[i].to_f32_vec());
+        let [mut out, lse, q] = [0, 1, 2].map(|i| read[i].to_f32_vec());
         let (dk, dv, group) = (g.head_dim_k, g.head_dim_v, g.group());
-        for (row, lse) in lse.iter_mut().enumerate() {
-            let Some(token) = &heads[row % g.query_heads / group].compensation else { continue };
-            let query = &q[row * dk..][..dk];
-            let dot: f32 = query.iter().zip(&token.key).map(|(a, b)| a * b).sum();
-            let other = dot * scale + token.logit_bias();
-            merge_partial((&mut out[row * dv..][..dv], std::slice::from_mut(lse)), (&token.value, &[other]))?;
-        }
         let q: Vec<f32> = q.iter().map(|x| x * scale).collect();
         for (number, head) in heads.iter().enumerate().filter(|(_, h)| !h.coded.is_empty()) {
             // Rows of this head's queries, together.

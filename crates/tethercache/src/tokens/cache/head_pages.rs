@@ -1,6 +1,5 @@
 //! The tokens of one head of one sequence: in which pages they are, and in which order.
 
-use tether_edit::tokens::Compensation;
 use tether_score::tokens::GridPlace;
 
 use super::coded::CodedHead;
@@ -26,8 +25,6 @@ pub(super) struct HeadPages {
     pub grid: Vec<Option<GridPlace>>,
     /// Keys of tokens that have moved, as they came.
     pub originals: OriginalKeys,
-    /// What stands for the tokens that left.
-    pub compensation: Option<Compensation>,
     /// Tokens that are in no page any more, but codes.
     pub coded: CodedHead,
 }
@@ -95,9 +92,9 @@ impl HeadPages {
         mark.last_page.filter(|was| now != Some(was))
     }
 
-    /// True where attention to pages is not all: there are codes, or a token stands for those that left.
-    pub(super) fn has_other_parts(&self) -> bool {
-        self.compensation.is_some() || !self.coded.is_empty()
+    /// True where attention to pages is not all: there are codes.
+    pub(super) fn has_codes(&self) -> bool {
+        !self.coded.is_empty()
     }
 
     /// Says where the last tokens stand in images, which have positions already; they are text without `places`.
@@ -114,12 +111,6 @@ impl HeadPages {
     /// Tokens in pages and in codes.
     pub(super) fn held(&self) -> usize {
         self.len() + self.coded.len()
-    }
-
-    /// Bytes of the token that stands for those that left.
-    pub(super) fn compensation_bytes(&self) -> u64 {
-        let of = |token: &Compensation| size_of_val(&token.key[..]) + size_of_val(&token.value[..]);
-        self.compensation.as_ref().map_or(0, of) as u64
     }
 
     /// The row of a pool, `[blocks * block_size]`, that holds token number `token`, or will hold it.
@@ -199,7 +190,6 @@ impl HeadPages {
     pub(super) fn emptied(&self) -> Self {
         Self {
             blocks: self.blocks.clone(),
-            compensation: self.compensation.clone(),
             coded: self.coded.clone(),
             originals: self.originals.clone(),
             ..Self::default()

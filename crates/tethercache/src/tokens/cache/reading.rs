@@ -13,7 +13,7 @@ use super::observed::{Observed, Queries};
 use super::pending::PendingLayer;
 use super::recorded::QueryTail;
 use super::summaries::{Summaries, Wanted, unrotated};
-use super::{SequenceId, SequenceLayer, TokenCache, unknown};
+use super::{BesidePages, SequenceId, SequenceLayer, TokenCache, unknown};
 use crate::tokens::{LayerContext, SequenceState, TokenPositions, TokenRecipe};
 use crate::{Error, RecipeError};
 
@@ -102,7 +102,7 @@ impl<E: TokenEngine> TokenCache<E> {
             let pages: Vec<u32> = views.iter().flat_map(|h| &h.blocks).copied().collect();
             let pool = &mut self.layers[layer].pool;
             pages.iter().try_for_each(|&page| pool.share(page))?;
-            let done = self.compact(&views, None, &plan);
+            let done = self.compact(&views, &BesidePages::default(), &plan);
             let pool = &mut self.layers[layer].pool;
             match done {
                 Ok(done) => {

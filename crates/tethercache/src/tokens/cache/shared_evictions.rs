@@ -6,7 +6,7 @@
 use tether_core::TokenEngine;
 
 use super::head_pages::HeadPages;
-use super::{SequenceId, TokenCache};
+use super::{BesidePages, SequenceId, TokenCache};
 use crate::Error;
 use crate::tokens::TokenPlan;
 
@@ -27,7 +27,7 @@ pub(super) struct SharedEviction {
 #[derive(Debug)]
 pub(super) struct KnownLists<T> {
     pub heads: Vec<HeadPages>,
-    pub originals: Option<T>,
+    pub beside: BesidePages<T>,
     pub stamp: u64,
 }
 
@@ -93,10 +93,10 @@ impl<E: TokenEngine> TokenCache<E> {
             .zip(plan.keep.sets())
             .map(|(head, set)| head.first_tokens(set.len(), size))
             .collect();
-        let (originals, stamp) = (maker.originals.clone(), maker.stamp);
+        let (beside, stamp) = (maker.beside.clone(), maker.stamp);
         for &page in made.iter().flat_map(|head| &head.blocks) {
             self.layers[plan.layer].pool.share(page)?;
         }
-        Ok(Some(KnownLists { heads: made, originals, stamp }))
+        Ok(Some(KnownLists { heads: made, beside, stamp }))
     }
 }
