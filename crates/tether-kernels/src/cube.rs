@@ -16,6 +16,7 @@ mod store;
 mod tensor;
 mod tokens;
 mod units;
+mod uploads;
 
 use cubecl::prelude::*;
 use tether_core::checks::{self, QueryExtents};
@@ -44,6 +45,7 @@ pub struct Cube<R: Runtime> {
     client: ComputeClient<R>,
     name: &'static str,
     traffic: TrafficCounters,
+    uploads: uploads::RecentUploads,
 }
 
 impl<R: Runtime> std::fmt::Debug for Cube<R> {
@@ -80,7 +82,7 @@ impl<R: Runtime> Cube<R> {
     /// An engine on the device behind `client`.
     pub fn new(client: ComputeClient<R>) -> Self {
         let name = R::name(&client);
-        Self { client, name, traffic: TrafficCounters::default() }
+        Self { client, name, traffic: TrafficCounters::default(), uploads: uploads::RecentUploads::default() }
     }
 
     /// The device's client, for callers with kernels of their own on the same queue.

@@ -287,7 +287,8 @@ pub trait TokenEngine: Engine {
     /// [`CoreError::Count`] for lists of unequal length.
     fn list_rows(&self, tables: &Self::Tables) -> Result<Self::Indices, CoreError>;
 
-    /// Numbers as an `f32` tensor of their 32-bit words, of the same shape, so that they are read with other results.
+    /// Numbers as an `f32` tensor of their 32-bit words, of the same shape, so that they are read with other results. The tensor is read and not written to: it
+    /// may be the memory of the numbers.
     ///
     /// # Errors
     /// [`CoreError::Device`].

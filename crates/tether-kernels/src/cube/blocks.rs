@@ -5,7 +5,6 @@ use tether_core::{
     CausalLists, CoreError, DecodeProblem, NewQueries, PageLists, PageProblem, PoolRows, TokenEngine,
 };
 
-use super::launch::uploaded;
 use super::{Cube, CubeTables, CubeTensor};
 use crate::ops::attend::{self, Attention, Kernel, QueryList, Rows};
 use crate::ops::decode::{Asked, Stored};
@@ -118,8 +117,7 @@ impl<R: Runtime> Cube<R> {
             starts: &causal.starts,
             lengths: &causal.lengths,
         };
-        let begins = uploaded(&self.client, lists.starts).0;
-        self.lists((tables.pages.clone(), tables.pages_len, tables.page_bound), begins, &lists)
+        self.lists((tables.pages.clone(), tables.pages_len, tables.page_bound), &lists)
     }
 }
 

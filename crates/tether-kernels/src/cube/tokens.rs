@@ -1,7 +1,5 @@
 //! Token operations on the device.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use tether_core::{
@@ -78,8 +76,6 @@ pub struct CubeTables {
 pub struct CubePageTable {
     handle: Handle,
     entries: usize,
-    /// Where lists began when they were last asked for, and the same on the device: from a decode step to the next they begin where they did.
-    starts: Arc<Mutex<Option<(Vec<u32>, Handle)>>>,
     /// One more than the largest page that was ever written.
     bound: usize,
 }
@@ -97,6 +93,11 @@ fn words(handle: &Handle, len: usize) -> CubeTensor {
 }
 
 impl<R: Runtime> Cube<R> {
+    /// Numbers on the device, which nobody writes to.
+    fn table(&self, numbers: &[u32]) -> Handle {
+        self.uploads.table(&self.client, numbers)
+    }
+
     pub(crate) fn tensor(&self, shape: &[usize], dtype: DType) -> Result<CubeTensor, CoreError> {
         let len = checks::index_space("tensor elements", shape, u32::MAX as usize)?;
         let handle = self.client.empty(len.max(1) * dtype.bytes());
@@ -133,15 +134,12 @@ impl<R: Runtime> Cube<R> {
         Ok((problem, self.tensor(&shape, pool.dtype)?))
     }
 
-    /// Lists whose pages are `pages`: memory, entries, and one more than the largest page; `indptr` is where each begins.
+    /// Lists whose pages are `pages`: memory, entries, and one more than the largest page.
     pub(crate) fn lists(
         &self,
         (pages, pages_len, page_bound): (Handle, usize, usize),
-        indptr: Handle,
         lists: &PageLists<'_>,
     ) -> CubeTables {
-        let indptr_len = lists.starts.len().max(1);
-        let (lengths, lengths_len) = uploaded(&self.client, lists.lengths);
         CubeTables {
             page_size: lists.page_size,
             groups: lists.groups,
@@ -149,12 +147,12 @@ impl<R: Runtime> Cube<R> {
             longest: lists.lengths.iter().copied().max().unwrap_or(0) as usize,
             page_bound,
             lists: (lists.starts.to_vec(), lists.lengths.to_vec()),
-            indptr,
-            indptr_len,
+            indptr: self.table(lists.starts),
+            indptr_len: lists.starts.len().max(1),
             pages,
             pages_len,
-            lengths,
-            lengths_len,
+            lengths: self.table(lists.lengths),
+            lengths_len: lists.lengths.len().max(1),
         }
     }
 
@@ -227,7 +225,7 @@ impl<R: Runtime> TokenEngine for Cube<R> {
             return Err(CoreError::TensorLength { shape: shape.into(), expected, got: indices.len() });
         }
         let bound = indices.iter().max().map_or(0, |&i| i as usize + 1);
-        Ok(CubeIndices { handle: uploaded(&self.client, indices).0, shape: shape.into(), bound })
+        Ok(CubeIndices { handle: self.table(indices), shape: shape.into(), bound })
     }
 
     fn read_indices(&self, indices: &CubeIndices) -> Result<Vec<u32>, CoreError> {
@@ -265,7 +263,7 @@ impl<R: Runtime> TokenEngine for Cube<R> {
         let starts = &tables.indptr[..tables.lengths.len()];
         let lists =
             PageLists { page_size: tables.page_size, groups: tables.groups, starts, lengths: tables.lengths };
-        Ok(self.lists((pages, pages_len, bound), uploaded(&self.client, starts).0, &lists))
+        Ok(self.lists((pages, pages_len, bound), &lists))
     }
 
     fn rotate(
@@ -501,7 +499,7 @@ impl<R: Runtime> TokenEngine for Cube<R> {
 
     fn create_page_table(&self, entries: usize) -> Result<CubePageTable, CoreError> {
         let table = self.tensor(&[entries, 1], DType::F32)?;
-        Ok(CubePageTable { handle: table.handle, entries, starts: Arc::default(), bound: 0 })
+        Ok(CubePageTable { handle: table.handle, entries, bound: 0 })
     }
 
     fn grow_page_table(&self, table: &mut CubePageTable, entries: usize) -> Result<(), CoreError> {
@@ -542,16 +540,7 @@ impl<R: Runtime> TokenEngine for Cube<R> {
 
     fn page_lists(&self, table: &CubePageTable, lists: &PageLists<'_>) -> Result<CubeTables, CoreError> {
         lists.check(table.entries)?;
-        let mut known = table.starts.lock().unwrap_or_else(PoisonError::into_inner);
-        let starts = match &*known {
-            Some((starts, handle)) if starts == lists.starts => handle.clone(),
-            _ => {
-                let handle = uploaded(&self.client, lists.starts).0;
-                *known = Some((lists.starts.to_vec(), handle.clone()));
-                handle
-            }
-        };
-        Ok(self.lists((table.handle.clone(), table.entries.max(1), table.bound), starts, lists))
+        Ok(self.lists((table.handle.clone(), table.entries.max(1), table.bound), lists))
     }
 
     fn upload_attention(&self, options: &AttendOptions) -> Result<CubeAttention, CoreError> {

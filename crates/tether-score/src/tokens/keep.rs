@@ -17,6 +17,12 @@ impl KeptIndices {
         Self(sets)
     }
 
+    /// Sets that ascend already, as a selection on a device returns them; others are sorted as [`KeptIndices::new`] does.
+    pub fn ascending(sets: Vec<Vec<u32>>) -> Self {
+        let ascends = |set: &Vec<u32>| set.is_sorted_by(|a, b| a < b);
+        if sets.iter().all(ascends) { Self(sets) } else { Self::new(sets) }
+    }
+
     /// All of `tokens` tokens in each of `heads` heads.
     pub fn all(heads: usize, tokens: usize) -> Self {
         Self(vec![(0..tokens as u32).collect(); heads])

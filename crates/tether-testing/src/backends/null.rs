@@ -13,7 +13,7 @@ use tether_core::{
 /// that. What a session costs on it is the session's own work.
 ///
 /// Arguments are checked as far as that takes no longer the more is cached; numbers of rows and pages are not looked at. What is read back is
-/// zeros, and chosen indices are the first ones.
+/// zeros, and chosen indices are equally far apart.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Null;
 
@@ -22,22 +22,32 @@ pub struct Null;
 pub struct NullTensor {
     shape: Shape,
     dtype: DType,
+    /// For words of numbers, how far a row's numbers are apart.
+    apart: Option<usize>,
 }
 
 impl NullTensor {
     /// A tensor of this shape.
     pub fn new(shape: &[usize], dtype: DType) -> Self {
-        Self { shape: shape.into(), dtype }
+        Self { shape: shape.into(), dtype, apart: None }
+    }
+
+    fn read(&self) -> Result<HostTensor, CoreError> {
+        let Some(apart) = self.apart else { return HostTensor::zeros(&self.shape, self.dtype) };
+        let columns = self.shape.last().copied().unwrap_or(1).max(1);
+        let words = |_| (0..columns).map(|column| f32::from_bits((column * apart) as u32));
+        let rows = self.shape.iter().product::<usize>() / columns;
+        HostTensor::from_f32(&self.shape, (0..rows).flat_map(words).collect())
     }
 }
 
-/// What [`Null`] reads: zeros, made when somebody waits for them.
+/// What [`Null`] reads: zeros and numbers, made when somebody waits for them.
 #[derive(Clone, Debug)]
 pub struct NullRead(Vec<NullTensor>);
 
 impl Readback for NullRead {
     fn wait(self) -> Result<Vec<HostTensor>, CoreError> {
-        self.0.iter().map(|tensor| HostTensor::zeros(&tensor.shape, tensor.dtype)).collect()
+        self.0.iter().map(NullTensor::read).collect()
     }
 }
 
@@ -103,7 +113,7 @@ impl Engine for Null {
     ) -> Result<(), CoreError> {
         checks::slots(store.slots, slots)?;
         let side = |what, tensor, side| {
-            let &NullTensor { ref shape, dtype } = tensor;
+            let &NullTensor { ref shape, dtype, .. } = tensor;
             (what, shape.as_slice(), dtype, head_dim(store, side))
         };
         checks::written(store, slots.len(), [side("k", k, Side::Keys), side("v", v, Side::Values)])

@@ -1,5 +1,6 @@
 //! A cache of tokens: paged keys and values of every layer and head, under one recipe.
 
+mod arrange;
 mod coded;
 mod compact;
 mod evict;
@@ -10,12 +11,14 @@ mod observed;
 mod original_keys;
 mod page_regions;
 mod pending;
+mod positions;
 mod probes;
 mod reading;
 mod recorded;
 mod retention;
 mod scoring;
 mod shared_evictions;
+mod side_by_side;
 mod stand_ins;
 mod summaries;
 mod turns;
@@ -416,9 +419,9 @@ impl<E: TokenEngine> TokenCache<E> {
         let layer = self.layer_index(layer)?;
         let head = &self.sequence(sequence)?.layers[layer].heads[kv_head];
         if head.coded.is_empty() {
-            return Ok((&head.positions).into());
+            return Ok(head.positions.as_slice().into());
         }
-        let mut positions = [head.coded.page_positions(), head.positions.clone()].concat();
+        let mut positions = [&head.coded.page_positions()[..], head.positions.as_slice()].concat();
         positions.sort_unstable();
         Ok(positions.into())
     }
@@ -445,7 +448,7 @@ impl<E: TokenEngine> TokenCache<E> {
         };
         let keys = side(Side::Keys, self.geometry.head_dim_k)?;
         let values = side(Side::Values, self.geometry.head_dim_v)?;
-        let positions = [head.coded.page_positions(), head.positions.clone()].concat();
+        let positions = [&head.coded.page_positions()[..], head.positions.as_slice()].concat();
         let mut rows: Vec<_> = positions.into_iter().zip(keys.into_iter().zip(values)).collect();
         rows.sort_by_key(|row| row.0);
         let mut contents = HeadContents::default();

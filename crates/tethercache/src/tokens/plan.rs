@@ -32,11 +32,17 @@ pub struct TokenPlan {
 impl TokenPlan {
     /// A plan that keeps everything of heads that hold so many tokens.
     pub fn nothing(layer: usize, lengths: &[usize]) -> Self {
+        let all = lengths.iter().map(|&len| (0..len as u32).collect()).collect();
+        Self::keeping(layer, lengths, KeptIndices::ascending(all))
+    }
+
+    /// A plan that keeps `keep` of heads that hold so many tokens.
+    pub fn keeping(layer: usize, lengths: &[usize], keep: KeptIndices) -> Self {
         Self {
             layer,
             tokens: lengths.iter().copied().max().unwrap_or(0),
             total: lengths.iter().sum(),
-            keep: KeptIndices::new(lengths.iter().map(|&len| (0..len as u32).collect()).collect()),
+            keep,
             retain: false,
             edits: Vec::new(),
             positions: None,

@@ -211,8 +211,8 @@ impl TokenPlanner {
 
     /// The plan that keeps `keep` of heads of `lengths` tokens, which was chosen as [`TokenPlanner::plan`] would have.
     pub fn plan_chosen(&self, turn: LayerContext, lengths: &[usize], keep: KeptIndices) -> TokenPlan {
-        let mut plan = self.nothing(turn, lengths);
-        plan.keep = keep;
+        let retain = self.recipe.retain;
+        let mut plan = TokenPlan { retain, ..TokenPlan::keeping(turn.layer, lengths, keep) };
         self.place(&mut plan);
         plan
     }

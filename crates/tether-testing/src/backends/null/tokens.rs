@@ -1,10 +1,10 @@
 //! Operations on tokens that do nothing.
 
 use tether_core::{
-    AttendOptions, BlockTables, CoreError, DType, DecodeProblem, NewQueries, PageChoice, PageLists,
-    PageProblem, PagedKv, PoolRows, Rotation, RotationExtents, RowLists, RowProblem, Shape, StandInProblem,
-    StandIns, TokenEngine, TokenLayout, TokenShape, TopKProblem, WindowProblem, WindowSpec, batch_problem,
-    check_bounds, check_starts, check_sums, checks,
+    AttendOptions, BlockTables, CoreError, DType, DecodeProblem, LeafProblem, NewQueries, ObservedLayer,
+    PageChoice, PageLists, PageProblem, PagedKv, PoolRows, Rotation, RotationExtents, RowLists, RowProblem,
+    ScoreLeaf, Shape, StandInProblem, StandIns, TokenEngine, TokenLayout, TokenShape, TopKProblem,
+    WindowProblem, WindowSpec, batch_problem, check_bounds, check_starts, check_sums, checks,
 };
 
 use super::{Null, NullTensor};
@@ -13,6 +13,8 @@ use super::{Null, NullTensor};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NullIndices {
     shape: Shape,
+    /// How far a row's numbers are apart.
+    apart: usize,
 }
 
 /// Lists of pages, of which only the extents are kept.
@@ -21,6 +23,7 @@ pub struct NullTables {
     page_size: usize,
     groups: usize,
     sequences: usize,
+    longest: usize,
 }
 
 /// Output and log-sum-exps of attention.
@@ -46,13 +49,13 @@ impl TokenEngine for Null {
         if expected != indices.len() {
             return Err(CoreError::TensorLength { shape: shape.into(), expected, got: indices.len() });
         }
-        Ok(NullIndices { shape: shape.into() })
+        Ok(NullIndices { shape: shape.into(), apart: 1 })
     }
 
     fn read_indices(&self, indices: &NullIndices) -> Result<Vec<u32>, CoreError> {
         let columns = indices.shape.last().copied().unwrap_or(1);
         let rows = indices.shape.iter().product::<usize>() / columns.max(1);
-        Ok((0..rows).flat_map(|_| 0..columns as u32).collect())
+        Ok((0..rows).flat_map(|_| (0..columns as u32).map(|i| i * indices.apart as u32)).collect())
     }
 
     fn upload_rotation(&self, rotation: &Rotation<'_>) -> Result<RotationExtents, CoreError> {
@@ -60,8 +63,9 @@ impl TokenEngine for Null {
     }
 
     fn upload_tables(&self, tables: &BlockTables<'_>) -> Result<NullTables, CoreError> {
-        let &BlockTables { page_size, groups, .. } = tables;
-        Ok(NullTables { page_size, groups, sequences: tables.sequences() })
+        let &BlockTables { page_size, groups, lengths, .. } = tables;
+        let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
+        Ok(NullTables { page_size, groups, sequences: tables.sequences(), longest })
     }
 
     fn rotate(
@@ -96,7 +100,8 @@ impl TokenEngine for Null {
 
     fn top_k(&self, scores: &NullTensor, k: usize) -> Result<NullIndices, CoreError> {
         let problem = TopKProblem::new(&scores.shape, scores.dtype, k)?;
-        Ok(NullIndices { shape: [problem.rows, problem.k].as_slice().into() })
+        let apart = problem.columns / problem.k.max(1);
+        Ok(NullIndices { shape: [problem.rows, problem.k].as_slice().into(), apart })
     }
 
     fn gather_rows(
@@ -131,7 +136,7 @@ impl TokenEngine for Null {
     }
 
     fn read_rows(&self, pool: &NullTensor, rows: &NullIndices) -> Result<NullTensor, CoreError> {
-        Ok(NullTensor { shape: PoolRows::new(&pool.shape, &rows.shape)?.shape, dtype: pool.dtype })
+        Ok(NullTensor { shape: PoolRows::new(&pool.shape, &rows.shape)?.shape, ..pool.clone() })
     }
 
     fn write_rows(&self, pool: &mut NullTensor, rows: &NullIndices, x: &NullTensor) -> Result<(), CoreError> {
@@ -219,7 +224,8 @@ impl TokenEngine for Null {
     fn page_lists(&self, table: &usize, lists: &PageLists<'_>) -> Result<NullTables, CoreError> {
         lists.check(*table)?;
         let &PageLists { page_size, groups, lengths, .. } = lists;
-        Ok(NullTables { page_size, groups, sequences: lengths.len() / groups })
+        let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
+        Ok(NullTables { page_size, groups, sequences: lengths.len() / groups, longest })
     }
 
     fn upload_attention(&self, options: &AttendOptions) -> Result<AttendOptions, CoreError> {
@@ -239,15 +245,28 @@ impl TokenEngine for Null {
     }
 
     fn list_rows(&self, tables: &NullTables) -> Result<NullIndices, CoreError> {
-        self.upload_indices(&[0, tables.sequences], &[])
+        let shape = [tables.groups * tables.sequences, tables.longest];
+        Ok(NullIndices { shape: shape.as_slice().into(), apart: 1 })
     }
 
     fn words(&self, indices: &NullIndices) -> Result<NullTensor, CoreError> {
-        Ok(NullTensor { shape: indices.shape.clone(), dtype: DType::F32 })
+        Ok(NullTensor { shape: indices.shape.clone(), dtype: DType::F32, apart: Some(indices.apart) })
     }
 
     fn indices(&self, words: &NullTensor, _bound: usize) -> Result<NullIndices, CoreError> {
-        Ok(NullIndices { shape: words.shape.clone() })
+        Ok(NullIndices { shape: words.shape.clone(), apart: words.apart.unwrap_or(0) })
+    }
+
+    fn observes(&self, _leaf: &ScoreLeaf) -> bool {
+        true
+    }
+
+    fn observe(&self, leaf: &ScoreLeaf, layer: &ObservedLayer<'_, Self>) -> Result<NullTensor, CoreError> {
+        let sums = layer.sums.map(|sums| (sums.shape.as_slice(), sums.dtype));
+        let pools = (layer.k.shape.as_slice(), layer.v.shape.as_slice());
+        let queries = layer.queries.map(|queries| queries.shape.as_slice());
+        let problem = LeafProblem::new(leaf, &layer.rows.shape, pools, sums, queries)?;
+        Ok(NullTensor::new(&[problem.kv_heads, leaf.columns(problem.tokens)], DType::F32))
     }
 
     fn score_columns(
@@ -257,7 +276,7 @@ impl TokenEngine for Null {
         _factor: f32,
     ) -> Result<(NullTensor, NullTensor), CoreError> {
         let heads = checks::columns(&scores.shape, scores.dtype, &columns)?;
-        let made = |n: usize| NullTensor { shape: [heads, n].as_slice().into(), dtype: DType::F32 };
+        let made = |n: usize| NullTensor::new(&[heads, n], DType::F32);
         Ok((made(columns.len()), made(1)))
     }
 }

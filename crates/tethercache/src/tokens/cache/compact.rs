@@ -4,6 +4,7 @@ use tether_core::{CoreError, HostTensor, RowLists, TokenEngine};
 use tether_edit::EditError;
 use tether_edit::tokens::{Merge, TokenEdit};
 
+use super::arrange::{Arranged, Changes, Rows, Slots};
 use super::head_pages::HeadPages;
 use super::layer_pools::PoolRows;
 use super::{BesidePages, TokenCache};
@@ -16,19 +17,6 @@ pub(super) struct Compacted<T> {
     pub heads: Vec<HeadPages>,
     pub beside: BesidePages<T>,
     pub given_up: Vec<u32>,
-}
-
-/// Rows that are written: where from, where to, and which of them are tokens that move.
-#[derive(Debug, Default)]
-struct Rows {
-    from: Vec<u32>,
-    to: Vec<u32>,
-    /// For each token that moves, head after head, its number among the rows.
-    moved: Vec<u32>,
-    /// Where those tokens stand then.
-    positions: Vec<i32>,
-    /// For each merge, the number of its token among the rows.
-    merged: Vec<u32>,
 }
 
 /// Rows that are merged into others.
@@ -81,77 +69,21 @@ impl<E: TokenEngine> TokenCache<E> {
         plan: &TokenPlan,
     ) -> Result<Compacted<E::Tensor>, Error> {
         let size = self.geometry.block_size;
-        let mut made: Vec<HeadPages> = heads.iter().map(HeadPages::emptied).collect();
+        let made: Vec<HeadPages> = heads.iter().map(HeadPages::emptied).collect();
         let mut merges: Vec<&Merge> = plan.edits.iter().filter_map(merge_of).collect();
         // Into what stays, head after head.
         merges.retain(|m| m.head < heads.len() && plan.keep.head(m.head).binary_search(&m.into).is_ok());
         merges.sort_by_key(|m| m.head);
         let moves = self.moves(heads, beside.originals.as_ref(), plan)?;
         let stand_ins = self.stand_ins(heads, beside.stand_ins.as_ref(), plan)?;
-        let pool = &self.layers[plan.layer].pool;
-        let mut needed = 0;
-        // Which slots tokens will have, which of them change, and which pages are written for it.
-        let mut laid = Vec::with_capacity(heads.len());
-        for (number, (head, set)) in heads.iter().zip(plan.keep.sets()).enumerate() {
-            let moved = moves.as_ref().map_or(&[][..], |m| &m.heads[number].moved);
-            let place = |merge: &&Merge| set.binary_search(&merge.into).ok();
-            let merged = merges.iter().filter(|m| m.head == number).filter_map(place).collect::<Vec<_>>();
-            let order = head.slots_without_gaps(set);
-            let written = head.written(set, &order, &[moved, &merged].concat(), size);
-            needed += written.iter().filter(|&&b| pool.references(head.blocks[b]) > 1).count();
-            laid.push((order, written, merged));
-        }
+        let changes = Changes { moves: moves.as_ref().map(|m| &m.heads[..]), merges: &merges };
+        let slots = Slots::new(heads, plan, &changes, size);
+        let needed = slots.shared(heads, &self.layers[plan.layer].pool);
         self.layers[plan.layer].reserve(&self.engine, needed)?;
-        let pools = &mut self.layers[plan.layer];
-        let taken = pools.pool.allocate(needed)?;
-        let mut fresh = taken.iter().copied();
-        let (mut given_up, mut rows) = (Vec::new(), Rows::default());
-        for (number, ((head, old), (order, written, merged))) in
-            made.iter_mut().zip(heads).zip(laid).enumerate()
-        {
-            let set = plan.keep.head(number);
-            head.blocks.truncate(set.len().div_ceil(size));
-            for page in written {
-                // Others read this page: what stays of it goes to one of our own.
-                let page = &mut head.blocks[page];
-                if pools.pool.references(*page) > 1
-                    && let Some(own) = fresh.next()
-                {
-                    *page = own;
-                }
-            }
-            head.set_order(order);
-            let kept = head.blocks.iter().map(Some).chain(std::iter::repeat(None));
-            given_up.extend(old.blocks.iter().zip(kept).filter(|(a, b)| Some(*a) != *b).map(|(a, _)| *a));
-            let of_head = moves.as_ref().map(|m| &m.heads[number]);
-            let moved = of_head.map_or(&[][..], |m| &m.moved);
-            let new_positions = of_head.map_or(&[][..], |m| &m.positions);
-            let mut merged_at = Vec::new();
-            for (place, &token) in set.iter().enumerate() {
-                let (source, target) = (old.row(token as usize, size), head.row(place, size));
-                let (moves, merges) = (moved.binary_search(&place).is_ok(), merged.contains(&place));
-                if source == target && !moves && !merges {
-                    continue;
-                }
-                let at = rows.from.len() as u32;
-                if moves {
-                    rows.moved.push(at);
-                    rows.positions.push(new_positions[place]);
-                }
-                if merges {
-                    merged_at.push((place, at));
-                }
-                rows.from.push(source);
-                rows.to.push(target);
-            }
-            // In the order of the head's merges.
-            let at = |place: &usize| merged_at.iter().find(|(p, _)| p == place).map_or(0, |(_, at)| *at);
-            rows.merged.extend(merged.iter().map(at));
-            head.positions = set.iter().map(|&t| old.positions[t as usize]).collect();
-            if !old.grid.is_empty() {
-                head.grid = set.iter().map(|&t| old.grid[t as usize]).collect();
-            }
-        }
+        let pool = &mut self.layers[plan.layer].pool;
+        let taken = pool.allocate(needed)?;
+        let Arranged { heads: mut made, rows, given_up } =
+            slots.arrange((heads, made), plan, &changes, (pool, &taken), size);
         let rotated = moves.as_ref().and_then(|m| m.rotated.as_ref());
         if let Err(e) = self.write_compacted((heads, plan.layer), &rows, rotated, &merges) {
             let pool = &mut self.layers[plan.layer].pool;
@@ -162,10 +94,22 @@ impl<E: TokenEngine> TokenCache<E> {
         if let Some(moves) = moves {
             originals = moves.originals;
             for (head, moves) in made.iter_mut().zip(moves.heads) {
-                (head.positions, head.originals) = (moves.positions, moves.originals);
+                (head.positions, head.originals) = (moves.positions.into(), moves.originals);
             }
         }
         Ok(Compacted { heads: made, beside: BesidePages { originals, stand_ins }, given_up })
+    }
+
+    /// [`TokenCache::compact`] of `heads` that were arranged before.
+    pub(super) fn compact_arranged(
+        &mut self,
+        (arranged, heads): (Arranged, &[HeadPages]),
+        beside: &BesidePages<E::Tensor>,
+        layer: usize,
+    ) -> Result<Compacted<E::Tensor>, Error> {
+        let Arranged { heads: made, rows, given_up } = arranged;
+        self.write_compacted((heads, layer), &rows, None, &[])?;
+        Ok(Compacted { heads: made, beside: beside.clone(), given_up })
     }
 
     /// Reads the rows, changes those that move or merge, and writes all of them at once.

@@ -5,6 +5,7 @@ use tether_core::{CoreError, Readback, Side, TokenEngine};
 use tether_edit::tokens::TokenEdit;
 use tether_score::tokens::KeptIndices;
 
+use super::arrange::{Arranged, arranged_together};
 use super::coded::CodedHead;
 use super::head_pages::HeadPages;
 use super::pending::{Pending, PendingLayer};
@@ -146,12 +147,18 @@ impl<E: TokenEngine> TokenCache<E> {
             return Ok(EvictReport { kept, resident_bytes: self.bytes().held(), ..EvictReport::default() });
         };
         let retain = self.planner.recipe().retain;
+        let size = self.geometry.block_size;
+        let arranged = pending.layers.iter().map(|next| {
+            let layer = next.plan.layer;
+            (next, &held.layers[layer].heads[..], &self.layers[layer].pool)
+        });
+        let mut arranged = if retain { Vec::new() } else { arranged_together(arranged, size) }.into_iter();
         while let Some(next) = pending.layers.front() {
             let (layer, report) = (next.plan.layer, &mut pending.report);
             let done = if retain && next.codings.is_empty() {
                 self.read_only(sequence, next)
             } else {
-                self.apply(sequence, next, report)
+                self.apply(sequence, next, arranged.next().flatten(), report)
             };
             if let Err(e) = done {
                 let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
@@ -179,13 +186,14 @@ impl<E: TokenEngine> TokenCache<E> {
         &mut self,
         sequence: SequenceId,
         next: &PendingLayer,
+        arranged: Option<Arranged>,
         report: &mut EvictReport,
     ) -> Result<(), Error> {
         let layer = next.plan.layer;
         let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
         // Out of the cache for as long as it is worked on: lists of a long text are not copied.
         let mut lists = std::mem::take(&mut held.layers[layer]);
-        let done = self.apply_to(sequence, &mut lists, next, report);
+        let done = self.apply_to(sequence, &mut lists, (next, arranged), report);
         let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
         held.layers[layer] = lists;
         done?;
@@ -201,7 +209,7 @@ impl<E: TokenEngine> TokenCache<E> {
         &mut self,
         sequence: SequenceId,
         held: &mut SequenceLayer<E::Tensor>,
-        next: &PendingLayer,
+        (next, arranged): (&PendingLayer, Option<Arranged>),
         report: &mut EvictReport,
     ) -> Result<(), Error> {
         let layer = next.plan.layer;
@@ -218,7 +226,10 @@ impl<E: TokenEngine> TokenCache<E> {
             given_up.into_iter().try_for_each(|page| pool.release(page).map(drop))?;
         } else {
             let sharers = self.sharers(&held.heads, sequence, layer);
-            let done = self.compact(&held.heads, &held.beside, &plan)?;
+            let done = match arranged {
+                Some(arranged) => self.compact_arranged((arranged, &held.heads), &held.beside, layer)?,
+                None => self.compact(&held.heads, &held.beside, &plan)?,
+            };
             self.stamps += 1;
             self.remember(&held.heads, &plan, (sequence, self.stamps), sharers);
             held.replace_heads(done.heads);
@@ -251,7 +262,7 @@ impl<E: TokenEngine> TokenCache<E> {
                 let places = part.sink.min(set.len())..(part.sink + part.leaving(set.len())).min(set.len());
                 let tokens = &set[places.clone()];
                 leaving.push(ToCode {
-                    positions: tokens.iter().map(|&t| head.positions[t as usize]).collect(),
+                    positions: tokens.iter().map(|&t| head.positions.at(t as usize)).collect(),
                     keys: self.tokens_of(layer, Side::Keys, head, tokens)?,
                     values: self.tokens_of(layer, Side::Values, head, tokens)?,
                 });

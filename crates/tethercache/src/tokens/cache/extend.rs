@@ -195,7 +195,7 @@ impl<E: TokenEngine> TokenCache<E> {
         {
             return Err(Error::LayerTokens { layer: LayerId(layer as u32), expected: before, got: seen });
         }
-        let mut last = held.layers[layer].heads.iter().filter_map(|h| h.positions.last()).max().copied();
+        let mut last = held.layers[layer].heads.iter().filter_map(|h| h.positions.last()).max();
         for (value, &position) in positions.iter().enumerate() {
             if last.is_some_and(|last| position <= last) {
                 let requirement = "must ascend, from those of the tokens before on";

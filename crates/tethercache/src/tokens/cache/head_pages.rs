@@ -5,10 +5,27 @@ use tether_score::tokens::GridPlace;
 use super::coded::CodedHead;
 use super::original_keys::OriginalKeys;
 use super::page_regions::Region;
+use super::positions::Positions;
 
-/// Which slot each token has, counted through the pages of a list.
+/// Which slot each token of a set has, counted through the pages of a list.
 #[derive(Debug)]
-pub(super) struct SlotOrder(Vec<u32>);
+pub(super) enum SlotOrder {
+    /// The slot of its number in the set.
+    InOrder,
+    Slots(Vec<u32>),
+}
+
+impl SlotOrder {
+    fn slot(&self, place: usize) -> usize {
+        match self {
+            Self::InOrder => place,
+            Self::Slots(slots) => slots[place] as usize,
+        }
+    }
+}
+
+/// Pages that are stepped over one by one rather than by a division, which takes longer than so many steps.
+const STEPS: u32 = 8;
 
 /// The tokens of one head of one sequence.
 #[derive(Clone, Debug, Default)]
@@ -17,7 +34,7 @@ pub(super) struct HeadPages {
     /// The list's part of the layer's page table.
     pub region: Region,
     /// Positions of its tokens in pages, ascending.
-    pub positions: Vec<i32>,
+    pub positions: Positions,
     /// The slot of each token: slots of tokens that left are taken by others from the end, so that few rows are copied. Nothing while all of them
     /// are in order.
     order: Vec<u32>,
@@ -119,6 +136,33 @@ impl HeadPages {
         self.blocks[slot / block_size] * block_size as u32 + (slot % block_size) as u32
     }
 
+    /// [`HeadPages::row`] of many tokens; where they ascend, hardly any of them costs a division.
+    pub(super) fn rows(
+        &self,
+        tokens: impl Iterator<Item = u32>,
+        block_size: usize,
+    ) -> impl Iterator<Item = u32> {
+        let size = block_size as u32;
+        // The page of the token before, its first slot and its first row.
+        let (mut page, mut first, mut base) = (0, 0, self.blocks.first().map_or(0, |&block| block * size));
+        tokens.map(move |token| {
+            let slot = self.order.get(token as usize).copied().unwrap_or(token);
+            let ahead = slot.wrapping_sub(first);
+            if ahead >= size {
+                if ahead < STEPS * size {
+                    while slot - first >= size {
+                        (page, first) = (page + 1, first + size);
+                    }
+                } else {
+                    page = (slot / size) as usize;
+                    first = page as u32 * size;
+                }
+                base = self.blocks[page] * size;
+            }
+            base + (slot - first)
+        })
+    }
+
     fn slot(&self, token: usize) -> usize {
         self.order.get(token).map_or(token, |&slot| slot as usize)
     }
@@ -145,14 +189,14 @@ impl HeadPages {
             let end = self.len() as u32;
             self.order.extend(end..end + positions.len() as u32);
         }
-        self.positions.extend_from_slice(positions);
+        self.positions.extend(positions);
     }
 
     /// The slots of the tokens of `set` once the others have left: those they have, or gaps, so that they fill the first ones.
     pub(super) fn slots_without_gaps(&self, set: &[u32]) -> SlotOrder {
         // Where most leave, nearly every row is copied, and may as well come to lie in order.
         if set.len() * 2 <= self.len() {
-            return SlotOrder((0..set.len() as u32).collect());
+            return SlotOrder::InOrder;
         }
         let mut taken = vec![false; set.len()];
         let slot_of = |token: &u32| self.slot(*token as usize);
@@ -164,7 +208,7 @@ impl HeadPages {
         let mut gaps = (0..set.len()).filter(|&slot| !taken[slot]);
         // There are as many gaps as there are tokens beyond the first slots.
         let slot = |token| Some(slot_of(token)).filter(|&p| p < set.len()).or_else(|| gaps.next());
-        SlotOrder(set.iter().filter_map(slot).map(|slot| slot as u32).collect())
+        SlotOrder::Slots(set.iter().filter_map(slot).map(|slot| slot as u32).collect())
     }
 
     /// The pages, by their number in the list and ascending, of which a row is written when the tokens of `set` go to the slots of `order`, and when those that
@@ -177,12 +221,20 @@ impl HeadPages {
         block_size: usize,
     ) -> Vec<usize> {
         let mut written = vec![false; set.len().div_ceil(block_size)];
-        for (&token, &slot) in set.iter().zip(&order.0) {
-            if self.slot(token as usize) != slot as usize {
-                written[slot as usize / block_size] = true;
+        if let (SlotOrder::InOrder, true) = (order, self.is_in_order()) {
+            // From the first one that moves up on, all of them do.
+            let stay = set.iter().zip(0..).take_while(|&(&token, place)| token == place).count();
+            if stay < set.len() {
+                written[stay / block_size..].fill(true);
+            }
+        } else {
+            for (place, &token) in set.iter().enumerate() {
+                if self.slot(token as usize) != order.slot(place) {
+                    written[order.slot(place) / block_size] = true;
+                }
             }
         }
-        changed.iter().for_each(|&i| written[order.0[i] as usize / block_size] = true);
+        changed.iter().for_each(|&place| written[order.slot(place) / block_size] = true);
         (0..written.len()).filter(|&page| written[page]).collect()
     }
 
@@ -198,8 +250,10 @@ impl HeadPages {
 
     /// Gives the tokens these slots.
     pub(super) fn set_order(&mut self, order: SlotOrder) {
-        let in_order = order.0.iter().enumerate().all(|(i, slot)| i == *slot as usize);
-        self.order = if in_order { Vec::new() } else { order.0 };
+        self.order = match order {
+            SlotOrder::Slots(slots) if !slots.iter().zip(0..).all(|(&slot, place)| slot == place) => slots,
+            _ => Vec::new(),
+        };
     }
 }
 

@@ -154,7 +154,7 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
     }
 
     fn positions(&self, kv_head: usize) -> &[i32] {
-        self.lists().get(kv_head).map_or(&[], |h| &h.positions[..h.len().min(self.upto)])
+        self.lists().get(kv_head).map_or(&[], |h| &h.positions.as_slice()[..h.len().min(self.upto)])
     }
 
     fn keys(&self) -> Result<Cow<'_, [f32]>, ScoreError> {

@@ -101,7 +101,7 @@ impl<E: TokenEngine> TokenCache<E> {
                 kept.push(source);
             };
             for (place, &token) in set.iter().enumerate() {
-                let old = head.positions[token as usize];
+                let old = head.positions.at(token as usize);
                 let new = up + planned[place];
                 moves.positions.push(new);
                 let original = head.originals.get(&old).filter(|_| !merged(number, token));

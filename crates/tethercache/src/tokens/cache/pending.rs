@@ -1,5 +1,6 @@
 //! An eviction that has been decided and is not done, or not in all layers.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use tether_score::tokens::KeptIndices;
@@ -32,11 +33,11 @@ pub(super) struct Pending {
 
 impl PendingLayer {
     /// The plan, with tokens that have come since it was made.
-    pub(super) fn with_later_tokens(&self, heads: &[HeadPages]) -> TokenPlan {
-        let mut plan = self.plan.clone();
+    pub(super) fn with_later_tokens(&self, heads: &[HeadPages]) -> Cow<'_, TokenPlan> {
         if heads.iter().zip(&self.lengths).all(|(head, &length)| head.len() == length) {
-            return plan;
+            return Cow::Borrowed(&self.plan);
         }
+        let mut plan = self.plan.clone();
         let sets = plan.keep.sets().iter().zip(heads).zip(&self.lengths);
         let later = |((set, head), &length): ((&Vec<u32>, &HeadPages), &usize)| {
             set.iter().copied().chain(length as u32..head.len() as u32).collect::<Vec<u32>>()
@@ -50,6 +51,6 @@ impl PendingLayer {
                 positions.extend((next..).take(set.len() - positions.len()));
             }
         }
-        plan
+        Cow::Owned(plan)
     }
 }

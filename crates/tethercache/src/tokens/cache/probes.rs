@@ -31,7 +31,8 @@ impl<E: tether_core::TokenEngine> TokenCache<E> {
         for (layer, (held, run)) in held.layers.iter().zip(&run.layers).enumerate() {
             let count = run.seen.saturating_sub(held.seen);
             let goes_on = held.heads.iter().zip(&run.heads).all(|(held, run)| {
-                run.len() == held.len() + count && run.positions.starts_with(&held.positions)
+                run.len() == held.len() + count
+                    && run.positions.as_slice().starts_with(held.positions.as_slice())
             });
             if sequence == probe || !(1..=most).contains(&count) || !goes_on {
                 return Err(Error::NotAProbe { sequence: sequence.0, probe: probe.0 });

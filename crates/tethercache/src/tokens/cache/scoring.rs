@@ -8,6 +8,7 @@ use tether_score::tokens::{HeadShare, KeptIndices, TokenObservation};
 
 use super::head_pages::HeadPages;
 use super::observed::Observed;
+use super::side_by_side::side_by_side;
 use super::{Sequence, SequenceLayer, TokenCache};
 use crate::Error;
 use crate::tokens::{LayerContext, ScoreAsked, SequenceState, TokenPlan};
@@ -61,7 +62,8 @@ impl<E: TokenEngine> TokenCache<E> {
             [] => Vec::new(),
             some => self.engine.read(&some.iter().collect::<Vec<_>>())?.wait()?,
         };
-        let layers = held.layers.iter().zip(asked).enumerate();
+        let kept = self.highest(held, &asked, &results);
+        let layers = held.layers.iter().zip(asked.into_iter().zip(kept)).enumerate();
         let plan =
             |(layer, (of_layer, asked))| self.plan_layer(turn(layer), of_layer, asked, &results, state);
         layers.map(plan).collect()
@@ -126,38 +128,54 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok(Some(asked))
     }
 
+    /// The tokens that were chosen on the device and those that are protected, of the layers where they were.
+    fn highest(
+        &self,
+        held: &Sequence<E::Tensor>,
+        asked: &[Asked],
+        results: &[HostTensor],
+    ) -> Vec<Option<KeptIndices>> {
+        let layers: Vec<_> = asked.iter().zip(held.layers.iter().map(|l| l.heads[0].len())).collect();
+        let heads = self.geometry.kv_heads;
+        let of =
+            |asked: &Asked| if let Asked::Highest { share, .. } = asked { share.kept * heads } else { 0 };
+        let all = asked.iter().map(of).sum();
+        side_by_side(&layers, all, |(asked, tokens)| {
+            let &&Asked::Highest { share, chosen, .. } = asked else { return None };
+            let ends = share.protected.within(share.kept, *tokens);
+            let first = ends.sink as u32;
+            let of_head = |row: &[f32]| -> Vec<u32> {
+                let between = row.iter().map(|word| word.to_bits() + first);
+                let recent = (tokens - ends.recent) as u32..*tokens as u32;
+                (0..first).chain(between).chain(recent).collect()
+            };
+            let chosen = results[chosen].as_f32().unwrap_or_default();
+            let sets = match share.kept - ends.sink - ends.recent {
+                0 => vec![of_head(&[]); heads],
+                width => chosen.chunks_exact(width).map(of_head).collect(),
+            };
+            Some(KeptIndices::ascending(sets))
+        })
+    }
+
     fn plan_layer(
         &self,
         turn: LayerContext,
         held: &SequenceLayer<E::Tensor>,
-        asked: Asked,
+        (asked, kept): (Asked, Option<KeptIndices>),
         results: &[HostTensor],
         state: &mut SequenceState,
     ) -> Result<TokenPlan, Error> {
         let heads = 0..self.geometry.kv_heads;
         let lengths: Vec<usize> = held.heads.iter().map(HeadPages::len).collect();
         let leaves = match asked {
-            Asked::Highest { share, chosen, mean } => {
+            Asked::Highest { mean, .. } => {
                 let means = results[mean].to_f32_vec();
                 if let Some(head) = means.iter().position(|x| !x.is_finite()) {
                     let (what, value) = ("the mean of the scores", means[head]);
                     return Err(ScoreError::NonFiniteToken { what, head, token: 0, value }.into());
                 }
-                let tokens = lengths[0];
-                let ends = share.protected.within(share.kept, tokens);
-                let chosen = results[chosen].as_f32().unwrap_or_default();
-                let first = ends.sink as u32;
-                let of_head = |row: &[f32]| -> Vec<u32> {
-                    let between = row.iter().map(|word| word.to_bits() + first);
-                    let recent = (tokens - ends.recent) as u32..tokens as u32;
-                    (0..first).chain(between).chain(recent).collect()
-                };
-                let width = share.kept - ends.sink - ends.recent;
-                let sets = match width {
-                    0 => vec![of_head(&[]); lengths.len()],
-                    width => chosen.chunks_exact(width).map(of_head).collect(),
-                };
-                return Ok(self.planner.plan_chosen(turn, &lengths, KeptIndices::new(sets)));
+                return Ok(self.planner.plan_chosen(turn, &lengths, kept.unwrap_or_default()));
             }
             Asked::Leaves(leaves) => leaves,
         };

@@ -1,0 +1,170 @@
+//! Where the rows of tokens that stay will be. It takes lists and a plan and no device, so that the layers of an eviction are arranged side by side.
+
+use tether_edit::tokens::Merge;
+use tether_layout::BlockPool;
+
+use super::head_pages::{HeadPages, SlotOrder};
+use super::original_keys::HeadMoves;
+use super::pending::PendingLayer;
+use super::side_by_side::{MANY, side_by_side};
+use crate::tokens::TokenPlan;
+
+/// What changes of tokens that stay: moves of each head, and merges, head after head.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Changes<'a> {
+    pub moves: Option<&'a [HeadMoves]>,
+    pub merges: &'a [&'a Merge],
+}
+
+impl<'a> Changes<'a> {
+    /// Tokens of a head that move, by their numbers among those that stay.
+    fn moved(&self, head: usize) -> &'a [usize] {
+        self.moves.map_or(&[], |moves| &moves[head].moved)
+    }
+
+    /// Tokens of `set` that others become part of, by their numbers in it.
+    fn merged(&self, head: usize, set: &[u32]) -> Vec<usize> {
+        let of_head = self.merges.iter().filter(|merge| merge.head == head);
+        of_head.filter_map(|merge| set.binary_search(&merge.into).ok()).collect()
+    }
+}
+
+/// Rows that are written: where from, where to, and which of them are tokens that change.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    pub from: Vec<u32>,
+    pub to: Vec<u32>,
+    /// For each token that moves, head after head, its number among the rows.
+    pub moved: Vec<u32>,
+    /// Where those tokens stand then.
+    pub positions: Vec<i32>,
+    /// For each merge, the number of its token among the rows.
+    pub merged: Vec<u32>,
+}
+
+/// The slots that what stays of a head will have.
+#[derive(Debug)]
+struct HeadSlots<'a> {
+    order: SlotOrder,
+    /// Pages, by their number in the list, of which rows are written.
+    written: Vec<usize>,
+    moved: &'a [usize],
+    merged: Vec<usize>,
+}
+
+/// The slots that what stays of a layer will have.
+#[derive(Debug)]
+pub(super) struct Slots<'a>(Vec<HeadSlots<'a>>);
+
+/// Lists as they are to be, the rows that are written for it, and the pages that nobody refers to then.
+#[derive(Debug)]
+pub(super) struct Arranged {
+    pub heads: Vec<HeadPages>,
+    pub rows: Rows,
+    pub given_up: Vec<u32>,
+}
+
+impl<'a> Slots<'a> {
+    pub(super) fn new(heads: &[HeadPages], plan: &TokenPlan, changes: &Changes<'a>, size: usize) -> Self {
+        let of_head = |(number, (head, set)): (usize, (&HeadPages, &Vec<u32>))| {
+            let (moved, merged) = (changes.moved(number), changes.merged(number, set));
+            let order = head.slots_without_gaps(set);
+            let written = head.written(set, &order, &[moved, &merged].concat(), size);
+            HeadSlots { order, written, moved, merged }
+        };
+        Self(heads.iter().zip(plan.keep.sets()).enumerate().map(of_head).collect())
+    }
+
+    /// Pages that are written and that others read too: pages of one's own take their places.
+    pub(super) fn shared(&self, heads: &[HeadPages], pool: &BlockPool) -> usize {
+        let of_head = |(slots, head): (&HeadSlots<'_>, &HeadPages)| {
+            slots.written.iter().filter(|&&page| pool.references(head.blocks[page]) > 1).count()
+        };
+        self.0.iter().zip(heads).map(of_head).sum()
+    }
+
+    /// Lists `made` of `old` ones without their tokens, with what stays of them; `fresh` are as many pages as [`Slots::shared`] says.
+    pub(super) fn arrange(
+        self,
+        (old, mut made): (&[HeadPages], Vec<HeadPages>),
+        plan: &TokenPlan,
+        changes: &Changes<'_>,
+        (pool, fresh): (&BlockPool, &[u32]),
+        size: usize,
+    ) -> Arranged {
+        let mut fresh = fresh.iter().copied();
+        let (mut given_up, mut rows) = (Vec::new(), Rows::default());
+        let total = plan.keep.total();
+        rows.from.reserve(total);
+        rows.to.reserve(total);
+        for (number, ((head, old), slots)) in made.iter_mut().zip(old).zip(self.0).enumerate() {
+            let HeadSlots { order, written, moved, merged } = slots;
+            let set = plan.keep.head(number);
+            head.blocks.truncate(set.len().div_ceil(size));
+            for page in written {
+                // Others read this page: what stays of it goes to one of our own.
+                let page = &mut head.blocks[page];
+                if pool.references(*page) > 1
+                    && let Some(own) = fresh.next()
+                {
+                    *page = own;
+                }
+            }
+            head.set_order(order);
+            let kept = head.blocks.iter().map(Some).chain(std::iter::repeat(None));
+            given_up.extend(old.blocks.iter().zip(kept).filter(|(a, b)| Some(*a) != *b).map(|(a, _)| *a));
+            let new_positions = changes.moves.map_or(&[][..], |moves| &moves[number].positions);
+            let mut merged_at = Vec::new();
+            let sources = old.rows(set.iter().copied(), size);
+            let targets = head.rows(0..set.len() as u32, size);
+            for (place, (source, target)) in sources.zip(targets).enumerate() {
+                let (moves, merges) = (moved.binary_search(&place).is_ok(), merged.contains(&place));
+                if source == target && !moves && !merges {
+                    continue;
+                }
+                let at = rows.from.len() as u32;
+                if moves {
+                    rows.moved.push(at);
+                    rows.positions.push(new_positions[place]);
+                }
+                if merges {
+                    merged_at.push((place, at));
+                }
+                rows.from.push(source);
+                rows.to.push(target);
+            }
+            // In the order of the head's merges.
+            let at = |place: &usize| merged_at.iter().find(|(p, _)| p == place).map_or(0, |(_, at)| *at);
+            rows.merged.extend(merged.iter().map(at));
+            head.positions = old.positions.of_tokens(set);
+            if !old.grid.is_empty() {
+                head.grid = set.iter().map(|&t| old.grid[t as usize]).collect();
+            }
+        }
+        Arranged { heads: made, rows, given_up }
+    }
+}
+
+/// The layers of an eviction of which nothing but tokens that leave has to be known, each `None` where it is otherwise or where there is little to do: `lists` and
+/// `pools` are those of the layers that are pending.
+pub(super) fn arranged_together<'a>(
+    pending: impl ExactSizeIterator<Item = (&'a PendingLayer, &'a [HeadPages], &'a BlockPool)>,
+    size: usize,
+) -> Vec<Option<Arranged>> {
+    let layers: Vec<_> = pending.collect();
+    let tokens = layers.iter().map(|(next, ..)| next.plan.keep.total()).sum::<usize>();
+    if tokens < MANY {
+        return layers.iter().map(|_| None).collect();
+    }
+    side_by_side(&layers, tokens, |(next, heads, pool)| {
+        let plan = next.with_later_tokens(heads);
+        if !plan.edits.is_empty() || plan.positions.is_some() || plan.is_nothing() {
+            return None;
+        }
+        let changes = Changes::default();
+        let slots = Slots::new(heads, &plan, &changes, size);
+        let made = heads.iter().map(HeadPages::emptied).collect();
+        (slots.shared(heads, pool) == 0)
+            .then(|| slots.arrange((heads, made), &plan, &changes, (pool, &[]), size))
+    })
+}
