@@ -159,7 +159,7 @@ impl TokenEngine for Null {
         dtype: DType,
     ) -> Result<NullTensor, CoreError> {
         let problem = PoolRows::new(&pool.shape, &[lists.len()])?;
-        Ok(NullTensor { shape: problem.shape, dtype })
+        Ok(NullTensor::new(&problem.shape, dtype))
     }
 
     fn attend_stand_ins(
@@ -192,7 +192,9 @@ impl TokenEngine for Null {
         choice.lists.check(*choice.table)?;
         let (q, bounds) = (choice.q, choice.bounds);
         let problem = choice.check((&q.shape, q.dtype), (&bounds.shape, bounds.dtype))?;
-        Ok(NullTables { page_size: choice.lists.page_size, groups: problem.kv_heads, sequences: 1 })
+        let page_size = choice.lists.page_size;
+        let longest = choice.lists.lengths.iter().copied().max().unwrap_or(0) as usize;
+        Ok(NullTables { page_size, groups: problem.kv_heads, sequences: 1, longest })
     }
 
     fn add_attention(
