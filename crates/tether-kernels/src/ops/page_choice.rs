@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 use tether_core::{CoreError, DType, PageChoice, PageLists, TokenEngine, check_bounds};
 
-use crate::cube::launch::{array, flat_by, spread, uploaded, whole_planes, with_storage};
+use crate::cube::launch::{array, flat_by, spread, whole_planes, with_storage};
 use crate::kernels::page_choice::{self, LANES, THREADS};
 use crate::{Cube, CubeIndices, CubeTables, CubeTensor};
 
@@ -110,6 +110,6 @@ impl<R: Runtime> Cube<R> {
         let lengths = vec![problem.tokens as u32; problem.kv_heads];
         let lists = PageLists { starts: &starts, lengths: &lengths, ..*lists };
         let pages = (made.handle, entries.max(1), all.page_bound);
-        Ok(self.lists(pages, uploaded(client, &starts).0, &lists))
+        Ok(self.lists(pages, &lists))
     }
 }
