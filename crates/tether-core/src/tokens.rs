@@ -5,6 +5,7 @@ mod decode;
 mod engine;
 mod gather;
 mod leaf;
+mod mean_rotation;
 mod merge;
 mod page_choice;
 mod page_table;
@@ -23,7 +24,8 @@ pub use attend::{
 pub use decode::{BlockTables, DecodeProblem, EMPTY_LSE};
 pub use engine::TokenEngine;
 pub use gather::{PageProblem, RowProblem};
-pub use leaf::{LeafProblem, ObservedLayer, ScoreLeaf};
+pub use leaf::{LeafProblem, LeafQueries, ObservedLayer, ObservedShapes, ScoreLeaf};
+pub use mean_rotation::MeanRotation;
 pub use merge::merge_partial;
 pub use page_choice::{PageChoice, PageChoiceProblem, check_bounds};
 pub use page_table::{PageLists, check_entries};

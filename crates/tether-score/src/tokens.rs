@@ -24,7 +24,7 @@ mod selectors;
 
 pub use attention::{WindowRows, add_causal_mass, pooled, sampled_rows, window_rows};
 pub use budget::{Budget, BudgetPlace, Protected, Rounding};
-pub use expression::ScoreExpr;
+pub use expression::{EndScore, ScoreExpr};
 pub use head_budget::{HeadBudget, HeadShare, HeadShares, ShareRequest};
 pub use keep::KeptIndices;
 pub use layer_budget::{LayerBudget, window_groups};

@@ -3,6 +3,7 @@
 mod codes;
 mod decode;
 mod gather;
+mod leaves;
 mod reuse;
 mod rotation;
 mod spherical;
@@ -12,6 +13,7 @@ mod window;
 pub use codes::{LiteralCodes, literal_codes, literal_dequantised, scale_of, unpacked_codes};
 pub use decode::{literal_attention, literal_decode};
 pub use gather::gather_token_rows;
+pub use leaves::{ObservedText, literal_leaf};
 pub use reuse::{literal_combination, literal_ladder, literal_signal};
 pub use rotation::{rotate_tokens, rotated_elements};
 pub use spherical::{

@@ -333,6 +333,14 @@ pub trait TokenEngine: Engine {
             ScoreLeaf::KeyNorm | ScoreLeaf::ValueNorm => "norms of rows",
             ScoreLeaf::KeyMeanCosine => "cosines with the mean key",
             ScoreLeaf::MeanLogit { .. } => "mean logits",
+            ScoreLeaf::SampledAttention { .. } => "attention of sampled queries",
+            ScoreLeaf::LargestAttention { .. } => "attention of the largest logits",
+            ScoreLeaf::SpanAttention { .. } => "attention to spans",
+            ScoreLeaf::ProbeAttention { .. } => "attention of probes",
+            ScoreLeaf::KeyRedundancy { .. } => "likeness of keys",
+            ScoreLeaf::ExpectedAttention { .. } => "expected attention",
+            ScoreLeaf::ProjectedValueNorm => "norms under an output projection",
+            ScoreLeaf::KeySpread { .. } | ScoreLeaf::ValueSpread { .. } => "spreads over channels",
         };
         Err(CoreError::Unsupported { engine: self.name(), feature })
     }

@@ -9,9 +9,7 @@ use tether_codec::{
     SphericalFrame,
 };
 use tether_core::{
-    AlignJob, AttendOptions, AttendTable, BlockTables, CoreError, DType, Engine, NewQueries, ObservedLayer,
-    PageChoice, PageLists, PagedKv, Pairing, PhaseRows, PhaseTable, Pool, Rotation, RowLists, ScoreLeaf,
-    Side, SlotId, StandIns, StoreSpec, Summaries, TokenEngine, TokenLayout, WindowSpec,
+    AlignJob, AttendOptions, AttendTable, BlockTables, CoreError, DType, Engine, MeanRotation, NewQueries, ObservedLayer, PageChoice, PageLists, PagedKv, Pairing, PhaseRows, PhaseTable, Pool, Rotation, RowLists, ScoreLeaf, Side, SlotId, StandIns, StoreSpec, Summaries, TokenEngine, TokenLayout, WindowSpec,
 };
 use tether_reuse::{Base, Grid, Reduction, ReuseEngine};
 
@@ -220,22 +218,34 @@ fn leaves(cases: &Cases) {
         e.list_rows(&e.upload_tables(&tables)?).map(drop)
     });
     let queries = 4;
+    let spans = ScoreLeaf::SpanAttention { queries, span: 8, best: 4 };
+    let expected = |covariance| ScoreLeaf::ExpectedAttention { future: 8, sink: 2, covariance };
     for (name, leaf) in [
         ("lengths of keys", ScoreLeaf::KeyNorm),
         ("cosines of keys", ScoreLeaf::KeyMeanCosine),
+        ("likeness of keys", ScoreLeaf::KeyRedundancy { newest: queries }),
         ("mean logits", ScoreLeaf::MeanLogit { queries }),
         ("sums of attention", ScoreLeaf::AttentionSums),
         ("attention of a window", ScoreLeaf::WindowAttention { queries, smoothing: Pool::None }),
+        ("attention of sampled queries", ScoreLeaf::SampledAttention { queries }),
+        ("attention of largest logits", ScoreLeaf::LargestAttention { queries }),
+        ("attention to spans", spans),
+        ("attention of probes", ScoreLeaf::ProbeAttention { smoothing: Pool::None }),
+        ("expected attention", expected(true)),
+        ("expected attention of means", expected(false)),
+        ("norms under a projection", ScoreLeaf::ProjectedValueNorm),
+        ("spreads of keys", ScoreLeaf::KeySpread { first: 2, size: 8 }),
     ] {
         cases.each(format!("observe {name}"), |e, dtype| {
             let pool = zeros(e, &[4, 16, 1, DIM], dtype)?;
+            let rotation = MeanRotation::new((&[0.5], Pairing::Half), 1.0, (32, 8), DIM)?;
             let layer = ObservedLayer {
-                k: &pool,
-                v: &pool,
                 sums: Some(&zeros(e, &[4, 16, 1, 4], DType::F32)?),
-                rows: &e.upload_indices(&[2, 32], &[0; 64])?,
                 queries: Some(&zeros(e, &[8, queries, DIM], dtype)?),
-                scale: 0.1,
+                probe_keys: Some(&zeros(e, &[2, queries, DIM], dtype)?),
+                rotation: Some(&rotation),
+                projection: Some(&zeros(e, &[8, 16, DIM], DType::F32)?),
+                ..ObservedLayer::new((&pool, &pool), &e.upload_indices(&[2, 32], &[0; 64])?, 0.1)
             };
             e.observe(&leaf, &layer).map(drop)
         });

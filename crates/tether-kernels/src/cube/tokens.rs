@@ -3,9 +3,7 @@
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use tether_core::{
-    AttendOptions, BlockTables, CoreError, DType, DecodeProblem, LeafProblem, NewQueries, ObservedLayer,
-    PageChoice, PageLists, PageProblem, PagedKv, PoolRows, Rotation, RotationExtents, RowLists, RowProblem,
-    ScoreLeaf, Shape, StandIns, TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem,
+    AttendOptions, BlockTables, CoreError, DType, DecodeProblem, LeafProblem, MeanRotation, NewQueries, ObservedLayer, ObservedShapes, PageChoice, PageLists, PageProblem, PagedKv, PoolRows, Rotation, RotationExtents, RowLists, RowProblem, ScoreLeaf, Shape, StandIns, TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem,
     WindowSpec, check_entries, check_sums, checks,
 };
 
@@ -14,6 +12,7 @@ use super::{Cube, CubeAttention, CubeTensor};
 use crate::ops::{
     self,
     decode::{Asked, Stored},
+    leaves::LeafInputs,
     row_scores::Strides,
 };
 
@@ -580,22 +579,31 @@ impl<R: Runtime> TokenEngine for Cube<R> {
     }
 
     fn observes(&self, leaf: &ScoreLeaf) -> bool {
-        ops::row_scores::has_leaf(leaf)
+        ops::leaves::has_leaf(leaf)
     }
 
     fn observe(&self, leaf: &ScoreLeaf, layer: &ObservedLayer<'_, Self>) -> Result<CubeTensor, CoreError> {
-        let sums = layer.sums.map(|s| (s.shape(), s.dtype));
-        let queries = layer.queries.map(CubeTensor::shape);
-        let pools = (layer.k.shape(), layer.v.shape());
-        let problem = LeafProblem::new(leaf, &layer.rows.shape, pools, sums, queries)?;
+        let shapes = ObservedShapes {
+            rows: &layer.rows.shape,
+            k: layer.k.shape(),
+            v: layer.v.shape(),
+            sums: layer.sums.map(|s| (s.shape(), s.dtype)),
+            queries: layer.queries.map(CubeTensor::shape),
+            probe_keys: layer.probe_keys.map(CubeTensor::shape),
+            rotation: layer.rotation.map(MeanRotation::dim),
+            projection: layer.projection.map(|p| (p.shape(), p.dtype)),
+        };
+        let problem = LeafProblem::new(leaf, &shapes)?;
         let pool = match leaf {
-            ScoreLeaf::ValueNorm => layer.v,
             ScoreLeaf::AttentionSums => {
                 layer.sums.ok_or(CoreError::Count { what: "sums of attention", expected: 1, got: 0 })?
             }
+            leaf if leaf.is_of_values() => layer.v,
             _ => layer.k,
         };
-        self.leaf(leaf, &problem, &self.read_rows(pool, layer.rows)?, layer.queries, layer.scale)
+        let &ObservedLayer { queries, probe_keys, rotation, projection, scale, .. } = layer;
+        let inputs = LeafInputs { queries, probe_keys, rotation, projection, scale };
+        self.leaf(leaf, &problem, &self.read_rows(pool, layer.rows)?, &inputs)
     }
 
     fn score_columns(

@@ -14,18 +14,24 @@ pub(crate) enum Product {
     Dot,
     /// The cosine of both.
     Cosine,
+    /// The mean cosine of the row and the other ones, where `vector` is the mean of their directions and `factor` one over their number.
+    Others,
 }
 
 /// A length that nothing is divided by less than.
 const SHORTEST: f32 = 1e-12;
 
-/// One number for each row of `x`, `[heads, rows, dim]`, times `factor`. A row is `row` vectors; `vectors` is `[heads, dim]`.
+/// What keeps a row of no length from being divided by it.
+const EPSILON: f32 = 1e-8;
+
+/// One number for each of the first `rows` rows of a head of `x`, `[heads, stride, dim]`, times `factor`. A row is `row` vectors; `vectors` is `[heads, dim]`.
 #[cube(launch_unchecked)]
 pub(crate) fn row_products<F: Float, N: Size>(
     x: &Array<Vector<F, N>>,
     vectors: &Array<f32>,
     out: &mut Array<f32>,
     heads: u32,
+    stride: u32,
     rows: u32,
     row: u32,
     factor: f32,
@@ -35,12 +41,13 @@ pub(crate) fn row_products<F: Float, N: Size>(
     let width = N::value();
     if at < heads * rows {
         let head = at / rows;
+        let begin = (head * stride + at % rows) * row;
         let dim = row * comptime!(width as u32);
         let mut squares = 0.0f32;
         let mut dot = 0.0f32;
         let mut of_vector = 0.0f32;
         for i in 0..row {
-            let part = x[(at * row + i) as usize];
+            let part = x[(begin + i) as usize];
             #[unroll]
             for j in 0..width {
                 let number = f32::cast_from(part[j]);
@@ -62,17 +69,25 @@ pub(crate) fn row_products<F: Float, N: Size>(
             result =
                 dot / (squares.sqrt().max(f32::new(SHORTEST)) * of_vector.sqrt().max(f32::new(SHORTEST)));
         }
-        out[at as usize] = result * factor;
+        if comptime!(product == Product::Others) {
+            // Its cosine with itself is among the mean; a row of no length is like none.
+            let length = squares.sqrt() + f32::new(EPSILON);
+            let own = squares.sqrt() / length;
+            out[at as usize] = dot / length - own * own * factor;
+        } else {
+            out[at as usize] = result * factor;
+        }
     }
 }
 
-/// Means of a part of the rows of `x`, `[heads, rows, dim]`: `[heads, parts, dim]`, where rows count divided by their `lengths` `[heads, rows]` with `directions`. Sums are divided by
+/// Means of a part of the first `rows` rows of each head of `x`, `[heads, stride, dim]`: `[heads, parts, dim]`, where rows count divided by their `lengths` `[heads, rows]` with `directions`. Sums are divided by
 /// `total`. Cube x counts blocks of channels, cube y parts, cube z heads.
 #[cube(launch_unchecked)]
 pub(crate) fn row_means<F: Float>(
     x: &Array<F>,
     lengths: &Array<f32>,
     out: &mut Array<f32>,
+    stride: u32,
     rows: u32,
     dim: u32,
     total: f32,
@@ -90,10 +105,9 @@ pub(crate) fn row_means<F: Float>(
         let mut sum = 0.0f32;
         let mut row = begin;
         while row < end {
-            let at = head * rows + row;
-            let number = f32::cast_from(x[(at * dim + channel) as usize]);
+            let number = f32::cast_from(x[((head * stride + row) * dim + channel) as usize]);
             if comptime!(directions) {
-                sum += number / lengths[at as usize].max(f32::new(SHORTEST));
+                sum += number / lengths[(head * rows + row) as usize].max(f32::new(SHORTEST));
             } else {
                 sum += number;
             }
@@ -130,7 +144,7 @@ pub(crate) fn column_sums(x: &Array<f32>, out: &mut Array<f32>, columns: u32) {
     }
 }
 
-/// Means of `count` numbers that lie `step` apart: number `[h, i]` of `out` `[heads, columns]` is that of `x` from `h * head_step + (first + i) * column_step` on, times `factor`.
+/// Means of `count` numbers that lie `step` apart: number `[h, i]` of `[heads, columns]`, which begin at `to` of `out`, is that of `x` from `h * head_step + (first + i) * column_step` on, times `factor`.
 #[cube(launch_unchecked)]
 pub(crate) fn strided_means(
     x: &Array<f32>,
@@ -142,6 +156,7 @@ pub(crate) fn strided_means(
     column_step: u32,
     step: u32,
     count: u32,
+    to: u32,
     factor: f32,
 ) {
     let at = (CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) * CUBE_DIM_X + UNIT_POS_X;
@@ -151,7 +166,7 @@ pub(crate) fn strided_means(
         for i in 0..count {
             sum += x[(begin + i * step) as usize];
         }
-        out[at as usize] = sum * factor / f32::cast_from(count);
+        out[(to + at) as usize] = sum * factor / f32::cast_from(count);
     }
 }
 

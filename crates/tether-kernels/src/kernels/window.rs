@@ -13,7 +13,7 @@ mod plain;
 mod smoothing;
 
 pub(crate) use matrix::{Matrix, matrix_log_sums, matrix_weights};
-pub(crate) use plain::{BLOCK, THREADS, plain_log_sums, plain_weights};
+pub(crate) use plain::{plain_log_sums, plain_weights};
 pub(crate) use smoothing::smooth_scores;
 
 use cubecl::prelude::*;

@@ -1,7 +1,7 @@
-//! Leaves of score expressions, made of rows that lie together.
+//! Scores of rows that lie together, and their means.
 
 use cubecl::prelude::*;
-use tether_core::{CoreError, DType, LeafProblem, Pool, ScoreLeaf, Shape};
+use tether_core::{CoreError, DType};
 
 use crate::cube::launch::{array, flat_by, vector_size, with_storage};
 use crate::kernels::row_scores::{self, Product, THREADS};
@@ -21,21 +21,15 @@ pub(crate) struct Strides {
 }
 
 impl<R: Runtime> Cube<R> {
-    /// One number for each row of `x`, `[heads, rows, dim]`, with a vector for each head: `[heads, rows]`.
+    /// One number for each of the first `rows` rows of each head of `x`, `[heads, stride, dim]`, with a vector for each head: `[heads, rows]`.
     pub(crate) fn row_products(
         &self,
-        x: &CubeTensor,
+        (x, rows): (&CubeTensor, usize),
         vectors: Option<&CubeTensor>,
         product: Product,
         factor: f32,
     ) -> Result<CubeTensor, CoreError> {
-        let &[heads, rows, dim] = x.shape.as_slice() else {
-            return Err(CoreError::ShapeMismatch {
-                what: "rows",
-                expected: [0, 0, 0].into(),
-                got: x.shape().into(),
-            });
-        };
+        let [heads, stride, dim] = heads_of_rows(x)?;
         let out = self.tensor(&[heads, rows], DType::F32)?;
         if out.len() == 0 {
             return Ok(out);
@@ -50,30 +44,22 @@ impl<R: Runtime> Cube<R> {
         unsafe {
             with_storage!(x.dtype, F => row_scores::row_products::launch_unchecked::<F, R>(
                 client, count, threads, width, array(&x.handle, x.len() / width),
-                array(&vectors.handle, vectors.len()), array(&out.handle, out.len()), heads as u32, rows as u32,
-                (dim / width) as u32, factor, product,
+                array(&vectors.handle, vectors.len()), array(&out.handle, out.len()), heads as u32, stride as u32,
+                rows as u32, (dim / width) as u32, factor, product,
             ));
         }
         Ok(out)
     }
 
-    /// The mean row of each head of `x`, `[heads, rows, dim]`, or with `lengths` the mean of their directions: `[heads, 1, dim]`.
+    /// The mean of the first `rows` rows of each head of `x`, `[heads, stride, dim]`, or with `lengths` `[heads, rows]` the mean of their directions: `[heads, 1, dim]`.
     pub(crate) fn row_means(
         &self,
-        x: &CubeTensor,
+        (x, rows): (&CubeTensor, usize),
         lengths: Option<&CubeTensor>,
     ) -> Result<CubeTensor, CoreError> {
-        let &[heads, rows, dim] = x.shape.as_slice() else {
-            return Err(CoreError::ShapeMismatch {
-                what: "rows",
-                expected: [0, 0, 0].into(),
-                got: x.shape().into(),
-            });
-        };
         let parts = rows.div_ceil(64).clamp(1, PARTS);
-        let sums = self.row_sums(x, lengths, parts, 1.0)?;
-        let sums = CubeTensor { shape: [heads, parts, dim].as_slice().into(), ..sums };
-        self.row_sums(&sums, None, 1, rows.max(1) as f32)
+        let sums = self.row_sums((x, rows), lengths, parts, 1.0)?;
+        self.row_sums((&sums, parts), None, 1, rows.max(1) as f32)
     }
 
     /// The mean of each head's numbers, `x` `[heads, columns]`: `[heads, 1]`.
@@ -105,12 +91,12 @@ impl<R: Runtime> Cube<R> {
 
     fn row_sums(
         &self,
-        x: &CubeTensor,
+        (x, rows): (&CubeTensor, usize),
         lengths: Option<&CubeTensor>,
         parts: usize,
         total: f32,
     ) -> Result<CubeTensor, CoreError> {
-        let (heads, rows, dim) = (x.shape[0], x.shape[1], x.shape[2]);
+        let [heads, stride, dim] = heads_of_rows(x)?;
         let out = self.tensor(&[heads, parts, dim], DType::F32)?;
         if out.len() == 0 {
             return Ok(out);
@@ -128,8 +114,8 @@ impl<R: Runtime> Cube<R> {
         unsafe {
             with_storage!(x.dtype, F => row_scores::row_means::launch_unchecked::<F, R>(
                 self.client(), count, CubeDim::new_1d(THREADS), array(&x.handle, x.len()),
-                array(&of.handle, of.len()), array(&out.handle, out.len()), rows as u32, dim as u32, total,
-                lengths.is_some(),
+                array(&of.handle, of.len()), array(&out.handle, out.len()), stride as u32, rows as u32,
+                dim as u32, total, lengths.is_some(),
             ));
         }
         Ok(out)
@@ -144,13 +130,26 @@ impl<R: Runtime> Cube<R> {
         factor: f32,
     ) -> Result<CubeTensor, CoreError> {
         let out = self.tensor(&[heads, columns], DType::F32)?;
-        if out.len() == 0 {
-            return Ok(out);
+        self.strided_means_to((&out, 0), x, (heads, columns), strides, factor);
+        Ok(out)
+    }
+
+    /// Means of numbers of `x` that lie apart, written to `out` from number `to` on: `[heads, columns]` of it.
+    pub(crate) fn strided_means_to(
+        &self,
+        (out, to): (&CubeTensor, usize),
+        x: &CubeTensor,
+        (heads, columns): (usize, usize),
+        strides: Strides,
+        factor: f32,
+    ) {
+        if heads * columns == 0 {
+            return;
         }
-        let (count, threads) = flat_by(out.len(), THREADS);
+        let (count, threads) = flat_by(heads * columns, THREADS);
         let Strides { first, head, column, step, count: of } = strides;
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-        // SAFETY: callers name strides that stay within `x`; the kernel stops at `heads * columns` numbers.
+        // SAFETY: callers name strides that stay within `x`, and a place from which `out` has room; the kernel stops at `heads * columns` numbers.
         unsafe {
             row_scores::strided_means::launch_unchecked::<R>(
                 self.client(),
@@ -165,10 +164,10 @@ impl<R: Runtime> Cube<R> {
                 column as u32,
                 step as u32,
                 of as u32,
+                to as u32,
                 factor,
             );
         }
-        Ok(out)
     }
 
     /// Rows of equally long lists, `u32` `[lists, tokens]`.
@@ -196,59 +195,13 @@ impl<R: Runtime> Cube<R> {
         }
         Ok(out)
     }
-
-    /// A leaf of rows that lie together: `x` `[kv_heads, tokens, dim]` are keys, values or sums as the leaf asks.
-    pub(crate) fn leaf(
-        &self,
-        leaf: &ScoreLeaf,
-        problem: &LeafProblem,
-        x: &CubeTensor,
-        queries: Option<&CubeTensor>,
-        scale: f32,
-    ) -> Result<CubeTensor, CoreError> {
-        use tether_core::TokenEngine as _;
-        let &LeafProblem { kv_heads, tokens, group, dim } = problem;
-        let missing = CoreError::Count { what: "queries", expected: leaf.queries(), got: 0 };
-        match *leaf {
-            ScoreLeaf::WindowAttention { smoothing, .. } => {
-                let spec = tether_core::WindowSpec { scale, pool: smoothing };
-                self.window_scores(queries.ok_or(missing)?, x, &spec)
-            }
-            ScoreLeaf::AttentionSums => {
-                let strides =
-                    Strides { first: 0, head: tokens * group, column: group, step: 1, count: group };
-                self.strided_means(x, (kv_heads, tokens), strides, 1.0)
-            }
-            ScoreLeaf::KeyNorm | ScoreLeaf::ValueNorm => self.row_products(x, None, Product::Length, 1.0),
-            ScoreLeaf::KeyMeanCosine => {
-                let lengths = self.row_products(x, None, Product::Length, 1.0)?;
-                let mean = self.row_means(x, Some(&lengths))?;
-                self.row_products(x, Some(&mean), Product::Cosine, 1.0)
-            }
-            ScoreLeaf::MeanLogit { queries: count } => {
-                // The queries of a key head's query heads lie together.
-                let queries = queries.ok_or(missing)?;
-                let shape: Shape = [kv_heads, group * count, dim].as_slice().into();
-                let mean = self.row_means(&CubeTensor { shape, ..queries.clone() }, None)?;
-                self.row_products(x, Some(&mean), Product::Dot, scale)
-            }
-            _ => {
-                let feature = "this leaf of a score";
-                Err(CoreError::Unsupported { engine: R::name(self.client()), feature })
-            }
-        }
-    }
 }
 
-/// Whether a leaf has kernels.
-pub(crate) fn has_leaf(leaf: &ScoreLeaf) -> bool {
-    match leaf {
-        ScoreLeaf::WindowAttention { smoothing, .. } => !matches!(smoothing, Pool::Mean(0) | Pool::Max(0)),
-        ScoreLeaf::AttentionSums
-        | ScoreLeaf::KeyNorm
-        | ScoreLeaf::ValueNorm
-        | ScoreLeaf::KeyMeanCosine
-        | ScoreLeaf::MeanLogit { .. } => true,
-        _ => false,
-    }
+/// Heads, rows and channels of `[heads, rows, dim]`.
+pub(crate) fn heads_of_rows(x: &CubeTensor) -> Result<[usize; 3], CoreError> {
+    <[usize; 3]>::try_from(x.shape()).map_err(|_| CoreError::ShapeMismatch {
+        what: "rows",
+        expected: [0, 0, 0].into(),
+        got: x.shape().into(),
+    })
 }

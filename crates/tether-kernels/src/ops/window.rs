@@ -6,6 +6,7 @@ use tether_core::{CoreError, DType, Pool, WindowProblem, WindowSpec};
 
 use crate::CubeTensor;
 use crate::cube::launch::{array, flat, has_matrix_units, vector_size, with_storage};
+use crate::kernels::products::{BLOCK, THREADS};
 use crate::kernels::window::{self, ExtentsLaunch, Matrix};
 
 /// Cubes of a multiprocessor that run at once, in the first pass and in the second: with matrix units, as registers allow (for 4 warps), and
@@ -51,7 +52,7 @@ impl Blueprint {
                 let cubes = MATRIX_CUBES.map(|cubes| (cubes * WARPS * 32 / plan.threads()).max(1));
                 (plan.rows(), plan.tile, cubes)
             }
-            None => (window::BLOCK, window::BLOCK, PLAIN_CUBES),
+            None => (BLOCK, BLOCK, PLAIN_CUBES),
         };
         let unit_blocks = unit_rows.div_ceil(block_rows);
         let blocks = units * unit_blocks as usize;
@@ -223,7 +224,7 @@ fn passes<R: Runtime>(
                 }
             }
             None => {
-                let threads = CubeDim::new_1d(window::THREADS);
+                let threads = CubeDim::new_1d(THREADS);
                 let bytes = k.dtype.bytes();
                 let width = vector_size(client, bytes, &[dim, 16]);
                 let arrays = || (array(&q.handle, q.len() / width), array(&k.handle, k.len() / width));

@@ -7,7 +7,7 @@ use super::layer_budget::{LayerBudget, pyramid, window_groups};
 use crate::ScoreError;
 
 /// Tokens at either end that stay whatever their scores.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Protected {
     /// First tokens.
     pub sink: usize,

@@ -1,13 +1,18 @@
-//! Leaves of score expressions, worked out on the host.
+//! Leaves of score expressions, worked out on the host: those of attention, of keys and of values.
+
+mod asked;
+mod expected;
+mod keys;
+mod spreads;
+mod values;
 
 use tether_core::ScoreLeaf;
 
 use super::TokenObservation;
-use super::attention::{group, group_mean};
-use super::scorers::{mean_row, norm};
+use super::attention::group_mean;
 use crate::ScoreError;
 
-/// A number for each token of each key head, `[kv_heads, columns]`.
+/// The numbers of each key head, `[kv_heads, columns]`.
 ///
 /// # Errors
 /// [`ScoreError::Missing`] for what was not recorded.
@@ -21,44 +26,32 @@ pub(super) fn host_leaf(leaf: &ScoreLeaf, seen: &dyn TokenObservation) -> Result
         ScoreLeaf::AttentionSums => {
             Ok(group_mean(&seen.accumulated_attention()?, heads, seen.query_heads(), tokens))
         }
-        ScoreLeaf::KeyNorm => Ok(norms(&seen.keys()?, seen.head_dim_k())),
-        ScoreLeaf::ValueNorm => Ok(norms(&seen.values()?, seen.head_dim_v())),
+        ScoreLeaf::SampledAttention { queries } => asked::sampled(seen, queries),
+        ScoreLeaf::LargestAttention { queries } => asked::largest(seen, queries),
+        ScoreLeaf::SpanAttention { queries, span, best } => asked::spans(seen, queries, (span, best)),
+        ScoreLeaf::ProbeAttention { smoothing } => asked::probes(seen, smoothing),
+        ScoreLeaf::MeanLogit { queries } => asked::mean_logits(seen, queries),
+        ScoreLeaf::KeyNorm => Ok(keys::norms(&seen.keys()?, seen.head_dim_k())),
+        ScoreLeaf::ValueNorm => Ok(keys::norms(&seen.values()?, seen.head_dim_v())),
         ScoreLeaf::KeyMeanCosine => {
             let (keys, dim) = (seen.keys()?, seen.head_dim_k());
-            Ok(keys.chunks_exact(tokens * dim).flat_map(|head| mean_cosines(head, dim)).collect())
+            Ok(keys.chunks_exact(tokens * dim).flat_map(|head| keys::mean_cosines(head, dim)).collect())
         }
-        ScoreLeaf::MeanLogit { queries } => {
-            let (dim, group) = (seen.head_dim_k(), group(seen)?);
-            let (asked, keys) = (seen.queries(queries)?, seen.keys()?);
-            let scale = (dim as f64).sqrt();
-            let mut logits = Vec::with_capacity(heads * tokens);
-            for (head, keys) in keys.chunks_exact(tokens * dim).enumerate() {
-                let mean = mean_row(&asked[head * group * queries * dim..][..group * queries * dim], dim);
-                logits.extend(keys.chunks_exact(dim).map(|key| {
-                    (key.iter().zip(&mean).map(|(&k, q)| f64::from(k) * q).sum::<f64>() / scale) as f32
-                }));
-            }
-            Ok(logits)
+        ScoreLeaf::KeyRedundancy { newest } => {
+            let (keys, dim) = (seen.keys()?, seen.head_dim_k());
+            let older = |head: &[f32]| keys::redundancy(&head[..(tokens - newest) * dim], dim);
+            Ok(keys.chunks_exact(tokens * dim).flat_map(older).collect())
+        }
+        ScoreLeaf::ExpectedAttention { future, sink, covariance } => {
+            expected::attention(seen, (future, sink), covariance)
+        }
+        ScoreLeaf::ProjectedValueNorm => values::projected_norms(seen),
+        ScoreLeaf::KeySpread { first, size } => {
+            Ok(spreads::of_heads(&seen.keys()?, (tokens, seen.head_dim_k()), (first, size)))
+        }
+        ScoreLeaf::ValueSpread { first, size } => {
+            Ok(spreads::of_heads(&seen.values()?, (tokens, seen.head_dim_v()), (first, size)))
         }
         _ => Err(ScoreError::Missing { what: "this leaf of a score on the host" }),
     }
-}
-
-fn norms(rows: &[f32], dim: usize) -> Vec<f32> {
-    rows.chunks_exact(dim.max(1)).map(|row| norm(row) as f32).collect()
-}
-
-/// Cosines of one head's keys and their mean direction.
-fn mean_cosines(keys: &[f32], dim: usize) -> Vec<f32> {
-    let norms: Vec<f64> = keys.chunks_exact(dim).map(norm).collect();
-    let mut anchor = vec![0f64; dim];
-    for (key, &norm) in keys.chunks_exact(dim).zip(&norms) {
-        anchor.iter_mut().zip(key).for_each(|(a, &x)| *a += f64::from(x) / norm.max(1e-12));
-    }
-    let length = anchor.iter().map(|a| a * a).sum::<f64>().sqrt().max(1e-12);
-    let cosine = |(key, &norm): (&[f32], &f64)| {
-        let dot: f64 = key.iter().zip(&anchor).map(|(&x, a)| f64::from(x) * a).sum();
-        (dot / (norm.max(1e-12) * length)) as f32
-    };
-    keys.chunks_exact(dim).zip(&norms).map(cosine).collect()
 }

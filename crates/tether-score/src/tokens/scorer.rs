@@ -3,6 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tether_part::{AnySettings, HasKinds, Kinds, Part, PartError, Settings, SettingsTable};
 
 use super::scorers::*;
@@ -10,7 +11,7 @@ use super::{HeadScores, Needs, Protected, ScoreExpr, TokenObservation};
 use crate::ScoreError;
 
 /// Where and for how much a scorer is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScoreRequest {
     /// The layer.
     pub layer: usize,

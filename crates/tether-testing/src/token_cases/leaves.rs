@@ -1,12 +1,12 @@
 //! Leaves of score expressions.
 
 use tether_core::{
-    BlockTables, CoreError, DType, HostTensor, ObservedLayer, Pool, ScoreLeaf, TokenEngine, WindowProblem,
-    WindowSpec,
+    BlockTables, CoreError, DType, HostTensor, LeafQueries, MeanRotation, ObservedLayer, Pairing, Pool,
+    ScoreLeaf, TokenEngine,
 };
 
 use super::assert_refused;
-use crate::oracle::literal_window_scores;
+use crate::oracle::{ObservedText, literal_leaf};
 use crate::tensors::{poison, random, read};
 use crate::{Op, assert_close, tolerance};
 
@@ -33,16 +33,8 @@ const LAYERS: [Layer; 5] = [
 
 /// Tokens of a page.
 const PAGE: usize = 4;
-
-/// One head's rows, as `f64`.
-fn of_head(x: &[f32], head: usize, tokens: usize, dim: usize) -> Vec<Vec<f64>> {
-    let rows = x[head * tokens * dim..][..tokens * dim].chunks_exact(dim);
-    rows.map(|row| row.iter().map(|&x| f64::from(x)).collect()).collect()
-}
-
-fn length(row: &[f64]) -> f64 {
-    row.iter().map(|x| x * x).sum::<f64>().sqrt()
-}
+/// Rows of an output projection.
+const HIDDEN: usize = 70;
 
 /// Rows of a pool, gathered.
 fn gathered(pool: &HostTensor, rows: &[u32]) -> Vec<f32> {
@@ -65,7 +57,6 @@ pub fn observes_leaves<E: TokenEngine>(engine: &E, dtype: DType) -> Result<(), C
         let pool = |seed, dim, dtype| random(seed, &[pages, PAGE, 1, dim], dtype, 0.25);
         let (k, v) = (pool(seed, dk, dtype), pool(seed + 1, dv, dtype));
         let sums = pool(seed + 2, group, DType::F32);
-        let queries = random(seed + 3, &[heads * group, asked, dk], dtype, 0.0);
         // Rows in no order, none twice.
         let all = pages * PAGE;
         let rows: Vec<u32> = (0..heads * tokens).map(|n| (all - 1 - n) as u32).collect();
@@ -73,85 +64,120 @@ pub fn observes_leaves<E: TokenEngine>(engine: &E, dtype: DType) -> Result<(), C
         let (keys, values) = (gathered(&k, &rows), gathered(&v, &rows));
         let of_sums = gathered(&sums, &rows);
         let (on_k, on_v, on_sums) = (engine.upload(&k)?, engine.upload(&v)?, engine.upload(&sums)?);
-        let on_queries = engine.upload(&queries)?;
         let on_rows = engine.upload_indices(&[heads, tokens], &rows)?;
-        let layer = ObservedLayer {
-            k: &on_k,
-            v: &on_v,
-            sums: Some(&on_sums),
-            rows: &on_rows,
-            queries: Some(&on_queries),
-            scale,
-        };
-        let lengths = |x: &[f32], dim: usize| -> Vec<f32> {
-            (0..heads).flat_map(|h| of_head(x, h, tokens, dim)).map(|row| length(&row) as f32).collect()
-        };
-        let cosines = || -> Vec<f32> {
-            let of = |head: usize| {
-                let rows = of_head(&keys, head, tokens, dk);
-                let mut mean = vec![0.0; dk];
-                for row in &rows {
-                    mean.iter_mut().zip(row).for_each(|(m, x)| *m += x / length(row).max(1e-12));
-                }
-                let dot = |row: &[f64]| row.iter().zip(&mean).map(|(a, b)| a * b).sum::<f64>();
-                let cosine = |row: &Vec<f64>| dot(row) / (length(row).max(1e-12) * length(&mean).max(1e-12));
-                rows.iter().map(|row| cosine(row) as f32).collect::<Vec<_>>()
-            };
-            (0..heads).flat_map(of).collect()
-        };
-        let logits = || -> Vec<f32> {
-            let asked_of = queries.to_f32_vec();
-            let of = |head: usize| {
-                let own = of_head(&asked_of, head, group * asked, dk);
-                let mean: Vec<f64> =
-                    (0..dk).map(|c| own.iter().map(|q| q[c]).sum::<f64>() / own.len() as f64).collect();
-                let dot = |row: &[f64]| row.iter().zip(&mean).map(|(a, b)| a * b).sum::<f64>();
-                let rows = of_head(&keys, head, tokens, dk);
-                rows.iter().map(|row| (dot(row) * f64::from(scale)) as f32).collect::<Vec<_>>()
-            };
-            (0..heads).flat_map(of).collect()
-        };
-        let window = |smoothing| -> Vec<f32> {
-            let spec = WindowSpec { scale, pool: smoothing };
-            let problem = WindowProblem::new(queries.shape(), &[heads, tokens, dk], &spec);
-            literal_window_scores(&queries.to_f32_vec(), &keys, &problem.expect("they fit"), &spec)
-        };
-        let mean_sums =
-            || of_sums.chunks_exact(group).map(|row| row.iter().sum::<f32>() / group as f32).collect();
-        for (leaf, expected) in [
-            (ScoreLeaf::KeyNorm, lengths(&keys, dk)),
-            (ScoreLeaf::ValueNorm, lengths(&values, dv)),
-            (ScoreLeaf::AttentionSums, mean_sums()),
-            (ScoreLeaf::KeyMeanCosine, cosines()),
-            (ScoreLeaf::MeanLogit { queries: asked }, logits()),
-            (ScoreLeaf::WindowAttention { queries: asked, smoothing: Pool::None }, window(Pool::None)),
-            (ScoreLeaf::WindowAttention { queries: asked, smoothing: Pool::Mean(5) }, window(Pool::Mean(5))),
+        let probe_keys = random(seed + 4, &[heads, asked, dk], dtype, 0.25);
+        let on_probe_keys = engine.upload(&probe_keys)?;
+        let projection = random(seed + 5, &[heads * group, HIDDEN, dv], DType::F32, 0.0);
+        let on_projection = engine.upload(&projection)?;
+        let frequencies: Vec<f64> = (0..dk / 4).map(|i| 0.5f64.powi(i as i32)).collect();
+        let rotation = MeanRotation::new((&frequencies, Pairing::Half), 1.0, (tokens as i64, 5), dk)?;
+        let first = 2.min(tokens);
+        let size = (tokens / 5).max(1);
+        let expected = |covariance| ScoreLeaf::ExpectedAttention { future: 5, sink: first, covariance };
+        for leaf in [
+            ScoreLeaf::KeyNorm,
+            ScoreLeaf::ValueNorm,
+            ScoreLeaf::AttentionSums,
+            ScoreLeaf::KeyMeanCosine,
+            ScoreLeaf::KeyRedundancy { newest: asked },
+            ScoreLeaf::MeanLogit { queries: asked },
+            ScoreLeaf::WindowAttention { queries: asked, smoothing: Pool::None },
+            ScoreLeaf::WindowAttention { queries: asked, smoothing: Pool::Mean(5) },
+            ScoreLeaf::SampledAttention { queries: asked },
+            ScoreLeaf::LargestAttention { queries: asked },
+            ScoreLeaf::SpanAttention { queries: asked, span: 8, best: 4 },
+            ScoreLeaf::SpanAttention { queries: asked, span: 3, best: 3 },
+            ScoreLeaf::ProbeAttention { smoothing: Pool::None },
+            ScoreLeaf::ProbeAttention { smoothing: Pool::Mean(3) },
+            expected(true),
+            expected(false),
+            ScoreLeaf::ProjectedValueNorm,
+            ScoreLeaf::KeySpread { first, size },
+            ScoreLeaf::ValueSpread { first, size },
         ] {
             let what = format!("{leaf:?} of {heads} heads of {tokens} tokens, {dtype}");
+            let asked = match leaf.queries() {
+                // All but the first tokens' queries: many more than of a window.
+                LeafQueries::Raw { .. } => tokens.min(300),
+                _ => asked,
+            };
+            let queries = random(seed + 3, &[heads * group, asked, dk], dtype, 0.0);
+            let on_queries = engine.upload(&queries)?;
+            let layer = ObservedLayer {
+                sums: Some(&on_sums),
+                queries: Some(&on_queries),
+                probe_keys: Some(&on_probe_keys),
+                rotation: Some(&rotation),
+                projection: Some(&on_projection),
+                ..ObservedLayer::new((&on_k, &on_v), &on_rows, scale)
+            };
             if !engine.observes(&leaf) {
                 assert_refused!(engine.observe(&leaf, &layer), CoreError::Unsupported { .. });
                 continue;
             }
+            let columns = leaf.columns(tokens);
+            let expected = match columns {
+                0 => Vec::new(),
+                _ => literal_leaf(
+                    &leaf,
+                    &ObservedText {
+                        heads,
+                        group,
+                        tokens,
+                        dims: (dk, dv),
+                        keys: &keys,
+                        values: &values,
+                        sums: &of_sums,
+                        queries: &queries.to_f32_vec(),
+                        probe_keys: &probe_keys.to_f32_vec(),
+                        rotation: &rotation,
+                        projection: &projection.to_f32_vec(),
+                        scale,
+                    },
+                ),
+            };
             poison(engine, expected.len())?;
             let got = read(engine, &engine.observe(&leaf, &layer)?)?;
-            assert_eq!(got.shape(), [heads, leaf.columns(tokens)], "{what}");
+            assert_eq!(got.shape(), [heads, columns], "{what}");
             let op = match leaf {
-                ScoreLeaf::WindowAttention { .. } => Op::WindowScore,
+                ScoreLeaf::WindowAttention { .. } | ScoreLeaf::ProbeAttention { .. } => Op::WindowScore,
+                ScoreLeaf::SampledAttention { .. } | ScoreLeaf::LargestAttention { .. } => Op::WindowScore,
+                ScoreLeaf::SpanAttention { .. } | ScoreLeaf::ExpectedAttention { .. } => Op::WindowScore,
+                ScoreLeaf::KeySpread { .. } | ScoreLeaf::ValueSpread { .. } => Op::WindowScore,
+                ScoreLeaf::KeyRedundancy { .. } => Op::Score,
                 _ => Op::LogSumExp,
             };
             assert_close(&what, &got.to_f32_vec(), &expected, tolerance(op, dtype));
         }
-        if engine.observes(&ScoreLeaf::MeanLogit { queries: 1 }) {
-            let without = ObservedLayer { queries: None, sums: None, ..layer };
-            let logit = ScoreLeaf::MeanLogit { queries: asked };
-            assert_refused!(engine.observe(&logit, &without), CoreError::Count { what: "queries", .. });
-            let sums = ScoreLeaf::AttentionSums;
-            assert_refused!(
-                engine.observe(&sums, &without),
-                CoreError::Count { what: "sums of attention", .. }
-            );
+        if engine.observes(&ScoreLeaf::KeyNorm) {
+            refuses_what_is_missing(engine, &ObservedLayer::new((&on_k, &on_v), &on_rows, scale), asked)?;
         }
     }
+    Ok(())
+}
+
+/// Leaves are not made of what is not there.
+fn refuses_what_is_missing<E: TokenEngine>(
+    engine: &E,
+    without: &ObservedLayer<'_, E>,
+    asked: usize,
+) -> Result<(), CoreError> {
+    let smoothing = Pool::None;
+    for leaf in [
+        ScoreLeaf::MeanLogit { queries: asked },
+        ScoreLeaf::SampledAttention { queries: asked },
+        ScoreLeaf::ProbeAttention { smoothing },
+        ScoreLeaf::ExpectedAttention { future: 5, sink: 0, covariance: true },
+    ] {
+        assert_refused!(engine.observe(&leaf, without), CoreError::Count { what: "queries", .. });
+    }
+    let (sums, norms) = (ScoreLeaf::AttentionSums, ScoreLeaf::ProjectedValueNorm);
+    assert_refused!(engine.observe(&sums, without), CoreError::Count { what: "sums of attention", .. });
+    assert_refused!(engine.observe(&norms, without), CoreError::Count { what: "the output projection", .. });
+    let even = ScoreLeaf::WindowAttention { queries: asked, smoothing: Pool::Mean(2) };
+    assert_refused!(engine.observe(&even, without), CoreError::Geometry { field: "smoothing", .. });
+    let blocks = ScoreLeaf::KeySpread { first: 0, size: 0 };
+    assert_refused!(engine.observe(&blocks, without), CoreError::Geometry { field: "size", .. });
     Ok(())
 }
 

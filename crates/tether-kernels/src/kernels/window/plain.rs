@@ -6,94 +6,7 @@ use super::{
     Extents, MASKED, NOTHING, block_of_cube, exp2, first_row, first_tile, log_of, log_sum, rows_of_block,
     tiles_of_cube,
 };
-
-/// Query rows of a block, and tokens of a tile.
-pub(crate) const BLOCK: u32 = 64;
-/// Threads of a cube.
-pub(crate) const THREADS: u32 = LANES * LANES;
-/// Threads along the rows, and along the tokens.
-const LANES: u32 = 16;
-/// Rows and tokens of a thread.
-const EACH: u32 = BLOCK / LANES;
-/// Channels in shared memory at a time.
-const DEPTH: u32 = 16;
-/// Words from a channel to the next in shared memory: one more than there are, or all writes of a token would meet in one bank.
-const STRIDE: u32 = BLOCK + 1;
-
-/// Channels `depth..depth + DEPTH` of rows `first..first + rows`; zero where there are none.
-#[cube]
-fn stage<F: Float, N: Size>(
-    from: &Array<Vector<F, N>>,
-    to: &mut SharedMemory<f32>,
-    first: u32,
-    rows: u32,
-    dim: u32,
-    depth: u32,
-) {
-    let width = N::value();
-    let vectors = comptime!(DEPTH / width as u32);
-    #[unroll]
-    for part in 0..comptime!((BLOCK * DEPTH / width as u32).div_ceil(THREADS)) {
-        let vector = part * THREADS + UNIT_POS;
-        let row = vector / vectors;
-        let channel = vector % vectors * width as u32;
-        if row < BLOCK {
-            let mut values = Vector::<F, N>::new(F::from_int(0));
-            if row < rows && depth + channel < dim {
-                values = from[(((first + row) * dim + depth + channel) / width as u32) as usize];
-            }
-            #[unroll]
-            for i in 0..width {
-                to[((channel + i as u32) * STRIDE + row) as usize] = f32::cast_from(values[i]);
-            }
-        }
-    }
-}
-
-/// Inner products of rows `lane_y + 16 i` of the block with tokens `lane_x + 16 j` of the tile, at `EACH i + j`.
-#[cube]
-fn products<F: Float, N: Size>(
-    q: &Array<Vector<F, N>>,
-    k: &Array<Vector<F, N>>,
-    rows_of: &mut SharedMemory<f32>,
-    tokens_of: &mut SharedMemory<f32>,
-    first_query: u32,
-    rows: u32,
-    first_key: u32,
-    tokens: u32,
-    dim: u32,
-) -> Array<f32> {
-    let lane_x = UNIT_POS % LANES;
-    let lane_y = UNIT_POS / LANES;
-    let mut sums = Array::<f32>::new(comptime!((EACH * EACH) as usize));
-    #[unroll]
-    for i in 0..comptime!((EACH * EACH) as usize) {
-        sums[i] = 0.0f32;
-    }
-    for step in 0..dim.div_ceil(DEPTH) {
-        sync_cube();
-        stage::<F, N>(q, rows_of, first_query, rows, dim, step * DEPTH);
-        stage::<F, N>(k, tokens_of, first_key, tokens, dim, step * DEPTH);
-        sync_cube();
-        #[unroll]
-        for d in 0..DEPTH {
-            let mut keys = Array::<f32>::new(EACH as usize);
-            #[unroll]
-            for j in 0..EACH {
-                keys[j as usize] = tokens_of[(d * STRIDE + lane_x + LANES * j) as usize];
-            }
-            #[unroll]
-            for i in 0..EACH {
-                let query = rows_of[(d * STRIDE + lane_y + LANES * i) as usize];
-                #[unroll]
-                for j in 0..EACH {
-                    sums[(EACH * i + j) as usize] += query * keys[j as usize];
-                }
-            }
-        }
-    }
-    sums
-}
+use crate::kernels::products::{BLOCK, DEPTH, EACH, LANES, STRIDE, products};
 
 /// `logs[block, part]`: for each row, `log2` of the sum of `2^logit` over the part's tokens that it sees.
 #[cube(launch_unchecked)]
@@ -124,7 +37,7 @@ pub(crate) fn plain_log_sums<F: Float, N: Size>(
     }
     for tile in 0..tiles_of_cube(tiles) {
         let token = (first_tile(tiles) + tile) * BLOCK;
-        let logits = products::<F, N>(
+        let logits = products::<F, N, F, N>(
             q,
             k,
             &mut rows_of,
@@ -213,7 +126,7 @@ pub(crate) fn plain_weights<F: Float, N: Size>(
     sync_cube();
     for tile in 0..tiles_of_cube(tiles) {
         let token = (first_tile(tiles) + tile) * BLOCK;
-        let logits = products::<F, N>(
+        let logits = products::<F, N, F, N>(
             q,
             k,
             &mut rows_of,

@@ -1,14 +1,11 @@
 //! Probe tokens at the positions to come.
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use tether_core::Pool;
-use tether_dense::softmax_rows;
+use tether_core::{Pool, ScoreLeaf};
 use tether_part::Settings;
 
 use crate::ScoreError;
-use crate::tokens::attention::{group, group_mean, logits};
-use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, TokenObservation, pooled};
+use crate::tokens::{Needs, Protected, ScoreExpr, ScoreRequest, ScoreTokens};
 
 /// Attention of tokens that are run after the text, at the positions of the answer, and then forgotten: the text's own first and last tokens
 /// again (arXiv:2603.11564). Each sees the text and the probes up to itself; what it gives to the text is summed over the probes and averaged
@@ -56,36 +53,8 @@ impl ScoreTokens for DapQ {
         Protected { sink: self.sink, recent: self.recent.min(kept / 4) }
     }
 
-    fn score(&self, seen: &dyn TokenObservation, _: ScoreRequest) -> Result<HeadScores, ScoreError> {
-        let (tokens, dim, group) = (seen.tokens(), seen.head_dim_k(), group(seen)?);
-        let (queries, probe_keys, keys) = (seen.probe_queries()?, seen.probe_keys()?, seen.keys()?);
-        let probes = queries.len() / (seen.query_heads() * dim);
-        let expected = probes * seen.kv_heads() * dim;
-        if probe_keys.len() != expected {
-            return Err(ScoreError::Count { what: "numbers of probe keys", expected, got: probe_keys.len() });
-        }
-        let mut mass = vec![0f32; seen.query_heads() * tokens];
-        mass.par_chunks_exact_mut(tokens.max(1)).enumerate().for_each(|(head, mass)| {
-            let all = tokens + probes;
-            let own = &keys[head / group * tokens * dim..][..tokens * dim];
-            let after = &probe_keys[head / group * probes * dim..][..probes * dim];
-            let both: Vec<f32> = own.iter().chain(after).copied().collect();
-            let mut rows = vec![0f32; probes * all];
-            logits(&mut rows, &queries[head * probes * dim..][..probes * dim], &both, dim);
-            let mut sums = vec![0f64; tokens];
-            for (probe, row) in rows.chunks_exact_mut(all).enumerate() {
-                let visible = tokens + probe + 1;
-                softmax_rows(&mut row[..visible], visible);
-                sums.iter_mut().zip(&row[..tokens]).for_each(|(s, &w)| *s += f64::from(w));
-            }
-            mass.iter_mut().zip(sums).for_each(|(m, s)| *m = s as f32);
-        });
-        let pool = if self.kernel > 1 { Pool::Mean(self.kernel) } else { Pool::None };
-        let mass = pooled(&mass, tokens, pool);
-        HeadScores::new(
-            seen.kv_heads(),
-            tokens,
-            group_mean(&mass, seen.kv_heads(), seen.query_heads(), tokens),
-        )
+    fn expression(&self, _: ScoreRequest, _: usize) -> Option<ScoreExpr> {
+        let smoothing = if self.kernel > 1 { Pool::Mean(self.kernel) } else { Pool::None };
+        Some(ScoreExpr::leaf(ScoreLeaf::ProbeAttention { smoothing }))
     }
 }

@@ -1,12 +1,12 @@
 //! Queries sampled from the whole text.
 
 use serde::{Deserialize, Serialize};
+use tether_core::ScoreLeaf;
 use tether_part::Settings;
 
 use crate::ScoreError;
-use crate::tokens::attention::group_mean;
 use crate::tokens::scorer::at_least;
-use crate::tokens::{HeadScores, Needs, ScoreRequest, ScoreTokens, TokenObservation, sampled_rows};
+use crate::tokens::{Needs, ScoreExpr, ScoreRequest, ScoreTokens};
 
 /// Attention of queries at equal distances over the text, summed, and averaged over the query heads of a key head (arXiv:2504.09261).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,15 +35,8 @@ impl ScoreTokens for SampledAttention {
         Needs { last_queries: usize::MAX, ..Needs::default() }
     }
 
-    fn score(&self, seen: &dyn TokenObservation, _: ScoreRequest) -> Result<HeadScores, ScoreError> {
-        let tokens = seen.tokens();
-        let rows = sampled_rows(seen, self.queries)?;
-        let count = self.queries.min(tokens) as f32;
-        let sums: Vec<f32> = rows.mean_over_queries(tokens).into_iter().map(|m| m * count).collect();
-        HeadScores::new(
-            seen.kv_heads(),
-            tokens,
-            group_mean(&sums, seen.kv_heads(), seen.query_heads(), tokens),
-        )
+    fn expression(&self, _: ScoreRequest, tokens: usize) -> Option<ScoreExpr> {
+        let queries = self.queries.min(tokens);
+        Some(ScoreExpr::leaf(ScoreLeaf::SampledAttention { queries }).scaled(queries as f32))
     }
 }

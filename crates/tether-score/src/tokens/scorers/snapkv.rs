@@ -144,13 +144,3 @@ pub(super) fn with_tail(heads: usize, tokens: usize, prefix: &[f32]) -> Result<H
         prefix.rows().flat_map(|r| r.iter().copied().chain(std::iter::repeat_n(top, tail))).collect();
     HeadScores::new(heads, tokens, values)
 }
-
-/// Scores of a suffix (`[heads, suffix]`), the tokens before it above all of them by 1.
-pub(super) fn with_head(heads: usize, tokens: usize, suffix: &[f32]) -> Result<HeadScores, ScoreError> {
-    let suffix = HeadScores::new(heads, suffix.len() / heads.max(1), suffix.to_vec())?;
-    let top = suffix.highest() + 1.0;
-    let head = tokens - suffix.tokens();
-    let values =
-        suffix.rows().flat_map(|r| std::iter::repeat_n(top, head).chain(r.iter().copied())).collect();
-    HeadScores::new(heads, tokens, values)
-}

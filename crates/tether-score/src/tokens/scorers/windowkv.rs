@@ -1,11 +1,12 @@
 //! Windows of tokens.
 
 use serde::{Deserialize, Serialize};
+use tether_core::ScoreLeaf;
 use tether_part::Settings;
 
 use crate::ScoreError;
 use crate::tokens::scorer::at_least;
-use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, TokenObservation};
+use crate::tokens::{Needs, Protected, ScoreExpr, ScoreRequest, ScoreTokens};
 
 /// What the text is asked for. The published method lets a classifier say; here the caller does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,14 +51,12 @@ impl WindowKv {
         })
     }
 
-    /// What a window of one head is worth.
-    fn worth(&self, weights: &[f32]) -> f64 {
-        let mut weights = weights.to_vec();
-        if self.task == WindowTask::QuestionAnswering {
-            weights.sort_by(|a, b| b.total_cmp(a));
-            weights.truncate((self.window / 2).max(1));
+    /// Tokens of a window that say what it is worth.
+    fn best(&self) -> usize {
+        match self.task {
+            WindowTask::QuestionAnswering => (self.window / 2).max(1),
+            WindowTask::Aggregation => self.window,
         }
-        weights.iter().map(|&w| f64::from(w)).sum::<f64>() / weights.len().max(1) as f64
     }
 }
 
@@ -75,23 +74,12 @@ impl ScoreTokens for WindowKv {
         Protected { sink: 0, recent: self.suffix() }
     }
 
-    fn score(&self, seen: &dyn TokenObservation, _: ScoreRequest) -> Result<HeadScores, ScoreError> {
-        let tokens = seen.tokens();
-        let suffix = self.suffix().min(tokens);
-        let review = tokens - suffix;
-        if review == 0 {
-            return HeadScores::shared(seen.kv_heads(), &vec![1.0; tokens]);
-        }
-        let rows = seen.window_mass_by_query(suffix)?;
-        let heads = (rows.len() / review) as f64;
-        let mut scores = Vec::with_capacity(tokens);
-        for start in (0..review).step_by(self.window) {
-            let window = start..review.min(start + self.window);
-            let worth: f64 = rows.chunks_exact(review).map(|row| self.worth(&row[window.clone()])).sum();
-            // The published scores are sums over the suffix.
-            let score = (worth / heads * suffix as f64) as f32;
-            scores.extend(std::iter::repeat_n(score, window.len()));
-        }
-        super::snapkv::with_tail(seen.kv_heads(), tokens, &scores.repeat(seen.kv_heads()))
+    fn expression(&self, _: ScoreRequest, tokens: usize) -> Option<ScoreExpr> {
+        let (queries, span) = (self.suffix().min(tokens), self.window);
+        let worth = ScoreExpr::leaf(ScoreLeaf::SpanAttention { queries, span, best: self.best() });
+        let worth = ScoreExpr::HeadMean(Box::new(worth));
+        let of_tokens = ScoreExpr::Repeat { of: Box::new(worth), times: span, tokens: tokens - queries };
+        // The published scores are sums over the suffix.
+        Some(of_tokens.scaled(queries as f32).before_newest(queries))
     }
 }

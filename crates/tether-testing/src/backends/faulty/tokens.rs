@@ -253,8 +253,9 @@ impl<E: TokenEngine> TokenEngine for Faulty<E> {
 
     fn observe(&self, leaf: &ScoreLeaf, layer: &ObservedLayer<'_, Self>) -> Result<E::Tensor, CoreError> {
         self.enter(Call::Observe, Bytes::None)?;
-        let &ObservedLayer { k, v, sums, rows, queries, scale } = layer;
-        self.engine.observe(leaf, &ObservedLayer { k, v, sums, rows, queries, scale })
+        let &ObservedLayer { k, v, sums, rows, queries, probe_keys, rotation, projection, scale } = layer;
+        let inner = ObservedLayer { k, v, sums, rows, queries, probe_keys, rotation, projection, scale };
+        self.engine.observe(leaf, &inner)
     }
 
     fn score_columns(
