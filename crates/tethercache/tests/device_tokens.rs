@@ -22,13 +22,7 @@ const PROMPT: usize = 400;
 const STEPS: usize = 12;
 
 /// Recipes whose evictions read keys, values or queries back: their scorers ask for them themselves, or an editor or a codec does.
-const READ_AT_EVICTIONS: [&str; 16] = [
-    "window-kv",
-    "criticalkv",
-    "expected-attention",
-    "flowcache",
-    "dapq",
-    "lagkv",
+const READ_AT_EVICTIONS: [&str; 10] = [
     "merging",
     "hack",
     "st-lite",

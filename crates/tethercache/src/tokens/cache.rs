@@ -7,6 +7,7 @@ mod evict;
 mod extend;
 mod head_pages;
 mod layer_pools;
+mod leaf_inputs;
 mod observed;
 mod original_keys;
 mod page_regions;
@@ -27,7 +28,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
-use tether_core::{LayerId, Side, TokenEngine};
+use tether_core::{LayerId, ScoreLeaf, Side, TokenEngine};
 use tether_layout::{BlockPool, Csr};
 use tether_rope::TokenRope;
 use tether_score::tokens::HeadProfile;
@@ -100,6 +101,8 @@ pub struct TokenCache<E: TokenEngine> {
     /// How each layer makes logits.
     attention: Vec<E::Attention>,
     layers: Vec<LayerPools<E>>,
+    /// The output projection of each layer's query heads, where scores ask the device for it.
+    projections: Vec<E::Tensor>,
     /// The last eviction of each layer of pages that others share.
     shared: Vec<Option<SharedEviction>>,
     /// Evictions so far.
@@ -195,7 +198,7 @@ struct SequenceLayer<T> {
     stamp: u64,
     beside: BesidePages<T>,
     summaries: Summaries,
-    probes: Option<Probes>,
+    probes: Option<Probes<T>>,
 }
 
 impl<T> Default for SequenceLayer<T> {
@@ -244,8 +247,8 @@ impl<T: Clone> SequenceLayer<T> {
     }
 
     /// Tokens whose queries are recorded or kept for probes, as numbers of `f32`.
-    fn observed_numbers(&self, query_width: usize) -> usize {
-        let probes = self.probes.as_ref().map_or(0, |p| p.queries.len() + p.keys.len());
+    fn observed_numbers(&self, query_width: usize, key_width: usize) -> usize {
+        let probes = self.probes.as_ref().map_or(0, |p| p.count * (query_width + key_width));
         (self.recorded.queries.tokens() + self.recorded.raw_queries.tokens()) * query_width + probes
     }
 }
@@ -304,6 +307,11 @@ impl<E: TokenEngine> TokenCache<E> {
             .collect::<Result<Vec<_>, Error>>()?;
         let of_layer = |layer| engine.upload_attention(&geometry.attention(layer));
         let attention = (0..geometry.layers).map(of_layer).collect::<Result<_, _>>()?;
+        let projected = engine.observes(&ScoreLeaf::ProjectedValueNorm);
+        let projections = match planner.needs().output_projection && projected {
+            true => leaf_inputs::projections(&engine, &geometry, &facts.output_projections)?,
+            false => Vec::new(),
+        };
         let (shared, sequences) = (vec![None; layers.len()], BTreeMap::new());
         Ok(Self {
             engine,
@@ -313,6 +321,7 @@ impl<E: TokenEngine> TokenCache<E> {
             rotations,
             attention,
             layers,
+            projections,
             shared,
             stamps: 0,
             sequences,
@@ -544,8 +553,9 @@ impl<E: TokenEngine> TokenCache<E> {
         let stand_ins = (stand_ins.sum::<usize>() * stand_in) as u64;
         let originals: usize = layers().flat_map(SequenceLayer::lists).map(|h| h.originals.len()).sum();
         let originals = (originals * self.geometry.head_dim_k * self.geometry.dtype.bytes()) as u64;
-        let query_width = self.geometry.query_heads * self.geometry.head_dim_k;
-        let observed: usize = layers().map(|l| l.observed_numbers(query_width)).sum();
+        let [query_width, key_width] =
+            [self.geometry.query_heads, self.geometry.kv_heads].map(|heads| heads * self.geometry.head_dim_k);
+        let observed: usize = layers().map(|l| l.observed_numbers(query_width, key_width)).sum();
         let rows = |l: &LayerPools<E>| l.pool.in_use() * self.geometry.block_size * self.geometry.group();
         let sums: usize = self.layers.iter().filter(|l| l.sums.is_some()).map(rows).sum();
         TokenBytes {

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use tether_core::ScoreLeaf;
 use tether_edit::tokens::{HeadEdit, TokenEdit, TokenEditor};
 use tether_score::ScoreError;
 use tether_score::tokens::{
-    BudgetPlace, HeadProfile, HeadScores, HeadShare, HeadShares, KeptIndices, Needs, PartialText, Protected,
-    ScoreExpr, ScoreRequest, ShareRequest, TokenObservation, TokenScorer,
+    BudgetPlace, HeadProfile, HeadShare, HeadShares, KeptIndices, Needs, PartialText, Protected, ScoreExpr,
+    ScoreRequest, ShareRequest, TokenObservation, TokenScorer,
 };
 
 use super::{FixedPlace, PrefillPart, TokenPlan, TokenPositions, TokenRecipe};
@@ -152,11 +151,7 @@ impl TokenPlanner {
                         HeadShares::Each(shares) => shares[head].kept,
                         HeadShares::Together { kept, .. } => *kept,
                     };
-                    scores_of(
-                        scorer,
-                        *seen,
-                        ScoreRequest { layer: turn.layer, kept: kept.min(seen.tokens()) },
-                    )
+                    scorer.score(*seen, ScoreRequest { layer: turn.layer, kept: kept.min(seen.tokens()) })
                 })
                 .collect::<Result<Vec<_>, _>>()?;
             plan.keep = selector.select_ragged(&scores, &shares)?;
@@ -197,7 +192,9 @@ impl TokenPlanner {
         let request = ScoreRequest { layer: turn.layer, kept };
         let expressions: Option<Vec<ScoreExpr>> =
             lengths.iter().map(|&tokens| scorer.expression(request, tokens)).collect();
-        let Some(expressions) = expressions else { return Ok(None) };
+        let Some(expressions) = expressions.filter(|all| !all.iter().any(ScoreExpr::reads_back)) else {
+            return Ok(None);
+        };
         // The highest scores of each head, and nothing that depends on other layers, on what leaves or on what was kept.
         let alone = selector.keeps_highest()
             && self.recipe.edit.is_none()
@@ -307,7 +304,7 @@ impl TokenPlanner {
             plan.keep = held;
             return Ok(());
         }
-        let scores = scores_of(scorer, seen, request)?;
+        let scores = scorer.score(seen, request)?;
         // Query heads that keep tokens of their own share as their key heads do.
         let shares = match shares {
             HeadShares::Each(shares) if scores.heads() > shares.len() => {
@@ -354,20 +351,6 @@ impl TokenPlanner {
             profile: self.profile.as_ref(),
         })?;
         Ok((shares, protected))
-    }
-}
-
-/// The scores, by their expression where a device has worked its leaves out.
-fn scores_of(
-    scorer: &TokenScorer,
-    seen: &dyn TokenObservation,
-    request: ScoreRequest,
-) -> Result<HeadScores, ScoreError> {
-    let tokens = seen.tokens();
-    let known = |leaf: &ScoreLeaf| leaf.columns(tokens) == 0 || seen.leaf(leaf).is_some();
-    match scorer.expression(request, tokens) {
-        Some(score) if score.leaves().iter().all(known) => score.evaluate(seen),
-        _ => scorer.score(seen, request),
     }
 }
 

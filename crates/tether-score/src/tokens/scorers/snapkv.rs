@@ -136,7 +136,7 @@ impl ScoreTokens for SnapKv {
 }
 
 /// Scores of a prefix (`[heads, prefix]`), the tokens after it above all of them by 1.
-pub(super) fn with_tail(heads: usize, tokens: usize, prefix: &[f32]) -> Result<HeadScores, ScoreError> {
+fn with_tail(heads: usize, tokens: usize, prefix: &[f32]) -> Result<HeadScores, ScoreError> {
     let prefix = HeadScores::new(heads, prefix.len() / heads.max(1), prefix.to_vec())?;
     let top = prefix.highest() + 1.0;
     let tail = tokens - prefix.tokens();

@@ -4,9 +4,7 @@ use serde::{Deserialize, Serialize};
 use tether_core::{Pool, ScoreLeaf};
 use tether_part::Settings;
 
-use super::snapkv::with_tail;
-use crate::ScoreError;
-use crate::tokens::{HeadScores, Needs, Protected, ScoreExpr, ScoreRequest, ScoreTokens, TokenObservation};
+use crate::tokens::{Needs, Protected, ScoreExpr, ScoreRequest, ScoreTokens};
 
 /// Attention of the last query, averaged over all heads, so that all keep the same tokens (arXiv:2401.06104).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,18 +25,9 @@ impl ScoreTokens for Tova {
     }
 
     fn expression(&self, _: ScoreRequest, tokens: usize) -> Option<ScoreExpr> {
-        let last = ScoreLeaf::WindowAttention { queries: 1, smoothing: Pool::None };
-        (tokens > 1).then(|| ScoreExpr::HeadMean(Box::new(ScoreExpr::leaf(last))).before_newest(1))
-    }
-
-    fn score(&self, seen: &dyn TokenObservation, _: ScoreRequest) -> Result<HeadScores, ScoreError> {
-        let tokens = seen.tokens();
-        if tokens <= 1 {
-            return HeadScores::shared(seen.kv_heads(), &vec![1.0; tokens]);
-        }
-        let rows = seen.window_mass_by_query(1)?;
-        let row = mean_of_rows(&rows, tokens - 1);
-        with_tail(seen.kv_heads(), tokens, &row.repeat(seen.kv_heads()))
+        let queries = tokens.min(1);
+        let last = ScoreExpr::leaf(ScoreLeaf::WindowAttention { queries, smoothing: Pool::None });
+        Some(ScoreExpr::HeadMean(Box::new(last)).before_newest(queries))
     }
 }
 

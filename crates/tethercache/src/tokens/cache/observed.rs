@@ -10,7 +10,7 @@ use tether_score::ScoreError;
 use tether_score::tokens::{BlockGrid, GridPlace, TokenObservation, block_means, page_bounds};
 
 use super::head_pages::HeadPages;
-use super::probes::Probes;
+use super::probes::{Probes, heads_of};
 use super::recorded::{Recorded, by_head};
 use super::scoring::KnownLeaf;
 use super::summaries::{Summaries, unrotated};
@@ -19,7 +19,7 @@ use super::{SequenceLayer, TokenCache};
 /// Queries, token after token, of which the last are those of the last token that is observed.
 pub(super) enum Queries<'a, E: TokenEngine> {
     /// What was recorded, which is read back when asked for.
-    Recorded(&'a Recorded<E::Tensor>, Option<&'a Probes>),
+    Recorded(&'a Recorded<E::Tensor>, Option<&'a Probes<E::Tensor>>),
     /// On the host: rotated, and before the rotation.
     Host(&'a [f32], &'a [f32]),
 }
@@ -124,11 +124,23 @@ impl<'a, E: TokenEngine> Observed<'a, E> {
         Ok(last)
     }
 
-    fn probes(&self) -> Option<&'a Probes> {
+    fn probes(&self) -> Option<&'a Probes<E::Tensor>> {
         match self.queries {
             Queries::Recorded(_, probes) => probes,
             Queries::Host(..) => None,
         }
+    }
+
+    /// Heads of `[all, n, dim]`, where `each` is `n`.
+    fn read_heads(
+        &self,
+        of: &E::Tensor,
+        each: usize,
+        heads: Range<usize>,
+    ) -> Result<Cow<'_, [f32]>, ScoreError> {
+        let engine = &self.cache.engine;
+        let of_heads = heads_of(engine, of, each, heads)?;
+        Ok(engine.read(&[&of_heads])?.wait()?[0].to_f32_vec().into())
     }
 }
 
@@ -194,14 +206,12 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
 
     fn probe_queries(&self) -> Result<Cow<'_, [f32]>, ScoreError> {
         let probes = self.probes().ok_or(ScoreError::Missing { what: "queries of probe tokens" })?;
-        let g = &self.cache.geometry;
-        Ok(probes.queries_of(g.query_heads, self.query_range(), g.head_dim_k).into())
+        self.read_heads(&probes.queries, probes.count, self.query_range())
     }
 
     fn probe_keys(&self) -> Result<Cow<'_, [f32]>, ScoreError> {
         let probes = self.probes().ok_or(ScoreError::Missing { what: "keys of probe tokens" })?;
-        let of_head = probes.keys.len() / self.cache.geometry.kv_heads;
-        Ok(probes.keys[self.heads.start * of_head..self.heads.end * of_head].into())
+        self.read_heads(&probes.keys, probes.count, self.heads.clone())
     }
 
     fn page_bounds(&self, kv_head: usize, page: usize) -> Result<Cow<'_, [f32]>, ScoreError> {

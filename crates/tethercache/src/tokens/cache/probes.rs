@@ -1,23 +1,26 @@
 //! Tokens that are run after a text to see what they attend to, and then forgotten.
 
-use tether_core::Side;
+use std::ops::Range;
 
-use super::recorded::by_head;
+use tether_core::{CoreError, TokenEngine};
+
 use super::{SequenceId, TokenCache, unknown};
 use crate::Error;
 
-/// Rotated queries and keys of probe tokens in one layer.
+/// Rotated queries and keys of probe tokens in one layer, on the device.
 #[derive(Clone, Debug)]
-pub(super) struct Probes {
-    /// Token after token, `[n, query_heads, head_dim]`.
-    pub queries: Vec<f32>,
+pub(super) struct Probes<T> {
+    /// `[query_heads, n, head_dim]`.
+    pub queries: T,
     /// `[kv_heads, n, head_dim]`.
-    pub keys: Vec<f32>,
+    pub keys: T,
+    /// Probe tokens.
+    pub count: usize,
     /// Tokens that the sequence had: probes of a shorter text say nothing.
     pub seen: usize,
 }
 
-impl<E: tether_core::TokenEngine> TokenCache<E> {
+impl<E: TokenEngine> TokenCache<E> {
     /// Takes from `probe`, a fork of `sequence` that has read probe tokens, their queries and keys, and removes it. They are what the next
     /// eviction of `sequence` asks (`DapQ`, arXiv:2603.11564); its own tokens, blocks and positions are as they were.
     ///
@@ -40,10 +43,12 @@ impl<E: tether_core::TokenEngine> TokenCache<E> {
             let rows = |head: &super::HeadPages| -> Vec<u32> {
                 (head.len() - count..head.len()).map(|t| head.row(t, g.block_size)).collect()
             };
-            let keys = self.rows(layer, Side::Keys, run.heads.iter().flat_map(rows).collect())?;
-            let queries = run.recorded.queries.on_host(&self.engine)?;
-            let queries = queries[queries.len() - count * g.query_heads * g.head_dim_k..].to_vec();
-            all.push(Probes { queries, keys, seen: held.seen });
+            let rows: Vec<u32> = run.heads.iter().flat_map(rows).collect();
+            let rows = self.engine.upload_indices(&[g.kv_heads, count], &rows)?;
+            let keys = self.engine.read_rows(&self.layers[layer].k, &rows)?;
+            let queries = run.recorded.queries.on_device(&self.engine, count, 0..g.query_heads)?;
+            let queries = queries.ok_or(Error::NotAProbe { sequence: sequence.0, probe: probe.0 })?;
+            all.push(Probes { queries, keys, count, seen: held.seen });
         }
         self.remove(probe)?;
         let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
@@ -58,14 +63,16 @@ impl<E: tether_core::TokenEngine> TokenCache<E> {
     }
 }
 
-impl Probes {
-    /// Queries of heads `heads`, `[heads, n, dim]`.
-    pub(super) fn queries_of(
-        &self,
-        query_heads: usize,
-        heads: std::ops::Range<usize>,
-        dim: usize,
-    ) -> Vec<f32> {
-        by_head(&self.queries, usize::MAX, query_heads, heads, dim)
+/// Heads `heads` of `[all, n, dim]`, where `each` is `n`: the tensor itself where those are all.
+pub(super) fn heads_of<E: TokenEngine>(
+    engine: &E,
+    of: &E::Tensor,
+    each: usize,
+    heads: Range<usize>,
+) -> Result<E::Tensor, CoreError> {
+    if heads == (0..engine.describe(of).0[0]) {
+        return Ok(of.clone());
     }
+    let rows: Vec<u32> = (heads.start * each..heads.end * each).map(|row| row as u32).collect();
+    engine.read_rows(of, &engine.upload_indices(&[heads.len(), each], &rows)?)
 }

@@ -106,38 +106,52 @@ impl<T: Clone> QueryTail<T> {
         of: Range<usize>,
     ) -> Result<Option<T>, CoreError> {
         let count = count.min(self.tokens);
-        // From the last piece backwards, until there are enough.
-        let (mut number, mut there) = (self.pieces.len(), 0);
-        while there < count {
-            number -= 1;
-            there += self.pieces[number].tokens;
-        }
-        let pieces: Vec<&Piece<T>> = self.pieces.range(number..).collect();
-        let Some(newest) = pieces.last() else { return Ok(None) };
+        self.chosen_on_device(engine, count, &(0..count).collect::<Vec<_>>(), of)
+    }
+
+    /// [`QueryTail::on_device`] of some of those tokens, in ascending order.
+    pub(super) fn chosen_on_device<E: TokenEngine<Tensor = T>>(
+        &self,
+        engine: &E,
+        count: usize,
+        tokens: &[usize],
+        of: Range<usize>,
+    ) -> Result<Option<T>, CoreError> {
+        let Some(newest) = self.pieces.back().filter(|_| !tokens.is_empty()) else { return Ok(None) };
         let (shape, dtype) = engine.describe(&newest.tensor);
         let (heads, dim) = (shape[1], shape[2]);
-        // The first token that is asked for, counted through `joined`.
-        let (joined, first) = match pieces.as_slice() {
-            [one] => (one.tensor.clone(), one.first + there - count),
-            several => {
-                let zeros = HostTensor::zeros(&[there, heads, dim], dtype)?;
-                let mut joined = engine.upload(&zeros)?;
-                let mut row = 0u32;
-                for piece in several {
-                    let rows = |from: usize| (from as u32..).take(piece.tokens * heads).collect::<Vec<_>>();
-                    let (from, to) = (rows(piece.first * heads), rows(row as usize));
-                    row += to.len() as u32;
-                    let [from, to] =
-                        [from, to].map(|rows| engine.upload_indices(&[piece.tokens, heads], &rows));
-                    engine.write_rows(&mut joined, &to?, &engine.read_rows(&piece.tensor, &from?)?)?;
-                }
-                (joined, there - count)
+        let mut joined = None;
+        let (mut start, mut done) = (0, 0);
+        for piece in &self.pieces {
+            // Tokens that are asked of this piece, counted through all that are recorded.
+            let end = start + piece.tokens;
+            let first = self.tokens - count;
+            let asked = tokens[done..].iter().take_while(|&&t| first + t < end).count();
+            let places: Vec<usize> = tokens[done..done + asked].iter().map(|t| first + t - start).collect();
+            start = end;
+            if asked == 0 {
+                continue;
             }
-        };
-        let row = |head: usize, token: usize| ((first + token) * heads + head) as u32;
-        let rows: Vec<u32> = of.clone().flat_map(|h| (0..count).map(move |t| row(h, t))).collect();
-        let rows = engine.upload_indices(&[of.len(), count], &rows)?;
-        engine.read_rows(&joined, &rows).map(Some)
+            let row = |head: usize, place: usize| ((piece.first + place) * heads + head) as u32;
+            let rows: Vec<u32> = of.clone().flat_map(|h| places.iter().map(move |&p| row(h, p))).collect();
+            if asked == tokens.len() {
+                let rows = engine.upload_indices(&[of.len(), asked], &rows)?;
+                return engine.read_rows(&piece.tensor, &rows).map(Some);
+            }
+            let all = match &mut joined {
+                Some(joined) => joined,
+                empty => {
+                    let zeros = HostTensor::zeros(&[of.len(), tokens.len(), dim], dtype)?;
+                    empty.insert(engine.upload(&zeros)?)
+                }
+            };
+            let to = |h: usize| ((h * tokens.len() + done) as u32..).take(asked);
+            let to: Vec<u32> = (0..of.len()).flat_map(to).collect();
+            let [from, to] = [rows, to].map(|rows| engine.upload_indices(&[rows.len()], &rows));
+            engine.write_rows(all, &to?, &engine.read_rows(&piece.tensor, &from?)?)?;
+            done += asked;
+        }
+        Ok(joined)
     }
 
     /// All queries on the host, `[tokens, query_heads, head_dim]`.
@@ -205,6 +219,12 @@ mod tests {
                 let expected = by_head(&all, there, heads, 0..heads, dim);
                 let got = tail.on_device(&host, there, 0..heads).expect("they fit").expect("there are some");
                 assert_eq!(got.to_f32_vec(), expected, "{keep} of {seen}");
+                let some: Vec<usize> = (0..there).step_by(3).collect();
+                let chosen = tail.chosen_on_device(&host, there, &some, 1..heads).expect("they fit");
+                let chosen = chosen.expect("there are some").to_f32_vec();
+                let of_head = &expected[there * dim..];
+                let rows = some.iter().flat_map(|&t| &of_head[t * dim..][..dim]);
+                assert_eq!(chosen, rows.copied().collect::<Vec<_>>(), "{keep} of {seen}");
                 let on_host = tail.on_host(&host).expect("they fit");
                 assert_eq!(by_head(&on_host, there, heads, 0..heads, dim), expected);
                 assert_eq!(got.dtype(), DType::F32);

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tether_core::{CoreError, HostTensor, ObservedLayer, PageLists, Readback, ScoreLeaf, TokenEngine};
+use tether_core::{HostTensor, Readback, ScoreLeaf, TokenEngine};
 use tether_score::ScoreError;
 use tether_score::tokens::{HeadShare, KeptIndices, TokenObservation};
 
@@ -80,7 +80,8 @@ impl<E: TokenEngine> TokenCache<E> {
         let none = Asked::Leaves(Vec::new());
         let Some(asked) = self.planner.asks(turn, &lengths)? else { return Ok(none) };
         let leaves = |head: usize| asked.expressions[head].leaves();
-        if (0..lengths.len()).flat_map(leaves).any(|leaf| !self.can_observe(held, &leaf)) {
+        let there = |head: usize| leaves(head).iter().all(|leaf| self.can_observe(held, leaf, lengths[head]));
+        if !(0..lengths.len()).all(there) {
             return Ok(none);
         }
         let uniform = lengths.iter().all(|&n| n == lengths[0]);
@@ -113,15 +114,18 @@ impl<E: TokenEngine> TokenCache<E> {
     ) -> Result<Option<Asked>, Error> {
         let tokens = held.heads[0].len();
         let Some(share) = asked.highest.filter(|share| share.kept * 2 <= tokens) else { return Ok(None) };
-        let Some((leaf, factor, newest)) = asked.expressions[0].ordered_by() else { return Ok(None) };
+        let Some((leaf, factor, (oldest, newest))) = asked.expressions[0].ordered_by() else {
+            return Ok(None);
+        };
         let ends = share.protected.within(share.kept, tokens);
         let between = ends.sink..tokens - ends.recent;
-        // The newest tokens stand above all others: they are protected, or the leaf does not say it all.
-        if newest > ends.recent || leaf.columns(tokens) < between.end {
+        // The first and the last tokens stand above all others: they are protected, or the leaf does not say it all.
+        if oldest > ends.sink || newest > ends.recent || oldest + leaf.columns(tokens) + newest != tokens {
             return Ok(None);
         }
         let scores = self.observe(layer, held, 0..held.heads.len(), &leaf)?;
-        let (scores, mean) = self.engine.score_columns(&scores, between, factor)?;
+        let columns = between.start - oldest..between.end - oldest;
+        let (scores, mean) = self.engine.score_columns(&scores, columns, factor)?;
         let chosen = self.engine.top_k(&scores, share.kept - ends.sink - ends.recent)?;
         let asked = Asked::Highest { share, chosen: results.len(), mean: results.len() + 1 };
         results.extend([self.engine.words(&chosen)?, mean]);
@@ -199,55 +203,5 @@ impl<E: TokenEngine> TokenCache<E> {
             .collect();
         let heads: Vec<&dyn TokenObservation> = heads.iter().map(|h| h as _).collect();
         self.planner.plan_heads(turn, &heads)
-    }
-
-    /// Whether the device works a leaf out of what there is.
-    fn can_observe(&self, held: &SequenceLayer<E::Tensor>, leaf: &ScoreLeaf) -> bool {
-        self.engine.observes(leaf) && held.recorded.queries.tokens() >= leaf.queries()
-    }
-
-    /// Queues a leaf of heads that hold equally many tokens.
-    fn observe(
-        &self,
-        layer: usize,
-        held: &SequenceLayer<E::Tensor>,
-        heads: Range<usize>,
-        leaf: &ScoreLeaf,
-    ) -> Result<E::Tensor, CoreError> {
-        let group = self.geometry.group();
-        let queries = match leaf.queries() {
-            0 => None,
-            count => {
-                let heads = heads.start * group..heads.end * group;
-                held.recorded.queries.on_device(&self.engine, count, heads)?
-            }
-        };
-        let pools = &self.layers[layer];
-        let rows = self.rows_on_device(layer, &held.heads[heads])?;
-        let layer = ObservedLayer {
-            k: &pools.k,
-            v: &pools.v,
-            sums: pools.sums.as_ref(),
-            rows: &rows,
-            queries: queries.as_ref(),
-            scale: self.geometry.scale(),
-        };
-        self.engine.observe(leaf, &layer)
-    }
-
-    /// The rows of lists of equally many tokens, in the order of positions. Those of lists that are in order are told from the page table that is on the device.
-    fn rows_on_device(&self, layer: usize, lists: &[HeadPages]) -> Result<E::Indices, CoreError> {
-        let (size, tokens) = (self.geometry.block_size, lists[0].len());
-        if lists.iter().all(|list| list.is_in_order() && list.is_in_table()) {
-            let starts: Vec<u32> = lists.iter().map(|list| list.region.start()).collect();
-            let lengths = vec![tokens as u32; lists.len()];
-            let lists =
-                PageLists { page_size: size, groups: lists.len(), starts: &starts, lengths: &lengths };
-            return self
-                .engine
-                .list_rows(&self.engine.page_lists(self.layers[layer].regions.table(), &lists)?);
-        }
-        let rows: Vec<u32> = lists.iter().flat_map(|list| (0..tokens).map(|t| list.row(t, size))).collect();
-        self.engine.upload_indices(&[lists.len(), tokens], &rows)
     }
 }
