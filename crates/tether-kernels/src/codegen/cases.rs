@@ -9,7 +9,9 @@ use tether_codec::{
     SphericalFrame,
 };
 use tether_core::{
-    AlignJob, AttendOptions, AttendTable, BlockTables, CoreError, DType, Engine, MeanRotation, NewQueries, ObservedLayer, PageChoice, PageLists, PagedKv, Pairing, PhaseRows, PhaseTable, Pool, Rotation, RowLists, ScoreLeaf, Side, SlotId, StandIns, StoreSpec, Summaries, TokenEngine, TokenLayout, WindowSpec,
+    AlignJob, AttendOptions, AttendTable, BlockTables, CoreError, DType, Engine, MeanRotation, NewQueries,
+    ObservedLayer, PageChoice, PageLists, PagedKv, Pairing, PhaseRows, PhaseTable, Pool, Rotation, RowLists,
+    ScoreLeaf, Side, SlotId, StandIns, StoreSpec, Summaries, TokenEngine, TokenLayout, WindowSpec,
 };
 use tether_reuse::{Base, Grid, Reduction, ReuseEngine};
 

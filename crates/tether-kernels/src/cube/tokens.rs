@@ -3,8 +3,10 @@
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use tether_core::{
-    AttendOptions, BlockTables, CoreError, DType, DecodeProblem, LeafProblem, MeanRotation, NewQueries, ObservedLayer, ObservedShapes, PageChoice, PageLists, PageProblem, PagedKv, PoolRows, Rotation, RotationExtents, RowLists, RowProblem, ScoreLeaf, Shape, StandIns, TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem,
-    WindowSpec, check_entries, check_sums, checks,
+    AttendOptions, BlockTables, CoreError, DType, DecodeProblem, LeafProblem, MeanRotation, NewQueries,
+    ObservedLayer, ObservedShapes, PageChoice, PageLists, PageProblem, PagedKv, PoolRows, Rotation,
+    RotationExtents, RowLists, RowProblem, ScoreLeaf, Shape, StandIns, TokenEngine, TokenLayout, TokenShape,
+    TopKProblem, Traffic, WindowProblem, WindowSpec, check_entries, check_sums, checks,
 };
 
 use super::launch::uploaded;
