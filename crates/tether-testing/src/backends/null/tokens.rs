@@ -1,10 +1,11 @@
 //! Operations on tokens that do nothing.
 
 use tether_core::{
-    AttendOptions, BlockTables, CoreError, DType, DecodeProblem, LeafProblem, NewQueries, ObservedLayer,
-    PageChoice, PageLists, PageProblem, PagedKv, PoolRows, Rotation, RotationExtents, RowLists, RowProblem,
-    ScoreLeaf, Shape, StandInProblem, StandIns, TokenEngine, TokenLayout, TokenShape, TopKProblem,
-    WindowProblem, WindowSpec, batch_problem, check_bounds, check_starts, check_sums, checks,
+    AttendOptions, BlockTables, CoreError, DType, DecodeProblem, LeafProblem, MeanRotation, NewQueries,
+    ObservedLayer, ObservedShapes, PageChoice, PageLists, PageProblem, PagedKv, PoolRows, Rotation,
+    RotationExtents, RowLists, RowProblem, ScoreLeaf, Shape, StandInProblem, StandIns, TokenEngine,
+    TokenLayout, TokenShape, TopKProblem, WindowProblem, WindowSpec, batch_problem, check_bounds,
+    check_starts, check_sums, checks,
 };
 
 use super::{Null, NullTensor};
@@ -264,10 +265,17 @@ impl TokenEngine for Null {
     }
 
     fn observe(&self, leaf: &ScoreLeaf, layer: &ObservedLayer<'_, Self>) -> Result<NullTensor, CoreError> {
-        let sums = layer.sums.map(|sums| (sums.shape.as_slice(), sums.dtype));
-        let pools = (layer.k.shape.as_slice(), layer.v.shape.as_slice());
-        let queries = layer.queries.map(|queries| queries.shape.as_slice());
-        let problem = LeafProblem::new(leaf, &layer.rows.shape, pools, sums, queries)?;
+        let shapes = ObservedShapes {
+            rows: &layer.rows.shape,
+            k: &layer.k.shape,
+            v: &layer.v.shape,
+            sums: layer.sums.map(|sums| (sums.shape.as_slice(), sums.dtype)),
+            queries: layer.queries.map(|queries| queries.shape.as_slice()),
+            probe_keys: layer.probe_keys.map(|keys| keys.shape.as_slice()),
+            rotation: layer.rotation.map(MeanRotation::dim),
+            projection: layer.projection.map(|of| (of.shape.as_slice(), of.dtype)),
+        };
+        let problem = LeafProblem::new(leaf, &shapes)?;
         Ok(NullTensor::new(&[problem.kv_heads, leaf.columns(problem.tokens)], DType::F32))
     }
 

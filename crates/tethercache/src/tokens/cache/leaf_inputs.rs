@@ -80,7 +80,7 @@ impl<E: TokenEngine> TokenCache<E> {
         let rotation = match *leaf {
             ScoreLeaf::ExpectedAttention { future, .. } => {
                 let rope = self.rope()?;
-                let next = lists[0].positions.last().map_or(0, |&p| i64::from(p) + 1);
+                let next = lists[0].positions.last().map_or(0, |p| i64::from(p) + 1);
                 let (frequencies, dim) = ((rope.frequencies(), rope.pairing()), self.geometry.head_dim_k);
                 Some(MeanRotation::new(frequencies, rope.attention_factor(), (next, future), dim)?)
             }
