@@ -24,6 +24,8 @@ const STEPS: usize = 20;
 /// Sequences of the batch, and its shortest and longest text.
 const BATCH: usize = 64;
 const RAGGED: std::ops::Range<usize> = 1_000..9_000;
+/// Queries that an eviction looks at: as its authors do, and as kvpress and the recipe do.
+const WINDOWS: [usize; 2] = [32, 64];
 
 fn geometry(dtype: DType) -> TokenGeometry {
     TokenGeometry {
@@ -216,14 +218,19 @@ fn ragged<R: Runtime>(bench: &mut Bench<'_, R>) -> Result<(), CoreError> {
     Ok(())
 }
 
-/// An eviction of all layers at once, after a text of `context` tokens.
-fn evict<R: Runtime>(bench: &mut Bench<'_, R>, context: usize) -> Result<(), CoreError> {
-    let mut cache = session(bench, "snapkv", &["budget.ratio=0.1"])?;
+/// An eviction of all layers at once, after a text of `context` tokens, by the attention of its last `window`.
+fn evict<R: Runtime>(bench: &mut Bench<'_, R>, context: usize, window: usize) -> Result<(), CoreError> {
+    let window_is = format!("score.window={window}");
+    let mut cache = session(bench, "snapkv", &["budget.ratio=0.1", &window_is])?;
+    let layers =
+        (0..LAYERS).map(|l| tensors(bench.engine, bench.half(), 1, 7 + l)).collect::<Result<Vec<_>, _>>()?;
     let mut best = f64::INFINITY;
     let mut note = String::new();
     for _ in 0..3 {
         let sequence = cache.start();
-        fill(bench, &mut cache, sequence, context)?;
+        fill(bench, &mut cache, sequence, context - 1)?;
+        step(&mut cache, sequence, &layers, context as i32 - 1)?;
+        bench.engine.wait()?;
         let before = (cache.engine().traffic().read_back, cache.bytes().resident);
         let start = Instant::now();
         cache.plan_eviction(sequence).map_err(core)?;
@@ -243,24 +250,24 @@ fn evict<R: Runtime>(bench: &mut Bench<'_, R>, context: usize) -> Result<(), Cor
         }
         cache.remove(sequence).map_err(core)?;
     }
-    let shape = format!("b1_ctx{context}_snapkv10_l32q32kv8d128");
+    let shape = format!("b1_ctx{context}_snapkv10_w{window}_l32q32kv8d128");
     let keys = bytes(context, bench.half()) / 2.0;
     bench.record("session_evict", shape, Timing { ms: best }, (0.0, CLOSE), Work::Read(keys), &note);
     Ok(())
 }
 
 /// What an eviction of one layer is made of, each by itself: the floor of [`evict`].
-fn parts<R: Runtime>(bench: &mut Bench<'_, R>, context: usize) -> Result<(), CoreError> {
+fn parts<R: Runtime>(bench: &mut Bench<'_, R>, context: usize, window: usize) -> Result<(), CoreError> {
     let (engine, dtype) = (bench.engine, bench.half());
     let pool = engine.noise(&[KV_HEADS * context / 16, 16, 1, DIM], dtype, 1)?;
     let rows: Vec<u32> = (0..(KV_HEADS * context) as u32).collect();
     let rows = engine.upload_indices(&[KV_HEADS, context], &rows)?;
-    let queries = engine.noise(&[HEADS, 64, DIM], dtype, 2)?;
+    let queries = engine.noise(&[HEADS, window, DIM], dtype, 2)?;
     let keys = engine.read_rows(&pool, &rows)?;
     let spec = WindowSpec { scale: 1.0 / (DIM as f32).sqrt(), pool: Pool::Mean(5) };
     let scores = engine.window_scores(&queries, &keys, &spec)?;
-    let prefix = context - 64;
-    let kept = context / 10 - 64;
+    let prefix = context - window;
+    let kept = context / 10 - window;
     let (columns, _) = engine.score_columns(&scores, 0..prefix, 1.0)?;
     let row = |bytes: f64| Work::Copy(bytes);
     let all = (KV_HEADS * context * DIM * dtype.bytes()) as f64;
@@ -276,7 +283,7 @@ fn parts<R: Runtime>(bench: &mut Bench<'_, R>, context: usize) -> Result<(), Cor
         ("top_k", row(flat), &|| engine.top_k(&columns, kept).map(drop)),
     ] {
         let timing = bench.time(1, |_| call())?;
-        let shape = format!("ctx{context}_{part}_kv8d128");
+        let shape = format!("ctx{context}_w{window}_{part}_kv8d128");
         bench.record("session_evict_part", shape, timing, (0.0, CLOSE), work, "one layer");
     }
     Ok(())
@@ -290,7 +297,10 @@ pub(crate) fn run<R: Runtime>(bench: &mut Bench<'_, R>) -> Result<(), CoreError>
     decode(bench, ("h2o", &["budget.ratio=0.1"]), 8_192)?;
     decode(bench, ("tova", &["budget.ratio=0.1"]), 32_768)?;
     ragged(bench)?;
-    parts(bench, 131_072)?;
-    evict(bench, 32_768)?;
-    evict(bench, 131_072)
+    for window in WINDOWS {
+        parts(bench, 131_072, window)?;
+        evict(bench, 32_768, window)?;
+        evict(bench, 131_072, window)?;
+    }
+    Ok(())
 }
