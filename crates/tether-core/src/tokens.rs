@@ -28,7 +28,7 @@ pub use leaf::{LeafProblem, LeafQueries, ObservedLayer, ObservedShapes, ScoreLea
 pub use mean_rotation::MeanRotation;
 pub use merge::merge_partial;
 pub use page_choice::{PageChoice, PageChoiceProblem, check_bounds};
-pub use page_table::{PageLists, check_entries};
+pub use page_table::{ChosenTokens, PageLists, check_entries};
 pub use phases::RotationPhases;
 pub use rotation::{MAX_AXES, Rotation, RotationExtents};
 pub use row_lists::{RowLists, StandInProblem, StandIns};

@@ -24,10 +24,10 @@ use std::ops::Range;
 use crate::Host;
 use tether_core::checks;
 use tether_core::{
-    AttendOptions, BlockTables, CoreError, DType, DecodeProblem, HostTensor, NewQueries, PageLists,
-    PageProblem, PagedKv, PoolRows, Rotation, RotationPhases, RowLists, RowProblem, Shape, Side, StandIns,
-    TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec, batch_problem,
-    check_lengths, check_positions, check_starts, check_sums,
+    AttendOptions, BlockTables, ChosenTokens, CoreError, DType, DecodeProblem, HostTensor, NewQueries,
+    PageLists, PageProblem, PagedKv, PoolRows, Rotation, RotationPhases, RowLists, RowProblem, Shape, Side,
+    StandIns, TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec,
+    batch_problem, check_lengths, check_positions, check_starts, check_sums,
 };
 
 /// Row, page or token numbers in host memory.
@@ -304,6 +304,27 @@ impl TokenEngine for Host {
         let row = |list: usize, t: usize| tables.pages(list)[t / size] * size as u32 + (t % size) as u32;
         let values = (0..lists).flat_map(|list| (0..tokens).map(move |t| row(list, t))).collect();
         Ok(HostIndices { shape: [lists, tokens].as_slice().into(), values })
+    }
+
+    fn chosen_rows(
+        &self,
+        tables: &HostTables,
+        tokens: &ChosenTokens<'_, HostIndices>,
+    ) -> Result<HostIndices, CoreError> {
+        let all = self.list_rows(tables)?;
+        let (lists, each) = (all.shape[0], all.shape[1]);
+        let &ChosenTokens { first, chosen, last } = tokens;
+        let bound = chosen.values.iter().max().map_or(0, |&n| n as usize + 1);
+        let count = tokens.count((lists, each), &chosen.shape, bound)?;
+        let between = count - first - last;
+        let of_list = |list: usize| {
+            let others = chosen.values[list * between..][..between].iter().map(move |&n| first + n as usize);
+            let tokens = (0..first).chain(others).chain(each - last..each);
+            let values = &all.values;
+            tokens.map(move |token| values[list * each + token])
+        };
+        let values = (0..lists).flat_map(of_list).collect();
+        Ok(HostIndices { shape: [lists, count].as_slice().into(), values })
     }
 
     fn words(&self, indices: &HostIndices) -> Result<HostTensor, CoreError> {

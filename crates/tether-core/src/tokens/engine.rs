@@ -3,8 +3,8 @@
 use std::fmt::Debug;
 
 use super::{
-    AttendOptions, BlockTables, NewQueries, ObservedLayer, PageChoice, PageLists, PagedKv, Rotation,
-    RowLists, ScoreLeaf, StandIns, TokenLayout, WindowSpec,
+    AttendOptions, BlockTables, ChosenTokens, NewQueries, ObservedLayer, PageChoice, PageLists, PagedKv,
+    Rotation, RowLists, ScoreLeaf, StandIns, TokenLayout, WindowSpec,
 };
 use crate::{CoreError, DType, Engine};
 
@@ -286,6 +286,16 @@ pub trait TokenEngine: Engine {
     /// # Errors
     /// [`CoreError::Count`] for lists of unequal length.
     fn list_rows(&self, tables: &Self::Tables) -> Result<Self::Indices, CoreError>;
+
+    /// [`TokenEngine::list_rows`] of some tokens of each list: `[lists, first + n + last]`.
+    ///
+    /// # Errors
+    /// [`CoreError::Count`] for lists of unequal length, and of fewer tokens than are asked for; [`CoreError::ShapeMismatch`].
+    fn chosen_rows(
+        &self,
+        tables: &Self::Tables,
+        tokens: &ChosenTokens<'_, Self::Indices>,
+    ) -> Result<Self::Indices, CoreError>;
 
     /// Numbers as an `f32` tensor of their 32-bit words, of the same shape, so that they are read with other results. The tensor is read and not written to: it
     /// may be the memory of the numbers.

@@ -53,3 +53,42 @@ pub fn check_entries(entries: usize, at: &[u32], pages: &[u32]) -> Result<(), Co
     }
     Ok(())
 }
+
+/// Some tokens of lists, those of each in the order of their numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct ChosenTokens<'a, I> {
+    /// The first tokens of a list, all of which are among them.
+    pub first: usize,
+    /// Others, `[lists, n]`, counted from `first` on.
+    pub chosen: &'a I,
+    /// The last tokens of a list, all of which are among them.
+    pub last: usize,
+}
+
+impl<I> ChosenTokens<'_, I> {
+    /// How many they are of each of `lists` lists of `tokens` tokens, where `chosen` has this shape and nothing of `bound` or more.
+    ///
+    /// # Errors
+    /// [`CoreError::ShapeMismatch`] for other lists, [`CoreError::Count`] where lists have fewer tokens.
+    pub fn count(
+        &self,
+        (lists, tokens): (usize, usize),
+        chosen: &[usize],
+        bound: usize,
+    ) -> Result<usize, CoreError> {
+        let &[of, n] = chosen else {
+            let (what, expected) = ("chosen tokens", [lists, 0].into());
+            return Err(CoreError::ShapeMismatch { what, expected, got: chosen.into() });
+        };
+        if of != lists {
+            let (what, expected) = ("chosen tokens", [lists, n].into());
+            return Err(CoreError::ShapeMismatch { what, expected, got: chosen.into() });
+        }
+        let ends = self.first.saturating_add(self.last);
+        let needed = ends.saturating_add(if n > 0 { bound.max(n) } else { 0 });
+        if needed > tokens {
+            return Err(CoreError::Count { what: "tokens of a list", expected: needed, got: tokens });
+        }
+        Ok(ends + n)
+    }
+}

@@ -9,9 +9,10 @@ use tether_codec::{
     SphericalFrame,
 };
 use tether_core::{
-    AlignJob, AttendOptions, AttendTable, BlockTables, CoreError, DType, Engine, MeanRotation, NewQueries,
-    ObservedLayer, PageChoice, PageLists, PagedKv, Pairing, PhaseRows, PhaseTable, Pool, Rotation, RowLists,
-    ScoreLeaf, Side, SlotId, StandIns, StoreSpec, Summaries, TokenEngine, TokenLayout, WindowSpec,
+    AlignJob, AttendOptions, AttendTable, BlockTables, ChosenTokens, CoreError, DType, Engine, MeanRotation,
+    NewQueries, ObservedLayer, PageChoice, PageLists, PagedKv, Pairing, PhaseRows, PhaseTable, Pool,
+    Rotation, RowLists, ScoreLeaf, Side, SlotId, StandIns, StoreSpec, Summaries, TokenEngine, TokenLayout,
+    WindowSpec,
 };
 use tether_reuse::{Base, Grid, Reduction, ReuseEngine};
 
@@ -218,6 +219,13 @@ fn leaves(cases: &Cases) {
         let (pages, indptr, lengths) = (&[0, 1], &[0, 1, 2], &[16, 16]);
         let tables = BlockTables { page_size: 16, groups: 2, indptr, pages, lengths };
         e.list_rows(&e.upload_tables(&tables)?).map(drop)
+    });
+    cases.once("rows of chosen tokens", |e| {
+        let (pages, indptr, lengths) = (&[0, 1], &[0, 1, 2], &[16, 16]);
+        let tables = BlockTables { page_size: 16, groups: 2, indptr, pages, lengths };
+        let chosen = e.upload_indices(&[2, 2], &[3, 5, 4, 6])?;
+        let tokens = ChosenTokens { first: 1, chosen: &chosen, last: 2 };
+        e.chosen_rows(&e.upload_tables(&tables)?, &tokens).map(drop)
     });
     let queries = 4;
     let spans = ScoreLeaf::SpanAttention { queries, span: 8, best: 4 };

@@ -3,10 +3,10 @@
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use tether_core::{
-    AttendOptions, BlockTables, CoreError, DType, DecodeProblem, LeafProblem, MeanRotation, NewQueries,
-    ObservedLayer, ObservedShapes, PageChoice, PageLists, PageProblem, PagedKv, PoolRows, Rotation,
-    RotationExtents, RowLists, RowProblem, ScoreLeaf, Shape, StandIns, TokenEngine, TokenLayout, TokenShape,
-    TopKProblem, Traffic, WindowProblem, WindowSpec, check_entries, check_sums, checks,
+    AttendOptions, BlockTables, ChosenTokens, CoreError, DType, DecodeProblem, LeafProblem, MeanRotation,
+    NewQueries, ObservedLayer, ObservedShapes, PageChoice, PageLists, PageProblem, PagedKv, Pool, PoolRows,
+    Rotation, RotationExtents, RowLists, RowProblem, ScoreLeaf, Shape, StandIns, TokenEngine, TokenLayout,
+    TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec, check_entries, check_sums, checks,
 };
 
 use super::launch::uploaded;
@@ -16,6 +16,7 @@ use crate::ops::{
     decode::{Asked, Stored},
     leaves::LeafInputs,
     row_scores::Strides,
+    window::Keys,
 };
 
 /// Row, page or token numbers on the device.
@@ -213,6 +214,43 @@ impl<R: Runtime> Cube<R> {
     }
 }
 
+impl<R: Runtime> Cube<R> {
+    /// Scores of a problem whose arguments fit each other.
+    fn window(
+        &self,
+        problem: &WindowProblem,
+        spec: &WindowSpec,
+        q: &CubeTensor,
+        k: Keys<'_>,
+    ) -> Result<CubeTensor, CoreError> {
+        let out = self.tensor(&[problem.kv_heads, problem.prefix()], DType::F32)?;
+        if out.len() > 0 {
+            ops::window::launch(&self.client, self.name, problem, spec, q, k, &out)?;
+        }
+        Ok(out)
+    }
+
+    /// [`ScoreLeaf::WindowAttention`] of keys where they are; none where only keys that lie together will do.
+    fn window_of_rows(
+        &self,
+        layer: &ObservedLayer<'_, Self>,
+        problem: &LeafProblem,
+        smoothing: Pool,
+    ) -> Result<Option<CubeTensor>, CoreError> {
+        let q = layer.queries.ok_or(CoreError::Count { what: "queries", expected: 1, got: 0 })?;
+        self.pool_rows(layer.k, layer.rows)?;
+        if q.dtype != layer.k.dtype {
+            return Err(CoreError::DTypeMismatch { what: "q", expected: layer.k.dtype, got: q.dtype });
+        }
+        let spec = WindowSpec { scale: layer.scale, pool: smoothing };
+        let keys = [problem.kv_heads, problem.tokens, problem.dim];
+        let problem = WindowProblem::new(&q.shape, &keys, &spec)?;
+        let keys = Keys { data: layer.k, rows: Some(layer.rows) };
+        let takes_rows = ops::window::takes_rows(&self.client, &problem, &spec, keys);
+        takes_rows.then(|| self.window(&problem, &spec, q, keys)).transpose()
+    }
+}
+
 impl<R: Runtime> TokenEngine for Cube<R> {
     type Indices = CubeIndices;
     type Rotation = CubeRotation;
@@ -305,11 +343,7 @@ impl<R: Runtime> TokenEngine for Cube<R> {
             return Err(CoreError::DTypeMismatch { what: "q", expected: k.dtype, got: q.dtype });
         }
         self.require(k.dtype)?;
-        let out = self.tensor(&[problem.kv_heads, problem.prefix()], DType::F32)?;
-        if problem.prefix() > 0 {
-            ops::window::launch(&self.client, self.name, &problem, spec, q, k, &out)?;
-        }
-        Ok(out)
+        self.window(&problem, spec, q, Keys { data: k, rows: None })
     }
 
     fn top_k(&self, scores: &CubeTensor, k: usize) -> Result<CubeIndices, CoreError> {
@@ -569,6 +603,19 @@ impl<R: Runtime> TokenEngine for Cube<R> {
         Ok(CubeIndices { handle: rows.handle, shape: rows.shape, bound })
     }
 
+    fn chosen_rows(
+        &self,
+        tables: &CubeTables,
+        tokens: &ChosenTokens<'_, CubeIndices>,
+    ) -> Result<CubeIndices, CoreError> {
+        let each = checks::equally_long(&tables.lists.1)?;
+        let CubeIndices { shape, bound, .. } = tokens.chosen;
+        let count = tokens.count((tables.lists.1.len(), each), shape, *bound)?;
+        let rows = self.rows_of_chosen(tables, (each, count), tokens)?;
+        let bound = tables.page_bound * tables.page_size;
+        Ok(CubeIndices { handle: rows.handle, shape: rows.shape, bound })
+    }
+
     fn words(&self, indices: &CubeIndices) -> Result<CubeTensor, CoreError> {
         Ok(CubeTensor { handle: indices.handle.clone(), shape: indices.shape.clone(), dtype: DType::F32 })
     }
@@ -596,6 +643,11 @@ impl<R: Runtime> TokenEngine for Cube<R> {
             projection: layer.projection.map(|p| (p.shape(), p.dtype)),
         };
         let problem = LeafProblem::new(leaf, &shapes)?;
+        if let ScoreLeaf::WindowAttention { smoothing, .. } = *leaf
+            && let Some(scores) = self.window_of_rows(layer, &problem, smoothing)?
+        {
+            return Ok(scores);
+        }
         let pool = match leaf {
             ScoreLeaf::AttentionSums => {
                 layer.sums.ok_or(CoreError::Count { what: "sums of attention", expected: 1, got: 0 })?

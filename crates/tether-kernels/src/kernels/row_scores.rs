@@ -170,6 +170,37 @@ pub(crate) fn strided_means(
     }
 }
 
+/// Rows of the pools of some tokens of lists of `tokens`: the first ones, those of `chosen`, counted from there on, and the last ones. `[lists, count]`.
+#[cube(launch_unchecked)]
+pub(crate) fn chosen_rows(
+    starts: &Array<u32>,
+    pages: &Array<u32>,
+    chosen: &Array<u32>,
+    out: &mut Array<u32>,
+    lists: u32,
+    tokens: u32,
+    count: u32,
+    first: u32,
+    last: u32,
+    page_size: u32,
+) {
+    let at = (CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) * CUBE_DIM_X + UNIT_POS_X;
+    if at < lists * count {
+        let list = at / count;
+        let place = at % count;
+        let between = count - first - last;
+        let mut token = place;
+        if place >= first {
+            token = tokens - (count - place);
+            if place - first < between {
+                token = first + chosen[(list * between + place - first) as usize];
+            }
+        }
+        let page = pages[(starts[list as usize] + token / page_size) as usize];
+        out[at as usize] = page * page_size + token % page_size;
+    }
+}
+
 /// Rows of the pools in the order of the lists: `[lists, tokens]`.
 #[cube(launch_unchecked)]
 pub(crate) fn list_rows(

@@ -1,11 +1,11 @@
 //! Scores of rows that lie together, and their means.
 
 use cubecl::prelude::*;
-use tether_core::{CoreError, DType};
+use tether_core::{ChosenTokens, CoreError, DType};
 
 use crate::cube::launch::{array, flat_by, vector_size, with_storage};
 use crate::kernels::row_scores::{self, Product, THREADS};
-use crate::{Cube, CubeTables, CubeTensor};
+use crate::{Cube, CubeIndices, CubeTables, CubeTensor};
 
 /// Parts that the rows of a head are added up in, at most.
 const PARTS: usize = 128;
@@ -190,6 +190,41 @@ impl<R: Runtime> Cube<R> {
                 array(&out.handle, out.len()),
                 lists as u32,
                 tokens as u32,
+                tables.page_size as u32,
+            );
+        }
+        Ok(out)
+    }
+
+    /// Rows of some tokens of equally long lists, `u32` `[lists, count]`.
+    pub(crate) fn rows_of_chosen(
+        &self,
+        tables: &CubeTables,
+        (tokens, count): (usize, usize),
+        asked: &ChosenTokens<'_, CubeIndices>,
+    ) -> Result<CubeTensor, CoreError> {
+        let lists = tables.lists.1.len();
+        let out = self.tensor(&[lists, count], DType::F32)?;
+        if out.len() == 0 {
+            return Ok(out);
+        }
+        let (cubes, threads) = flat_by(out.len(), THREADS);
+        #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
+        // SAFETY: lists are `tokens` tokens long, their pages are entries of the table, and what was chosen is below that (checked).
+        unsafe {
+            row_scores::chosen_rows::launch_unchecked::<R>(
+                self.client(),
+                cubes,
+                threads,
+                array(&tables.indptr, tables.indptr_len),
+                array(&tables.pages, tables.pages_len),
+                array(asked.chosen.handle(), asked.chosen.len().max(1)),
+                array(&out.handle, out.len()),
+                lists as u32,
+                tokens as u32,
+                count as u32,
+                asked.first as u32,
+                asked.last as u32,
                 tables.page_size as u32,
             );
         }

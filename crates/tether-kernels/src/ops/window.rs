@@ -4,10 +4,10 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 use tether_core::{CoreError, DType, Pool, WindowProblem, WindowSpec};
 
-use crate::CubeTensor;
 use crate::cube::launch::{array, flat, has_matrix_units, vector_size, with_storage};
 use crate::kernels::products::{BLOCK, THREADS};
 use crate::kernels::window::{self, ExtentsLaunch, Matrix};
+use crate::{CubeIndices, CubeTensor};
 
 /// Cubes of a multiprocessor that run at once, in the first pass and in the second: with matrix units, as registers allow (for 4 warps), and
 /// without.
@@ -21,6 +21,13 @@ const MATRIX_ROWS: u32 = 128;
 const WARPS: u32 = 4;
 /// Tokens of a tile, with matrix units: fewer than 64 leave registers and shared memory for more cubes at once.
 const TILE: u32 = 32;
+
+/// Keys, `[kv_heads, tokens, head_dim]`, or a pool and the rows of it that they are, `[kv_heads, tokens]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keys<'a> {
+    pub(crate) data: &'a CubeTensor,
+    pub(crate) rows: Option<&'a CubeIndices>,
+}
 
 /// Which kernels, and how the work is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,12 +48,11 @@ impl Blueprint {
         engine: &'static str,
         problem: &WindowProblem,
         spec: &WindowSpec,
-        dtype: DType,
+        k: Keys<'_>,
     ) -> Result<Self, CoreError> {
         let unsupported = |feature| CoreError::Unsupported { engine, feature };
-        let units = if matches!(spec.pool, Pool::Max(_)) { problem.group } else { 1 };
-        let unit_rows = (problem.group * problem.window / units) as u32;
-        let matrix = matrix(client, problem, spec, dtype, unit_rows);
+        let (units, unit_rows) = (units(problem, spec), unit_rows(problem, spec));
+        let matrix = matrix(client, problem, spec, k, unit_rows);
         let (block_rows, tile, at_once) = match &matrix {
             Some(plan) => {
                 let cubes = MATRIX_CUBES.map(|cubes| (cubes * WARPS * 32 / plan.threads()).max(1));
@@ -70,12 +76,32 @@ impl Blueprint {
     }
 }
 
+/// Whether the kernels take keys where they are: those of matrix units do.
+pub(crate) fn takes_rows<R: Runtime>(
+    client: &ComputeClient<R>,
+    problem: &WindowProblem,
+    spec: &WindowSpec,
+    k: Keys<'_>,
+) -> bool {
+    matrix(client, problem, spec, k, unit_rows(problem, spec)).is_some()
+}
+
+/// Query rows of what is smoothed as one.
+fn unit_rows(problem: &WindowProblem, spec: &WindowSpec) -> u32 {
+    (problem.group * problem.window / units(problem, spec)) as u32
+}
+
+/// What is smoothed as one, of a key head.
+fn units(problem: &WindowProblem, spec: &WindowSpec) -> usize {
+    if matches!(spec.pool, Pool::Max(_)) { problem.group } else { 1 }
+}
+
 /// The plan for matrix units, where the device has them and the problem fits them.
 fn matrix<R: Runtime>(
     client: &ComputeClient<R>,
     problem: &WindowProblem,
     spec: &WindowSpec,
-    dtype: DType,
+    k: Keys<'_>,
     unit_rows: u32,
 ) -> Option<Matrix> {
     let features = &client.properties().features;
@@ -84,7 +110,7 @@ fn matrix<R: Runtime>(
         && problem.head_dim > 0
         && problem.head_dim.is_multiple_of(16)
         && problem.head_dim <= 256;
-    if !has_matrix_units(client, dtype) || !fits {
+    if !has_matrix_units(client, k.data.dtype) || !fits {
         return None;
     }
     // Queries of a thread: 2 registers for each 16 channels of 8 rows.
@@ -98,7 +124,8 @@ fn matrix<R: Runtime>(
     let tile = TILE.max(token_warps * 16);
     let blocks = (tile / (token_warps * 16)).min(2);
     let dim = problem.head_dim as u32;
-    let plan = Matrix { dim, tile, octets, row_warps, token_warps, blocks, copies: features.copy_async };
+    let (copies, paged) = (features.copy_async, k.rows.is_some());
+    let plan = Matrix { dim, tile, octets, row_warps, token_warps, blocks, copies, paged };
     (plan.shared_bytes() as usize <= client.properties().hardware.max_shared_memory_size).then_some(plan)
 }
 
@@ -108,10 +135,10 @@ pub(crate) fn launch<R: Runtime>(
     problem: &WindowProblem,
     spec: &WindowSpec,
     q: &CubeTensor,
-    k: &CubeTensor,
+    k: Keys<'_>,
     out: &CubeTensor,
 ) -> Result<(), CoreError> {
-    let blueprint = Blueprint::new(client, engine, problem, spec, k.dtype)?;
+    let blueprint = Blueprint::new(client, engine, problem, spec, k)?;
     let blocks = blueprint.units * blueprint.unit_blocks;
     let parts = blueprint.parts[0] * blueprint.matrix.map_or(1, |plan| plan.token_warps);
     let logs_len = problem.kv_heads * (blocks * parts * blueprint.block_rows) as usize;
@@ -153,7 +180,7 @@ fn passes<R: Runtime>(
     blueprint: &Blueprint,
     problem: &WindowProblem,
     scale: f32,
-    (q, k): (&CubeTensor, &CubeTensor),
+    (q, k): (&CubeTensor, Keys<'_>),
     (logs, logs_len): (&Handle, usize),
     (weights, factor): (&Handle, f32),
 ) {
@@ -173,6 +200,9 @@ fn passes<R: Runtime>(
     let logs = || array(logs, logs_len);
     let weights = array(weights, problem.kv_heads * blocks as usize * problem.prefix());
     let dim = problem.head_dim;
+    let Keys { data: k, rows } = k;
+    // Nobody looks at rows that are not told.
+    let rows_of_keys = || rows.map_or_else(logs, |rows| array(rows.handle(), rows.len()));
     #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
     // SAFETY: rows past a block's and tokens past the prompt are replaced before they are read, and left out where results are written;
     // logarithms and weights have a place for each block and part of the launch.
@@ -193,6 +223,7 @@ fn passes<R: Runtime>(
                             2,
                             on_q,
                             on_k,
+                            rows_of_keys(),
                             logs(),
                             extents(),
                             scale,
@@ -207,6 +238,7 @@ fn passes<R: Runtime>(
                             2,
                             on_q,
                             on_k,
+                            rows_of_keys(),
                             logs(),
                             weights,
                             extents(),

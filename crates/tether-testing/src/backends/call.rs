@@ -66,7 +66,7 @@ pub enum Call {
     ChoosePages,
     /// [`TokenEngine::add_attention`](tether_core::TokenEngine::add_attention).
     AddAttention,
-    /// [`TokenEngine::list_rows`](tether_core::TokenEngine::list_rows).
+    /// [`TokenEngine::list_rows`](tether_core::TokenEngine::list_rows), [`TokenEngine::chosen_rows`](tether_core::TokenEngine::chosen_rows).
     ListRows,
     /// [`TokenEngine::words`](tether_core::TokenEngine::words).
     Words,

@@ -1,8 +1,8 @@
 //! Leaves of score expressions.
 
 use tether_core::{
-    BlockTables, CoreError, DType, HostTensor, LeafQueries, MeanRotation, ObservedLayer, Pairing, Pool,
-    ScoreLeaf, TokenEngine,
+    BlockTables, ChosenTokens, CoreError, DType, HostTensor, LeafQueries, MeanRotation, ObservedLayer,
+    Pairing, Pool, ScoreLeaf, TokenEngine,
 };
 
 use super::assert_refused;
@@ -190,6 +190,7 @@ fn refuses_what_is_missing<E: TokenEngine>(
 /// When a number is wrong.
 pub fn tells_rows_and_columns<E: TokenEngine>(engine: &E) -> Result<(), CoreError> {
     let (lists, tokens, page) = (3, 22, 5);
+    let tokens_in_list = tokens;
     let pages: Vec<u32> = (0..15).map(|n| (n * 7) % 15).collect();
     let table = BlockTables {
         page_size: page,
@@ -207,6 +208,29 @@ pub fn tells_rows_and_columns<E: TokenEngine>(engine: &E) -> Result<(), CoreErro
     assert_eq!(words.shape(), [lists, tokens]);
     let bits: Vec<u32> = words.to_f32_vec().into_iter().map(f32::to_bits).collect();
     assert_eq!(bits, expected, "words keep their bits");
+    for (first, numbers, last) in [(2, vec![0, 4, 5, 1, 8, 15], 3), (0, vec![21, 3, 7], 0), (3, vec![], 4)] {
+        let n = numbers.len() / lists;
+        poison(engine, 4 * lists * (first + n + last))?;
+        let chosen = engine.upload_indices(&[lists, n], &numbers)?;
+        let tokens = ChosenTokens { first, chosen: &chosen, last };
+        let rows = engine.chosen_rows(&engine.upload_tables(&table)?, &tokens)?;
+        let of_list = |list: usize| {
+            let between = numbers[list * n..][..n].iter().map(|&t| first + t as usize).collect::<Vec<_>>();
+            let all = (0..first).chain(between).chain(tokens_in_list - last..tokens_in_list);
+            all.map(move |t| row(list, t)).collect::<Vec<u32>>()
+        };
+        assert_eq!(engine.read_indices(&rows)?, (0..lists).flat_map(of_list).collect::<Vec<u32>>());
+    }
+    let beyond = engine.upload_indices(&[lists, 1], &[3, 4, 20])?;
+    let all = engine.upload_tables(&table)?;
+    assert_refused!(
+        engine.chosen_rows(&all, &ChosenTokens { first: 1, chosen: &beyond, last: 1 }),
+        CoreError::Count { what: "tokens of a list", .. }
+    );
+    assert_refused!(
+        engine.chosen_rows(&all, &ChosenTokens { first: 23, chosen: &beyond, last: 0 }),
+        CoreError::Count { what: "tokens of a list", .. }
+    );
     let ragged = BlockTables { lengths: &[22, 22, 21], ..table };
     assert_refused!(
         engine.list_rows(&engine.upload_tables(&ragged)?),

@@ -37,7 +37,7 @@ use super::{KnownFacts, SequenceState, StoredKeys, TokenGeometry, TokenPlanner, 
 use crate::{Error, RecipeError};
 use coded::Rotations;
 use head_pages::{HeadPages, page_rows};
-use layer_pools::LayerPools;
+use layer_pools::{LayerPools, Shrunk};
 use page_regions::Region;
 use pending::Pending;
 use probes::Probes;
@@ -151,7 +151,7 @@ struct Sequence<T> {
     /// Tokens of layer 0 at the last eviction.
     evicted_at: usize,
     /// What was decided and is not done yet.
-    pending: Option<Pending>,
+    pending: Option<Pending<T>>,
     /// Tokens of layer 0 when lists were last changed by anything but new tokens: those that came since are the last ones of each list.
     settled: usize,
 }
@@ -379,7 +379,7 @@ impl<E: TokenEngine> TokenCache<E> {
         for (layer, held) in gone.layers.into_iter().enumerate() {
             self.layers[layer].forget(held.heads)?;
             self.layers[layer].forget(held.read)?;
-            self.give_back(layer);
+            self.give_back(layer, None);
         }
         Ok(())
     }
@@ -595,11 +595,11 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok(blocks * self.geometry.block_bytes())
     }
 
-    /// Shrinks a layer's pool where much of it is free. A device that cannot do that now is asked again when more is free: nothing is lost by it but memory.
-    fn give_back(&mut self, layer: usize) {
-        let Ok(Some(renumbered)) = self.layers[layer].shrink(&self.engine, self.geometry.kv_heads) else {
-            return;
-        };
+    /// Shrinks a layer's pool where much of it is free, as `shrunk` says where that is known. A device that cannot do that now is asked again when more is free: nothing is lost by it but memory.
+    fn give_back(&mut self, layer: usize, shrunk: Option<Shrunk>) {
+        let pools = &mut self.layers[layer];
+        let Some(shrunk) = shrunk.or_else(|| Shrunk::of(&pools.pool, self.geometry.kv_heads)) else { return };
+        let Ok(renumbered) = pools.shrink(&self.engine, shrunk) else { return };
         // Pages are not called what they were.
         self.shared[layer] = None;
         for sequence in self.sequences.values_mut() {

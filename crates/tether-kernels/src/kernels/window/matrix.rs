@@ -35,6 +35,8 @@ pub(crate) struct Matrix {
     pub blocks: u32,
     /// Copies to shared memory run by themselves, else through registers.
     pub copies: bool,
+    /// Keys are rows of a pool, and which ones is told, else they lie together.
+    pub paged: bool,
 }
 
 impl Matrix {
@@ -80,6 +82,7 @@ impl Matrix {
 pub(crate) fn matrix_log_sums<F: Float, N: Size, NQ: Size>(
     q: &Array<Vector<F, NQ>>,
     k: &Array<Vector<F, N>>,
+    rows_of_keys: &Array<u32>,
     logs: &mut Array<f32>,
     extents: &Extents,
     scale: f32,
@@ -107,10 +110,10 @@ pub(crate) fn matrix_log_sums<F: Float, N: Size, NQ: Size>(
     let mut barriers = Sequence::<Shared<Barrier>>::new();
     if comptime!(plan.copies) {
         barriers.push(Barrier::shared(CUBE_DIM, UNIT_POS == 0));
-        copy_tile::<F, N>(k, &mut keys, 0u32, head, begin, tokens, plan);
+        copy_tile::<F, N>(k, rows_of_keys, &mut keys, 0u32, head, begin, tokens, plan);
         barriers.index(0usize).commit_copy_async();
     } else {
-        read_tile::<F, N>(k, &mut chunks, head, begin, tokens, plan);
+        read_tile::<F, N>(k, rows_of_keys, &mut chunks, head, begin, tokens, plan);
         write_tile::<F, N>(&mut keys, &chunks, 0u32, plan);
     }
     let queries = load_queries::<F, NQ, NB>(q, head * extents.rows + first, rows, plan);
@@ -133,10 +136,10 @@ pub(crate) fn matrix_log_sums<F: Float, N: Size, NQ: Size>(
         // After the last tile comes the last tile once more, which is cheaper than a branch.
         let next = select(i + 1 < count, tile + 1, tile);
         if comptime!(plan.copies) {
-            copy_tile::<F, N>(k, &mut keys, 1 - buffer, head, next, tokens, plan);
+            copy_tile::<F, N>(k, rows_of_keys, &mut keys, 1 - buffer, head, next, tokens, plan);
             barriers.index(0usize).commit_copy_async();
         } else {
-            read_tile::<F, N>(k, &mut chunks, head, next, tokens, plan);
+            read_tile::<F, N>(k, rows_of_keys, &mut chunks, head, next, tokens, plan);
         }
         for round in 0..comptime!(plan.rounds()) {
             let share = (token_warp * comptime!(plan.rounds()) + round) * comptime!(plan.blocks * 16);
@@ -253,6 +256,7 @@ pub(crate) fn matrix_log_sums<F: Float, N: Size, NQ: Size>(
 pub(crate) fn matrix_weights<F: Float, N: Size, NQ: Size>(
     q: &Array<Vector<F, NQ>>,
     k: &Array<Vector<F, N>>,
+    rows_of_keys: &Array<u32>,
     logs: &Array<f32>,
     weights: &mut Array<f32>,
     extents: &Extents,
@@ -286,10 +290,10 @@ pub(crate) fn matrix_weights<F: Float, N: Size, NQ: Size>(
     let mut barriers = Sequence::<Shared<Barrier>>::new();
     if comptime!(plan.copies) {
         barriers.push(Barrier::shared(CUBE_DIM, UNIT_POS == 0));
-        copy_tile::<F, N>(k, &mut keys, 0u32, head, begin, tokens, plan);
+        copy_tile::<F, N>(k, rows_of_keys, &mut keys, 0u32, head, begin, tokens, plan);
         barriers.index(0usize).commit_copy_async();
     } else {
-        read_tile::<F, N>(k, &mut chunks, head, begin, tokens, plan);
+        read_tile::<F, N>(k, rows_of_keys, &mut chunks, head, begin, tokens, plan);
         write_tile::<F, N>(&mut keys, &chunks, 0u32, plan);
     }
     let queries = load_queries::<F, NQ, NB>(q, head * extents.rows + first, rows, plan);
@@ -321,10 +325,10 @@ pub(crate) fn matrix_weights<F: Float, N: Size, NQ: Size>(
         let buffer = i % 2;
         let next = select(i + 1 < count, tile - 1, tile);
         if comptime!(plan.copies) {
-            copy_tile::<F, N>(k, &mut keys, 1 - buffer, head, next, tokens, plan);
+            copy_tile::<F, N>(k, rows_of_keys, &mut keys, 1 - buffer, head, next, tokens, plan);
             barriers.index(0usize).commit_copy_async();
         } else {
-            read_tile::<F, N>(k, &mut chunks, head, next, tokens, plan);
+            read_tile::<F, N>(k, rows_of_keys, &mut chunks, head, next, tokens, plan);
         }
         for round in 0..comptime!(plan.rounds()) {
             let share = (token_warp * comptime!(plan.rounds()) + round) * comptime!(plan.blocks * 16);

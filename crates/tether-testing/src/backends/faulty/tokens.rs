@@ -1,8 +1,8 @@
 //! Operations on tokens, passed on.
 
 use tether_core::{
-    AttendOptions, BlockTables, CoreError, DType, NewQueries, ObservedLayer, PageChoice, PageLists, PagedKv,
-    Rotation, RowLists, ScoreLeaf, StandIns, TokenEngine, TokenLayout, WindowSpec,
+    AttendOptions, BlockTables, ChosenTokens, CoreError, DType, NewQueries, ObservedLayer, PageChoice,
+    PageLists, PagedKv, Rotation, RowLists, ScoreLeaf, StandIns, TokenEngine, TokenLayout, WindowSpec,
 };
 
 use super::super::watch::Bytes;
@@ -235,6 +235,15 @@ impl<E: TokenEngine> TokenEngine for Faulty<E> {
     fn list_rows(&self, tables: &E::Tables) -> Result<E::Indices, CoreError> {
         self.enter(Call::ListRows, Bytes::None)?;
         self.engine.list_rows(tables)
+    }
+
+    fn chosen_rows(
+        &self,
+        tables: &E::Tables,
+        tokens: &ChosenTokens<'_, E::Indices>,
+    ) -> Result<E::Indices, CoreError> {
+        self.enter(Call::ListRows, Bytes::None)?;
+        self.engine.chosen_rows(tables, tokens)
     }
 
     fn words(&self, indices: &E::Indices) -> Result<E::Tensor, CoreError> {

@@ -1,9 +1,9 @@
 //! Operations on tokens that do nothing.
 
 use tether_core::{
-    AttendOptions, BlockTables, CoreError, DType, DecodeProblem, LeafProblem, MeanRotation, NewQueries,
-    ObservedLayer, ObservedShapes, PageChoice, PageLists, PageProblem, PagedKv, PoolRows, Rotation,
-    RotationExtents, RowLists, RowProblem, ScoreLeaf, Shape, StandInProblem, StandIns, TokenEngine,
+    AttendOptions, BlockTables, ChosenTokens, CoreError, DType, DecodeProblem, LeafProblem, MeanRotation,
+    NewQueries, ObservedLayer, ObservedShapes, PageChoice, PageLists, PageProblem, PagedKv, PoolRows,
+    Rotation, RotationExtents, RowLists, RowProblem, ScoreLeaf, Shape, StandInProblem, StandIns, TokenEngine,
     TokenLayout, TokenShape, TopKProblem, WindowProblem, WindowSpec, batch_problem, check_bounds,
     check_starts, check_sums, checks,
 };
@@ -250,6 +250,16 @@ impl TokenEngine for Null {
     fn list_rows(&self, tables: &NullTables) -> Result<NullIndices, CoreError> {
         let shape = [tables.groups * tables.sequences, tables.longest];
         Ok(NullIndices { shape: shape.as_slice().into(), apart: 1 })
+    }
+
+    fn chosen_rows(
+        &self,
+        tables: &NullTables,
+        tokens: &ChosenTokens<'_, NullIndices>,
+    ) -> Result<NullIndices, CoreError> {
+        let lists = tables.groups * tables.sequences;
+        let count = tokens.count((lists, tables.longest), &tokens.chosen.shape, 0)?;
+        Ok(NullIndices { shape: [lists, count].as_slice().into(), apart: 1 })
     }
 
     fn words(&self, indices: &NullIndices) -> Result<NullTensor, CoreError> {

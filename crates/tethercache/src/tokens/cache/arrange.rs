@@ -4,10 +4,14 @@ use tether_edit::tokens::Merge;
 use tether_layout::BlockPool;
 
 use super::head_pages::{HeadPages, SlotOrder};
+use super::layer_pools::Shrunk;
 use super::original_keys::HeadMoves;
 use super::pending::PendingLayer;
-use super::side_by_side::{MANY, side_by_side};
+use super::side_by_side::side_by_side;
 use crate::tokens::TokenPlan;
+
+/// Pages from which on freeing them is worth a copy of what is known of all pages, which is made beside other layers.
+const MANY_PAGES: usize = 1 << 10;
 
 /// What changes of tokens that stay: moves of each head, and merges, head after head.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,12 +60,35 @@ struct HeadSlots<'a> {
 #[derive(Debug)]
 pub(super) struct Slots<'a>(Vec<HeadSlots<'a>>);
 
-/// Lists as they are to be, the rows that are written for it, and the pages that nobody refers to then.
+/// Lists as they are to be, and what has to be done for it.
 #[derive(Debug)]
 pub(super) struct Arranged {
     pub heads: Vec<HeadPages>,
-    pub rows: Rows,
+    /// None where the device tells them itself.
+    pub rows: Option<Rows>,
+    /// Pages that nobody refers to then.
     pub given_up: Vec<u32>,
+    pub freed: Option<Freed>,
+}
+
+/// The pages of a layer once what is given up is free.
+#[derive(Debug)]
+pub(super) struct Freed {
+    pub pool: BlockPool,
+    pub shrunk: Option<Shrunk>,
+}
+
+impl Freed {
+    /// None for so few that it takes no time to free them.
+    fn of(pool: &BlockPool, given_up: &[u32], least: usize) -> Option<Self> {
+        if given_up.len() < MANY_PAGES {
+            return None;
+        }
+        let mut pool = pool.clone();
+        given_up.iter().try_for_each(|&page| pool.release(page).map(drop)).ok()?;
+        let shrunk = Shrunk::of(&pool, least);
+        Some(Self { pool, shrunk })
+    }
 }
 
 impl<'a> Slots<'a> {
@@ -83,25 +110,19 @@ impl<'a> Slots<'a> {
         self.0.iter().zip(heads).map(of_head).sum()
     }
 
-    /// Lists `made` of `old` ones without their tokens, with what stays of them; `fresh` are as many pages as [`Slots::shared`] says.
-    pub(super) fn arrange(
-        self,
+    /// Lists `made` of `old` ones without their tokens, with what stays of them, and the pages that nobody refers to then; `fresh` are as many pages as
+    /// [`Slots::shared`] says.
+    pub(super) fn lists(
+        &self,
         (old, mut made): (&[HeadPages], Vec<HeadPages>),
         plan: &TokenPlan,
-        changes: &Changes<'_>,
         (pool, fresh): (&BlockPool, &[u32]),
         size: usize,
-    ) -> Arranged {
-        let mut fresh = fresh.iter().copied();
-        let (mut given_up, mut rows) = (Vec::new(), Rows::default());
-        let total = plan.keep.total();
-        rows.from.reserve(total);
-        rows.to.reserve(total);
-        for (number, ((head, old), slots)) in made.iter_mut().zip(old).zip(self.0).enumerate() {
-            let HeadSlots { order, written, moved, merged } = slots;
-            let set = plan.keep.head(number);
+    ) -> (Vec<HeadPages>, Vec<u32>) {
+        let (mut fresh, mut given_up) = (fresh.iter().copied(), Vec::new());
+        for ((head, old), (slots, set)) in made.iter_mut().zip(old).zip(self.0.iter().zip(plan.keep.sets())) {
             head.blocks.truncate(set.len().div_ceil(size));
-            for page in written {
+            for &page in &slots.written {
                 // Others read this page: what stays of it goes to one of our own.
                 let page = &mut head.blocks[page];
                 if pool.references(*page) > 1
@@ -110,9 +131,31 @@ impl<'a> Slots<'a> {
                     *page = own;
                 }
             }
-            head.set_order(order);
+            head.set_order(&slots.order);
             let kept = head.blocks.iter().map(Some).chain(std::iter::repeat(None));
             given_up.extend(old.blocks.iter().zip(kept).filter(|(a, b)| Some(*a) != *b).map(|(a, _)| *a));
+            head.positions = old.positions.of_tokens(set);
+            if !old.grid.is_empty() {
+                head.grid = set.iter().map(|&t| old.grid[t as usize]).collect();
+            }
+        }
+        (made, given_up)
+    }
+
+    /// The rows that are written for it.
+    pub(super) fn rows(
+        &self,
+        (old, made): (&[HeadPages], &[HeadPages]),
+        plan: &TokenPlan,
+        changes: &Changes<'_>,
+        size: usize,
+    ) -> Rows {
+        let (mut rows, total) = (Rows::default(), plan.keep.total());
+        rows.from.reserve(total);
+        rows.to.reserve(total);
+        for (number, ((head, old), slots)) in made.iter().zip(old).zip(&self.0).enumerate() {
+            let HeadSlots { moved, merged, .. } = slots;
+            let set = plan.keep.head(number);
             let new_positions = changes.moves.map_or(&[][..], |moves| &moves[number].positions);
             let mut merged_at = Vec::new();
             let sources = old.rows(set.iter().copied(), size);
@@ -136,35 +179,39 @@ impl<'a> Slots<'a> {
             // In the order of the head's merges.
             let at = |place: &usize| merged_at.iter().find(|(p, _)| p == place).map_or(0, |(_, at)| *at);
             rows.merged.extend(merged.iter().map(at));
-            head.positions = old.positions.of_tokens(set);
-            if !old.grid.is_empty() {
-                head.grid = set.iter().map(|&t| old.grid[t as usize]).collect();
-            }
         }
-        Arranged { heads: made, rows, given_up }
+        rows
     }
 }
 
-/// The layers of an eviction of which nothing but tokens that leave has to be known, each `None` where it is otherwise or where there is little to do: `lists` and
-/// `pools` are those of the layers that are pending.
-pub(super) fn arranged_together<'a>(
-    pending: impl ExactSizeIterator<Item = (&'a PendingLayer, &'a [HeadPages], &'a BlockPool)>,
+/// The layers of an eviction of which nothing but which tokens stay has to be known, each `None` where it is otherwise.
+pub(super) fn arranged_together<'a, T: 'a>(
+    pending: impl Iterator<Item = (&'a PendingLayer<T>, &'a [HeadPages], &'a BlockPool)>,
     size: usize,
 ) -> Vec<Option<Arranged>> {
-    let layers: Vec<_> = pending.collect();
-    let tokens = layers.iter().map(|(next, ..)| next.plan.keep.total()).sum::<usize>();
-    if tokens < MANY {
-        return layers.iter().map(|_| None).collect();
-    }
-    side_by_side(&layers, tokens, |(next, heads, pool)| {
-        let plan = next.with_later_tokens(heads);
+    let of_layer = |(next, heads, pool): (&'a PendingLayer<T>, &'a [HeadPages], &'a BlockPool)| {
+        let told = next.chosen.is_some() && next.is_of(heads);
+        (next.with_later_tokens(heads), told, heads, pool)
+    };
+    let layers: Vec<_> = pending.map(of_layer).collect();
+    let tokens = layers.iter().map(|(plan, ..)| plan.keep.total()).sum::<usize>();
+    side_by_side(&layers, tokens, |&(ref plan, told, heads, pool)| {
         if !plan.edits.is_empty() || plan.positions.is_some() || plan.is_nothing() {
             return None;
         }
         let changes = Changes::default();
-        let slots = Slots::new(heads, &plan, &changes, size);
+        let slots = Slots::new(heads, plan, &changes, size);
+        if slots.shared(heads, pool) > 0 {
+            return None;
+        }
         let made = heads.iter().map(HeadPages::emptied).collect();
-        (slots.shared(heads, pool) == 0)
-            .then(|| slots.arrange((heads, made), &plan, &changes, (pool, &[]), size))
+        let (made, given_up) = slots.lists((heads, made), plan, (pool, &[]), size);
+        let in_place = |(old, new): (&HeadPages, &HeadPages)| {
+            old.is_in_order() && old.is_in_table() && new.is_in_order() && old.len() == heads[0].len()
+        };
+        let told = told && heads.iter().zip(&made).all(in_place);
+        let rows = (!told).then(|| slots.rows((heads, &made), plan, &changes, size));
+        let freed = Freed::of(pool, &given_up, heads.len());
+        Some(Arranged { heads: made, rows, given_up, freed })
     })
 }

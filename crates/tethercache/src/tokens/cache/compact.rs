@@ -1,12 +1,14 @@
 //! A plan carried out on the lists of one layer: prepared first, then done in one write, so that a layer is as before or as after.
 
-use tether_core::{CoreError, HostTensor, RowLists, TokenEngine};
+use tether_core::{ChosenTokens, CoreError, HostTensor, PageLists, RowLists, TokenEngine};
 use tether_edit::EditError;
 use tether_edit::tokens::{Merge, TokenEdit};
+use tether_score::tokens::Protected;
 
-use super::arrange::{Arranged, Changes, Rows, Slots};
+use super::arrange::{Arranged, Changes, Freed, Rows, Slots};
 use super::head_pages::HeadPages;
 use super::layer_pools::PoolRows;
+use super::pending::{Chosen, PendingLayer};
 use super::{BesidePages, TokenCache};
 use crate::Error;
 use crate::tokens::TokenPlan;
@@ -82,8 +84,8 @@ impl<E: TokenEngine> TokenCache<E> {
         self.layers[plan.layer].reserve(&self.engine, needed)?;
         let pool = &mut self.layers[plan.layer].pool;
         let taken = pool.allocate(needed)?;
-        let Arranged { heads: mut made, rows, given_up } =
-            slots.arrange((heads, made), plan, &changes, (pool, &taken), size);
+        let (mut made, given_up) = slots.lists((heads, made), plan, (pool, &taken), size);
+        let rows = slots.rows((heads, &made), plan, &changes, size);
         let rotated = moves.as_ref().and_then(|m| m.rotated.as_ref());
         if let Err(e) = self.write_compacted((heads, plan.layer), &rows, rotated, &merges) {
             let pool = &mut self.layers[plan.layer].pool;
@@ -100,16 +102,46 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok(Compacted { heads: made, beside: BesidePages { originals, stand_ins }, given_up })
     }
 
-    /// [`TokenCache::compact`] of `heads` that were arranged before.
+    /// [`TokenCache::compact`] of `heads` that were arranged before; and what the pages are then, where that was worked out too.
     pub(super) fn compact_arranged(
         &mut self,
-        (arranged, heads): (Arranged, &[HeadPages]),
+        (next, heads): (&PendingLayer<E::Tensor>, &[HeadPages]),
         beside: &BesidePages<E::Tensor>,
+        arranged: Arranged,
+    ) -> Result<(Compacted<E::Tensor>, Option<Freed>), Error> {
+        let Arranged { heads: made, rows, given_up, freed } = arranged;
+        match (rows, &next.chosen) {
+            (Some(rows), _) => self.write_compacted((heads, next.plan.layer), &rows, None, &[])?,
+            (None, Some(chosen)) => self.write_chosen(next.plan.layer, heads, chosen)?,
+            (None, None) => {}
+        }
+        Ok((Compacted { heads: made, beside: beside.clone(), given_up }, freed))
+    }
+
+    /// Moves the tokens that the device chose to the front of lists that are in order, by what the page table there says.
+    fn write_chosen(
+        &mut self,
         layer: usize,
-    ) -> Result<Compacted<E::Tensor>, Error> {
-        let Arranged { heads: made, rows, given_up } = arranged;
-        self.write_compacted((heads, layer), &rows, None, &[])?;
-        Ok(Compacted { heads: made, beside: beside.clone(), given_up })
+        heads: &[HeadPages],
+        chosen: &Chosen<E::Tensor>,
+    ) -> Result<(), CoreError> {
+        let (engine, tokens) = (&self.engine, heads[0].len());
+        let pools = &mut self.layers[layer];
+        let starts: Vec<u32> = heads.iter().map(|head| head.region.start()).collect();
+        let lists = |tokens: usize| {
+            let lengths = vec![tokens as u32; starts.len()];
+            let (page_size, groups) = (self.geometry.block_size, starts.len());
+            let lists = PageLists { page_size, groups, starts: &starts, lengths: &lengths };
+            engine.page_lists(pools.regions.table(), &lists)
+        };
+        let Protected { sink, recent } = chosen.ends;
+        let numbers = engine.indices(&chosen.words, tokens - sink - recent)?;
+        let asked = ChosenTokens { first: sink, chosen: &numbers, last: recent };
+        let from = engine.chosen_rows(&lists(tokens)?, &asked)?;
+        let kept = engine.describe(&chosen.words).0[1] + sink + recent;
+        let to = engine.list_rows(&lists(kept)?)?;
+        let data = pools.read_rows(engine, &from)?;
+        pools.write_rows(engine, &to, &data)
     }
 
     /// Reads the rows, changes those that move or merge, and writes all of them at once.
@@ -125,7 +157,8 @@ impl<E: TokenEngine> TokenCache<E> {
         }
         let (engine, g) = (&self.engine, &self.geometry);
         let pools = &mut self.layers[layer];
-        let mut data: PoolRows<E> = pools.read_rows(engine, &rows.from)?;
+        let from = engine.upload_indices(&[rows.from.len()], &rows.from)?;
+        let mut data: PoolRows<E> = pools.read_rows(engine, &from)?;
         if let Some(keys) = rotated {
             let at = engine.upload_indices(&[rows.moved.len(), 1], &rows.moved)?;
             engine.write_rows(&mut data.k, &at, keys)?;
@@ -143,7 +176,7 @@ impl<E: TokenEngine> TokenCache<E> {
                 engine.write_rows(into, &engine.upload_indices(&[merged.to.len()], &merged.to)?, &means)?;
             }
         }
-        Ok(pools.write_rows(engine, &rows.to, &data)?)
+        Ok(pools.write_rows(engine, &engine.upload_indices(&[rows.to.len()], &rows.to)?, &data)?)
     }
 }
 

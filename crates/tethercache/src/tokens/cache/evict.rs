@@ -8,8 +8,10 @@ use tether_score::tokens::KeptIndices;
 use super::arrange::{Arranged, arranged_together};
 use super::coded::CodedHead;
 use super::head_pages::HeadPages;
+use super::layer_pools::Shrunk;
 use super::pending::{Pending, PendingLayer};
 use super::reading::chooses_for_each;
+use super::scoring::Decisions;
 use super::{Sequence, SequenceId, SequenceLayer, TokenCache, unknown};
 use crate::Error;
 use crate::tokens::{SequenceState, TokenPlan};
@@ -87,8 +89,8 @@ impl<E: TokenEngine> TokenCache<E> {
             self.sync_tables(sequence)?;
         }
         let held = self.sequence(sequence)?;
-        let plans = if due { self.plans(held, &mut state)? } else { Vec::new() };
-        self.set_pending(sequence, state, plans)?;
+        let decisions = if due { self.plans(held, &mut state)? } else { Decisions::default() };
+        self.set_pending(sequence, state, decisions)?;
         Ok(self.sequence(sequence)?.pending.is_some())
     }
 
@@ -107,7 +109,7 @@ impl<E: TokenEngine> TokenCache<E> {
         &mut self,
         sequence: SequenceId,
         state: SequenceState,
-        mut plans: Vec<TokenPlan>,
+        Decisions { mut plans, chosen: on_device }: Decisions<E::Tensor>,
     ) -> Result<(), Error> {
         let held = self.sequence(sequence)?;
         if plans.iter().any(|p| p.positions.is_some()) {
@@ -122,9 +124,13 @@ impl<E: TokenEngine> TokenCache<E> {
         if !chosen && coded.iter().flatten().all(|c| c.new == 0 && c.gone == 0) && held.decoding {
             return Ok(());
         }
+        // Codes leave others in the pages than were chosen.
+        let on_device = if coded.is_empty() { on_device } else { Vec::new() };
+        let mut on_device = on_device.into_iter();
         let mut coded = coded.into_iter();
         let of_layer = |(plan, held): (TokenPlan, &SequenceLayer<E::Tensor>)| PendingLayer {
             plan,
+            chosen: on_device.next().flatten(),
             lengths: held.heads.iter().map(HeadPages::len).collect(),
             codings: coded.next().unwrap_or_default(),
         };
@@ -152,21 +158,26 @@ impl<E: TokenEngine> TokenCache<E> {
             let layer = next.plan.layer;
             (next, &held.layers[layer].heads[..], &self.layers[layer].pool)
         });
-        let mut arranged = if retain { Vec::new() } else { arranged_together(arranged, size) }.into_iter();
+        let arranged = if retain { Vec::new() } else { arranged_together(arranged, size) };
+        let mut arranged = arranged.into_iter();
         while let Some(next) = pending.layers.front() {
             let (layer, report) = (next.plan.layer, &mut pending.report);
             let done = if retain && next.codings.is_empty() {
-                self.read_only(sequence, next)
+                self.read_only(sequence, next).map(|()| None)
             } else {
                 self.apply(sequence, next, arranged.next().flatten(), report)
             };
-            if let Err(e) = done {
-                let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
-                held.pending = Some(pending);
-                return Err(e);
+            match done {
+                Ok(shrunk) => {
+                    pending.layers.pop_front();
+                    self.give_back(layer, shrunk);
+                }
+                Err(e) => {
+                    let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
+                    held.pending = Some(pending);
+                    return Err(e);
+                }
             }
-            pending.layers.pop_front();
-            self.give_back(layer);
         }
         let Pending { state, seen, mut report, held_before, .. } = pending;
         let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
@@ -181,14 +192,14 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok(report)
     }
 
-    /// Carries out what is pending for a layer.
+    /// Carries out what is pending for a layer. Returns the pages that there are after it, where it is known already that they are fewer.
     fn apply(
         &mut self,
         sequence: SequenceId,
-        next: &PendingLayer,
+        next: &PendingLayer<E::Tensor>,
         arranged: Option<Arranged>,
         report: &mut EvictReport,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Shrunk>, Error> {
         let layer = next.plan.layer;
         let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
         // Out of the cache for as long as it is worked on: lists of a long text are not copied.
@@ -196,27 +207,28 @@ impl<E: TokenEngine> TokenCache<E> {
         let done = self.apply_to(sequence, &mut lists, (next, arranged), report);
         let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
         held.layers[layer] = lists;
-        done?;
+        let shrunk = done?;
         let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
         for (head, coding) in held.layers[layer].heads.iter_mut().zip(&next.codings) {
             (report.coded, report.evicted) = (report.coded + coding.new, report.evicted + coding.gone);
             head.coded = coding.coded.clone();
         }
-        Ok(())
+        Ok(shrunk)
     }
 
     fn apply_to(
         &mut self,
         sequence: SequenceId,
         held: &mut SequenceLayer<E::Tensor>,
-        (next, arranged): (&PendingLayer, Option<Arranged>),
+        (next, arranged): (&PendingLayer<E::Tensor>, Option<Arranged>),
         report: &mut EvictReport,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Shrunk>, Error> {
         let layer = next.plan.layer;
         let plan = next.with_later_tokens(&held.heads);
         if plan.is_nothing() {
-            return Ok(());
+            return Ok(None);
         }
+        let mut shrunk = None;
         let sharer = (sequence, held.stamp);
         if let Some(known) = self.made_before((&held.heads, sharer), &plan)? {
             let given_up: Vec<u32> = held.heads.iter().flat_map(|h| h.blocks.clone()).collect();
@@ -226,19 +238,22 @@ impl<E: TokenEngine> TokenCache<E> {
             given_up.into_iter().try_for_each(|page| pool.release(page).map(drop))?;
         } else {
             let sharers = self.sharers(&held.heads, sequence, layer);
-            let done = match arranged {
-                Some(arranged) => self.compact_arranged((arranged, &held.heads), &held.beside, layer)?,
-                None => self.compact(&held.heads, &held.beside, &plan)?,
+            let (done, freed) = match arranged {
+                Some(arranged) => self.compact_arranged((next, &held.heads), &held.beside, arranged)?,
+                None => (self.compact(&held.heads, &held.beside, &plan)?, None),
             };
             self.stamps += 1;
             self.remember(&held.heads, &plan, (sequence, self.stamps), sharers);
             held.replace_heads(done.heads);
             (held.beside, held.stamp) = (done.beside, self.stamps);
             let pool = &mut self.layers[layer].pool;
-            done.given_up.into_iter().try_for_each(|page| pool.release(page).map(drop))?;
+            match freed {
+                Some(freed) => (*pool, shrunk) = (freed.pool, freed.shrunk),
+                None => done.given_up.into_iter().try_for_each(|page| pool.release(page).map(drop))?,
+            }
         }
         report.merged += plan.edits.iter().filter(|e| matches!(e, TokenEdit::Merge(_))).count();
-        Ok(())
+        Ok(shrunk)
     }
 
     /// Codes of tokens that are no longer new, of each layer's heads, and plans that leave them out of the pages; and what an allocation foresees. Nothing is changed yet,

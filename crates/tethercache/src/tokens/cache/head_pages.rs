@@ -249,9 +249,11 @@ impl HeadPages {
     }
 
     /// Gives the tokens these slots.
-    pub(super) fn set_order(&mut self, order: SlotOrder) {
+    pub(super) fn set_order(&mut self, order: &SlotOrder) {
         self.order = match order {
-            SlotOrder::Slots(slots) if !slots.iter().zip(0..).all(|(&slot, place)| slot == place) => slots,
+            SlotOrder::Slots(slots) if !slots.iter().zip(0..).all(|(&slot, place)| slot == place) => {
+                slots.clone()
+            }
             _ => Vec::new(),
         };
     }

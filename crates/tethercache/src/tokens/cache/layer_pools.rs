@@ -26,6 +26,32 @@ fn with_room(blocks: usize) -> usize {
     blocks + blocks / 8
 }
 
+/// A pool's pages, of which many are free, as they are once the others have moved together.
+#[derive(Debug)]
+pub(super) struct Shrunk {
+    pool: BlockPool,
+    /// Which page each page was.
+    from: Vec<u32>,
+    /// Which page each page is.
+    renumbered: Vec<u32>,
+}
+
+impl Shrunk {
+    /// Where more than a third of the pages is neither in use nor room for what comes next.
+    pub(super) fn of(pool: &BlockPool, least: usize) -> Option<Self> {
+        let wanted = with_room(pool.in_use()).max(least);
+        if pool.capacity().saturating_sub(wanted) <= pool.capacity() / 3 {
+            return None;
+        }
+        let mut shrunk = pool.clone();
+        let mut from = shrunk.resize(wanted).ok()?;
+        let mut renumbered = vec![u32::MAX; pool.capacity()];
+        from.iter().zip(0..).for_each(|(&old, new)| renumbered[old as usize] = new);
+        from.resize(wanted, 0);
+        Some(Self { pool: shrunk, from, renumbered })
+    }
+}
+
 impl<E: TokenEngine> LayerPools<E> {
     pub(super) fn new(
         engine: &E,
@@ -71,27 +97,14 @@ impl<E: TokenEngine> LayerPools<E> {
         Ok(())
     }
 
-    /// Gives back what is neither in use nor room for what comes next, when that is more than a third. Returns the new number of each page, where
-    /// they are numbered anew; lists have no part of the page table then.
-    pub(super) fn shrink(&mut self, engine: &E, least: usize) -> Result<Option<Vec<u32>>, Error> {
-        let wanted = with_room(self.pool.in_use()).max(least);
-        if self.pool.capacity().saturating_sub(wanted) <= self.pool.capacity() / 3 {
-            return Ok(None);
-        }
-        let mut pool = self.pool.clone();
-        let used = pool.resize(wanted)?;
-        let mut from = used.clone();
-        from.resize(wanted, 0);
+    /// Gives back what is neither in use nor room for what comes next. Returns the new number of each page; lists have no part of the page table then.
+    pub(super) fn shrink(&mut self, engine: &E, shrunk: Shrunk) -> Result<Vec<u32>, Error> {
+        let Shrunk { pool, from, renumbered } = shrunk;
         // Pages that the table names are not there any more.
-        let regions = PageRegions::new(engine, wanted)?;
+        let regions = PageRegions::new(engine, from.len())?;
         self.copy_pools(engine, &from)?;
-        self.regions = regions;
-        let mut renumbered = vec![u32::MAX; self.pool.capacity()];
-        for (new, &old) in used.iter().enumerate() {
-            renumbered[old as usize] = new as u32;
-        }
-        self.pool = pool;
-        Ok(Some(renumbered))
+        (self.regions, self.pool) = (regions, pool);
+        Ok(renumbered)
     }
 
     /// Pools whose page `i` is page `from[i]` of these.
@@ -106,23 +119,26 @@ impl<E: TokenEngine> LayerPools<E> {
     }
 
     /// The rows `[rows]` of all pools, next to each other.
-    pub(super) fn read_rows(&self, engine: &E, rows: &[u32]) -> Result<PoolRows<E>, CoreError> {
-        let rows = engine.upload_indices(&[rows.len()], rows)?;
+    pub(super) fn read_rows(&self, engine: &E, rows: &E::Indices) -> Result<PoolRows<E>, CoreError> {
         Ok(PoolRows {
-            k: engine.read_rows(&self.k, &rows)?,
-            v: engine.read_rows(&self.v, &rows)?,
-            sums: self.sums.as_ref().map(|sums| engine.read_rows(sums, &rows)).transpose()?,
-            positions: self.positions.as_ref().map(|p| engine.read_rows(p, &rows)).transpose()?,
+            k: engine.read_rows(&self.k, rows)?,
+            v: engine.read_rows(&self.v, rows)?,
+            sums: self.sums.as_ref().map(|sums| engine.read_rows(sums, rows)).transpose()?,
+            positions: self.positions.as_ref().map(|p| engine.read_rows(p, rows)).transpose()?,
         })
     }
 
     /// Writes rows to rows `to` of all pools, or to none of them.
-    pub(super) fn write_rows(&mut self, engine: &E, to: &[u32], from: &PoolRows<E>) -> Result<(), CoreError> {
-        let to = engine.upload_indices(&[to.len()], to)?;
+    pub(super) fn write_rows(
+        &mut self,
+        engine: &E,
+        to: &E::Indices,
+        from: &PoolRows<E>,
+    ) -> Result<(), CoreError> {
         let mut writes = vec![(&mut self.k, &from.k), (&mut self.v, &from.v)];
         writes.extend(self.sums.as_mut().zip(from.sums.as_ref()));
         writes.extend(self.positions.as_mut().zip(from.positions.as_ref()));
-        engine.write_rows_together(&mut writes, &to)
+        engine.write_rows_together(&mut writes, to)
     }
 
     /// Copies rows of all pools to other rows of them.
@@ -130,8 +146,8 @@ impl<E: TokenEngine> LayerPools<E> {
         if from.is_empty() {
             return Ok(());
         }
-        let rows = self.read_rows(engine, from)?;
-        self.write_rows(engine, to, &rows)
+        let rows = self.read_rows(engine, &engine.upload_indices(&[from.len()], from)?)?;
+        self.write_rows(engine, &engine.upload_indices(&[to.len()], to)?, &rows)
     }
 }
 

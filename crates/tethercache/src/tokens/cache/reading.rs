@@ -79,14 +79,18 @@ impl<E: TokenEngine> TokenCache<E> {
         if held.pending.is_none() {
             held.check_layers()?;
             let mut state = held.state.clone();
-            let plans = self.plans(held, &mut state)?;
-            self.set_pending(sequence, state, plans)?;
+            let decisions = self.plans(held, &mut state)?;
+            self.set_pending(sequence, state, decisions)?;
         }
         self.carry_out(sequence).map(drop)
     }
 
     /// Reads what the plan keeps from now on, instead of what was chosen before.
-    pub(super) fn read_only(&mut self, sequence: SequenceId, next: &PendingLayer) -> Result<(), Error> {
+    pub(super) fn read_only(
+        &mut self,
+        sequence: SequenceId,
+        next: &PendingLayer<E::Tensor>,
+    ) -> Result<(), Error> {
         let layer = next.plan.layer;
         let held = &self.sequence(sequence)?.layers[layer];
         let plan = next.with_later_tokens(&held.heads);

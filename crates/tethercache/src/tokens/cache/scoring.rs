@@ -8,6 +8,7 @@ use tether_score::tokens::{HeadShare, KeptIndices, TokenObservation};
 
 use super::head_pages::HeadPages;
 use super::observed::Observed;
+use super::pending::Chosen;
 use super::side_by_side::side_by_side;
 use super::{Sequence, SequenceLayer, TokenCache};
 use crate::Error;
@@ -38,13 +39,27 @@ pub(super) struct KnownLeaf {
     pub numbers: Vec<f32>,
 }
 
+/// Plans of all layers, and what the device chose for them.
+#[derive(Debug)]
+pub(super) struct Decisions<T> {
+    pub plans: Vec<TokenPlan>,
+    /// None for a layer that was decided on the host; nothing at all where nothing was decided.
+    pub chosen: Vec<Option<Chosen<T>>>,
+}
+
+impl<T> Default for Decisions<T> {
+    fn default() -> Self {
+        Self { plans: Vec::new(), chosen: Vec::new() }
+    }
+}
+
 impl<E: TokenEngine> TokenCache<E> {
     /// Plans of all layers.
     pub(super) fn plans(
         &self,
         held: &Sequence<E::Tensor>,
         state: &mut SequenceState,
-    ) -> Result<Vec<TokenPlan>, Error> {
+    ) -> Result<Decisions<E::Tensor>, Error> {
         let turn = |layer: usize| LayerContext {
             layer,
             layers: self.geometry.layers,
@@ -58,15 +73,22 @@ impl<E: TokenEngine> TokenCache<E> {
             .enumerate()
             .map(|(layer, of_layer)| self.ask(turn(layer), of_layer, &mut results))
             .collect::<Result<Vec<_>, Error>>()?;
-        let results = match results.as_slice() {
+        let on_device = results;
+        let results = match on_device.as_slice() {
             [] => Vec::new(),
             some => self.engine.read(&some.iter().collect::<Vec<_>>())?.wait()?,
         };
         let kept = self.highest(held, &asked, &results);
+        let of_layer = |(asked, held): (&Asked, &SequenceLayer<E::Tensor>)| {
+            let &Asked::Highest { share, chosen, .. } = asked else { return None };
+            let ends = share.protected.within(share.kept, held.heads[0].len());
+            Some(Chosen { words: on_device[chosen].clone(), ends })
+        };
+        let chosen = asked.iter().zip(&held.layers).map(of_layer).collect();
         let layers = held.layers.iter().zip(asked.into_iter().zip(kept)).enumerate();
         let plan =
             |(layer, (of_layer, asked))| self.plan_layer(turn(layer), of_layer, asked, &results, state);
-        layers.map(plan).collect()
+        Ok(Decisions { plans: layers.map(plan).collect::<Result<_, Error>>()?, chosen })
     }
 
     /// Queues what the scores of a layer are made of.

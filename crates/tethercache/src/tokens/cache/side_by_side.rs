@@ -4,7 +4,7 @@ use std::num::NonZero;
 use std::thread;
 
 /// Tokens of all layers from which on working on one after the other takes longer than to start threads.
-pub(super) const MANY: usize = 1 << 17;
+const MANY: usize = 1 << 17;
 
 /// `work` of each item, in their order. Items of [`MANY`] tokens together are divided among threads; what comes out does not depend on how many there are.
 pub(super) fn side_by_side<T: Sync, R: Send>(

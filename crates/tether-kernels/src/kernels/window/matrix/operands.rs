@@ -43,22 +43,38 @@ pub(super) fn load_queries<F: Float, NQ: Size, NB: Size>(
     queries
 }
 
-/// Where chunk `i` of this thread lies in the keys and in a shared tile. Past the last token stands the last token: it is masked later.
+/// Where chunk `i` of this thread lies in the keys. Past the last token stands the last token: it is masked later.
 #[cube]
-fn chunk_places(head: u32, tile: u32, tokens: u32, i: u32, #[comptime] plan: Matrix) -> (u32, u32) {
+fn chunk_in_keys(
+    rows: &Array<u32>,
+    head: u32,
+    tile: u32,
+    tokens: u32,
+    i: u32,
+    #[comptime] plan: Matrix,
+) -> u32 {
     let chunk = i * comptime!(plan.threads()) + UNIT_POS;
     let chunks = comptime!(plan.dim / CHUNK);
-    let place = chunk / chunks;
-    let channel = chunk % chunks;
-    let token = tile * plan.tile + place;
+    let token = tile * plan.tile + chunk / chunks;
     let token = select(token < tokens, token, tokens - 1);
-    ((head * tokens + token) * chunks + channel, place * comptime!(plan.stride()) + channel)
+    let at = head * tokens + token;
+    let row = if comptime!(plan.paged) { rows[at as usize] } else { at };
+    row * chunks + chunk % chunks
+}
+
+/// Where chunk `i` of this thread lies in a shared tile.
+#[cube]
+fn chunk_in_tile(buffer: u32, i: u32, #[comptime] plan: Matrix) -> u32 {
+    let chunk = i * comptime!(plan.threads()) + UNIT_POS;
+    let chunks = comptime!(plan.dim / CHUNK);
+    (buffer * plan.tile + chunk / chunks) * comptime!(plan.stride()) + chunk % chunks
 }
 
 /// Starts the copy of a tile.
 #[cube]
 pub(super) fn copy_tile<F: Float, N: Size>(
     k: &Array<Vector<F, N>>,
+    rows: &Array<u32>,
     keys: &mut SharedMemory<Vector<F, N>>,
     buffer: u32,
     head: u32,
@@ -69,9 +85,9 @@ pub(super) fn copy_tile<F: Float, N: Size>(
     #[unroll]
     for i in 0..comptime!(plan.own_chunks()) {
         if i * comptime!(plan.threads()) + UNIT_POS < comptime!(plan.tile_chunks()) {
-            let (from, to) = chunk_places(head, tile, tokens, i, plan);
-            let to = (buffer * comptime!(plan.tile * plan.stride()) + to) as usize;
-            copy_async(&k.slice(from as usize, from as usize + 1), &mut keys.slice_mut(to, to + 1), CHUNK);
+            let from = chunk_in_keys(rows, head, tile, tokens, i, plan) as usize;
+            let to = chunk_in_tile(buffer, i, plan) as usize;
+            copy_async(&k.slice(from, from + 1), &mut keys.slice_mut(to, to + 1), CHUNK);
         }
     }
 }
@@ -80,6 +96,7 @@ pub(super) fn copy_tile<F: Float, N: Size>(
 #[cube]
 pub(super) fn read_tile<F: Float, N: Size>(
     k: &Array<Vector<F, N>>,
+    rows: &Array<u32>,
     chunks: &mut Array<Vector<F, N>>,
     head: u32,
     tile: u32,
@@ -89,8 +106,7 @@ pub(super) fn read_tile<F: Float, N: Size>(
     #[unroll]
     for i in 0..comptime!(plan.own_chunks()) {
         if i * comptime!(plan.threads()) + UNIT_POS < comptime!(plan.tile_chunks()) {
-            let (from, _) = chunk_places(head, tile, tokens, i, plan);
-            chunks[i as usize] = k[from as usize];
+            chunks[i as usize] = k[chunk_in_keys(rows, head, tile, tokens, i, plan) as usize];
         }
     }
 }
@@ -106,8 +122,7 @@ pub(super) fn write_tile<F: Float, N: Size>(
     #[unroll]
     for i in 0..comptime!(plan.own_chunks()) {
         if i * comptime!(plan.threads()) + UNIT_POS < comptime!(plan.tile_chunks()) {
-            let (_, to) = chunk_places(0u32, 0u32, comptime!(plan.tile).runtime(), i, plan);
-            keys[(buffer * comptime!(plan.tile * plan.stride()) + to) as usize] = chunks[i as usize];
+            keys[chunk_in_tile(buffer, i, plan) as usize] = chunks[i as usize];
         }
     }
 }
