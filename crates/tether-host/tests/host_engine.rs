@@ -78,3 +78,8 @@ fn refuses_what_makes_no_sense() {
     engine_cases::refuses_what_makes_no_sense(&Host::new()).unwrap();
     engine_cases::refuses_what_makes_no_sense(&Host::parallel()).unwrap();
 }
+
+#[test]
+fn reads_what_is_large() {
+    engine_cases::reads_what_is_large(&Host::new()).unwrap();
+}

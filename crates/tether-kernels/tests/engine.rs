@@ -65,6 +65,10 @@ on_each_runtime! {
         everywhere(&engine, engine_cases::rotates_keys_on_the_way_out);
     }
 
+    fn reads_what_is_large(engine) {
+        engine_cases::reads_what_is_large(&engine).unwrap();
+    }
+
     fn attends_over_tables(engine) {
         everywhere(&engine, engine_cases::attends_over_tables);
     }

@@ -546,6 +546,27 @@ pub fn refuses_what_makes_no_sense<E: Engine>(engine: &E) -> Result<(), CoreErro
     Ok(())
 }
 
+/// Results of many megabytes, of which none is as large as another, come back whole and in order.
+///
+/// # Errors
+/// What the engine refuses.
+///
+/// # Panics
+/// When a number is another one.
+pub fn reads_what_is_large<E: Engine>(engine: &E) -> Result<(), CoreError> {
+    let numbers = |n: usize| (0..n * 65_537).map(|i| (i % 8_191) as f32 + n as f32).collect::<Vec<f32>>();
+    let tensors = (0..11)
+        .map(|n| engine.upload(&HostTensor::from_f32(&[n, 65_537], numbers(n))?))
+        .collect::<Result<Vec<_>, CoreError>>()?;
+    let read = engine.read(&tensors.iter().collect::<Vec<_>>())?.wait()?;
+    assert_eq!(read.len(), tensors.len());
+    for (n, tensor) in read.iter().enumerate() {
+        assert_eq!(tensor.shape(), [n, 65_537]);
+        assert!(tensor.as_f32() == Some(&numbers(n)), "result {n} is another one");
+    }
+    Ok(())
+}
+
 /// A read returns what was there when it was asked for, whatever is queued before the wait.
 ///
 /// # Errors

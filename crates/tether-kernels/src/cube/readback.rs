@@ -1,12 +1,19 @@
 //! Device results on their way to the host.
 
 use std::future::Future;
+use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::thread;
 
 use cubecl::bytes::Bytes;
 use cubecl::server::ServerError;
 use tether_core::{CoreError, DType, HostTensor, Readback, Shape, TensorData};
+
+/// Bytes from which on results are taken over by several threads, and how many these are at most.
+const MANY_BYTES: usize = 4 << 20;
+const MOST_THREADS: usize = 8;
 
 type Copied = Result<Vec<Bytes>, ServerError>;
 
@@ -52,14 +59,29 @@ impl Readback for CubeReadback {
             State::Done(copied) => copied,
         };
         let all = copied.map_err(|e| device(format!("{e:?}")))?;
-        let tensors = all.iter().zip(&self.described).map(|(bytes, (shape, dtype))| {
+        let tensor = |(bytes, (shape, dtype)): (&Bytes, &(Shape, DType))| {
             let len = shape.iter().product::<usize>() * dtype.bytes();
             let data = bytes.get(..len).and_then(|b| TensorData::from_le_bytes(*dtype, b));
             HostTensor::new(
                 shape,
                 data.ok_or_else(|| device(format!("{} bytes of {len} came back", bytes.len())))?,
             )
-        });
-        tensors.collect()
+        };
+        let pairs: Vec<_> = all.iter().zip(&self.described).collect();
+        let bytes = all.iter().map(|bytes| bytes.len()).sum::<usize>();
+        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS);
+        if bytes < MANY_BYTES || threads == 1 {
+            return pairs.into_iter().map(tensor).collect();
+        }
+        // Memory that was never touched costs more than what is copied into it, and waits for nobody.
+        thread::scope(|scope| {
+            let each = pairs.len().div_ceil(threads);
+            let parts = pairs.chunks(each).map(|part| {
+                scope.spawn(move || part.iter().copied().map(tensor).collect::<Result<Vec<_>, _>>())
+            });
+            let parts: Vec<_> = parts.collect();
+            let joined = parts.into_iter().map(|part| part.join().unwrap_or_else(|e| resume_unwind(e)));
+            Ok(joined.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+        })
     }
 }
