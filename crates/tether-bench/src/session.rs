@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use tether_core::{CoreError, DType, Engine, Pool, TokenEngine, WindowSpec};
+use tether_core::{CoreError, DType, Engine, Pool, ScoreOp, TokenEngine, WindowSpec};
 use tether_kernels::cubecl::Runtime;
 use tether_kernels::{Cube, CubeTensor};
 use tethercache::Error;
@@ -268,7 +268,12 @@ fn parts<R: Runtime>(bench: &mut Bench<'_, R>, context: usize, window: usize) ->
     let scores = engine.window_scores(&queries, &keys, &spec)?;
     let prefix = context - window;
     let kept = context / 10 - window;
-    let (columns, _) = engine.score_columns(&scores, 0..prefix, 1.0)?;
+    let taken = ScoreOp::Columns { first: 0, count: prefix, by: 1.0, reversed: false };
+    let columns = engine.score_op(&taken, &[&scores])?;
+    let chosen_from = || {
+        let columns = engine.score_op(&taken, &[&scores])?;
+        engine.score_op(&ScoreOp::Finite, &[&columns]).map(drop)
+    };
     let row = |bytes: f64| Work::Copy(bytes);
     let all = (KV_HEADS * context * DIM * dtype.bytes()) as f64;
     let flat = (KV_HEADS * context * 4) as f64;
@@ -279,7 +284,7 @@ fn parts<R: Runtime>(bench: &mut Bench<'_, R>, context: usize, window: usize) ->
             &(|| engine.read_rows(&pool, &rows).map(drop)) as &dyn Fn() -> Result<(), CoreError>,
         ),
         ("scores", row(all), &|| engine.window_scores(&queries, &keys, &spec).map(drop)),
-        ("columns", row(3.0 * flat), &|| engine.score_columns(&scores, 0..prefix, 1.0).map(drop)),
+        ("columns", row(3.0 * flat), &chosen_from),
         ("top_k", row(flat), &|| engine.top_k(&columns, kept).map(drop)),
     ] {
         let timing = bench.time(1, |_| call())?;

@@ -161,24 +161,6 @@ pub fn attention(
     Ok(extents)
 }
 
-/// Columns of `scores`, `f32` `[heads, n]`: the heads.
-///
-/// # Errors
-/// [`CoreError::ShapeMismatch`], [`CoreError::DTypeMismatch`], [`CoreError::Count`].
-pub fn columns(scores: &[usize], dtype: DType, columns: &std::ops::Range<usize>) -> Result<usize, CoreError> {
-    let &[heads, n] = scores else {
-        let expected = [0, columns.end].into();
-        return Err(CoreError::ShapeMismatch { what: "scores", expected, got: scores.into() });
-    };
-    if dtype != DType::F32 {
-        return Err(CoreError::DTypeMismatch { what: "scores", expected: DType::F32, got: dtype });
-    }
-    if columns.start > columns.end || columns.end > n {
-        return Err(CoreError::Count { what: "columns of scores", expected: columns.end, got: n });
-    }
-    Ok(heads)
-}
-
 /// The tokens of lists that are equally long.
 ///
 /// # Errors

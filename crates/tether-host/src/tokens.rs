@@ -25,9 +25,9 @@ use crate::Host;
 use tether_core::checks;
 use tether_core::{
     AttendOptions, BlockTables, ChosenTokens, CoreError, DType, DecodeProblem, HostTensor, NewQueries,
-    PageLists, PageProblem, PagedKv, PoolRows, Rotation, RotationPhases, RowLists, RowProblem, Shape, Side,
-    StandIns, TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec,
-    batch_problem, check_lengths, check_positions, check_starts, check_sums,
+    PageLists, PageProblem, PagedKv, PoolRows, Rotation, RotationPhases, RowLists, RowProblem, ScoreOp,
+    Shape, Side, StandIns, TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem,
+    WindowSpec, batch_problem, check_lengths, check_positions, check_starts, check_sums,
 };
 
 /// Row, page or token numbers in host memory.
@@ -342,21 +342,17 @@ impl TokenEngine for Host {
         Ok(HostIndices { shape: words.shape().into(), values })
     }
 
-    fn score_columns(
-        &self,
-        scores: &HostTensor,
-        columns: Range<usize>,
-        factor: f32,
-    ) -> Result<(HostTensor, HostTensor), CoreError> {
-        let heads = checks::columns(scores.shape(), scores.dtype(), &columns)?;
-        let numbers = scores.to_f32_vec();
-        let n = scores.shape()[1];
-        let of_head = |head: usize| numbers[head * n..][columns.clone()].iter().map(|x| x * factor);
-        let count = columns.len().max(1) as f64;
-        let mean = |head| (of_head(head).map(f64::from).sum::<f64>() / count) as f32;
-        let means = HostTensor::from_f32(&[heads, 1], (0..heads).map(mean).collect())?;
-        let chosen = (0..heads).flat_map(of_head).collect();
-        Ok((HostTensor::from_f32(&[heads, columns.len()], chosen)?, means))
+    fn score_op(&self, op: &ScoreOp, of: &[&HostTensor]) -> Result<HostTensor, CoreError> {
+        let shapes: Vec<&[usize]> = of.iter().map(|scores| scores.shape()).collect();
+        let shape = op.shape(&shapes)?;
+        let numbers = |scores: &&HostTensor| {
+            let (what, expected, got) = ("scores", DType::F32, scores.dtype());
+            let numbers = scores.as_f32().map(<[f32]>::to_vec);
+            numbers.ok_or(CoreError::DTypeMismatch { what, expected, got })
+        };
+        let numbers = of.iter().map(numbers).collect::<Result<Vec<_>, _>>()?;
+        let numbers: Vec<&[f32]> = numbers.iter().map(Vec::as_slice).collect();
+        HostTensor::from_f32(&shape, op.apply(&numbers, [shapes[0][0], shapes[0][1]]))
     }
 }
 

@@ -93,8 +93,13 @@ fn observes_leaves() {
 }
 
 #[test]
-fn tells_rows_and_columns() {
-    on_host(token_cases::tells_rows_and_columns);
+fn tells_rows() {
+    on_host(token_cases::tells_rows);
+}
+
+#[test]
+fn works_with_scores() {
+    on_host(token_cases::works_with_scores);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 pub(crate) mod attend;
 pub(crate) mod decode;
 pub(crate) mod decode_spherical;
+pub(crate) mod frames;
 pub(crate) mod gather;
 pub(crate) mod leaves;
 pub(crate) mod page_choice;
@@ -12,6 +13,7 @@ pub(crate) mod reuse;
 pub(crate) mod rotate;
 pub(crate) mod row_forms;
 pub(crate) mod row_scores;
+pub(crate) mod score_ops;
 pub(crate) mod segments;
 pub(crate) mod spherical;
 pub(crate) mod spreads;

@@ -74,8 +74,12 @@ on_each_runtime! {
         every_dtype(&engine, token_cases::observes_leaves);
     }
 
-    fn tells_rows_and_columns(engine) {
-        token_cases::tells_rows_and_columns(&engine).unwrap();
+    fn tells_rows(engine) {
+        token_cases::tells_rows(&engine).unwrap();
+    }
+
+    fn works_with_scores(engine) {
+        token_cases::works_with_scores(&engine).unwrap();
     }
 
     fn adds_attention_with_options_up(engine) {

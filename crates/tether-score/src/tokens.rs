@@ -4,6 +4,7 @@
 //! [`TokenSelector`] turns scores and the heads' shares of a [`Budget`] into [`KeptIndices`]. Neither knows a device: a session may answer an
 //! observation with reductions that ran on one, a trace from recorded arrays ([`RecordedTokens`]).
 
+mod arithmetic;
 mod attention;
 mod budget;
 mod expression;
@@ -22,6 +23,7 @@ mod scores;
 mod select;
 mod selectors;
 
+pub use arithmetic::{PositionScore, ScoreArithmetic};
 pub use attention::{WindowRows, add_causal_mass, pooled, sampled_rows, window_rows};
 pub use budget::{Budget, BudgetPlace, Protected, Rounding};
 pub use expression::{EndScore, ScoreExpr};
@@ -39,5 +41,5 @@ pub use recorded::RecordedTokens;
 pub use scorer::{ScoreRequest, ScoreTokens, TokenScorer};
 pub use scorers::*;
 pub use scores::HeadScores;
-pub use select::{SelectScope, SelectTokens, TokenSelector};
+pub use select::{ScoreSpans, SelectScope, SelectTokens, TokenSelector};
 pub use selectors::{Blocks, Chunks, ElasticOfficial, Pages, TopK, Windows};

@@ -1,6 +1,7 @@
 //! Recipes as text.
 
 use proptest::prelude::*;
+use tether_score::tokens::ScoreRequest;
 use tethercache::layout::{Archive, Extent};
 use tethercache::tokens::TokenRecipe;
 use tethercache::{AnyRecipe, Place, Recipe, RecipeError, catalogue};
@@ -124,6 +125,24 @@ fn what_a_recipe_says_of_itself_fits_what_it_does() {
         assert!(!about.summary.is_empty() && about.paper.as_ref().is_none_or(|p| p.starts_with("arXiv:")));
     }
     assert!(catalogue().iter().filter(|row| row.about.reads_back.is_some()).count() <= 2);
+}
+
+/// What a scorer says of itself is what it does: one whose score is data reads nothing back, and the recipe of any other says what it reads. What is read of a
+/// retained text is chosen otherwise.
+#[test]
+fn scorers_without_an_expression_say_what_they_read_back() {
+    let mut seen = 0;
+    for row in catalogue().iter().filter(|row| row.unit == "token") {
+        let recipe = TokenRecipe::from_toml(row.toml).unwrap();
+        let Some(scorer) = recipe.score.as_ref().filter(|_| !recipe.retain) else { continue };
+        for tokens in [0, 1, 100, 5000] {
+            let request = ScoreRequest { layer: 1, kept: tokens / 3 };
+            let reads = scorer.expression(request, tokens).is_none_or(|score| score.reads_back());
+            assert_eq!(row.about.reads_back.is_some(), reads, "{} of {tokens} tokens", row.name);
+        }
+        seen += 1;
+    }
+    assert!(seen > 20, "{seen} recipes");
 }
 
 /// A recipe for tokens with these lines after its head, and where it is wrong.

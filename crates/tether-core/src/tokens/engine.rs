@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use super::{
     AttendOptions, BlockTables, ChosenTokens, NewQueries, ObservedLayer, PageChoice, PageLists, PagedKv,
-    Rotation, RowLists, ScoreLeaf, StandIns, TokenLayout, WindowSpec,
+    Rotation, RowLists, ScoreLeaf, ScoreOp, StandIns, TokenLayout, WindowSpec,
 };
 use crate::{CoreError, DType, Engine};
 
@@ -351,18 +351,14 @@ pub trait TokenEngine: Engine {
             ScoreLeaf::ExpectedAttention { .. } => "expected attention",
             ScoreLeaf::ProjectedValueNorm => "norms under an output projection",
             ScoreLeaf::KeySpread { .. } | ScoreLeaf::ValueSpread { .. } => "spreads over channels",
+            ScoreLeaf::FrameSaliency | ScoreLeaf::FrameGate { .. } => "likeness in frames",
         };
         Err(CoreError::Unsupported { engine: self.name(), feature })
     }
 
-    /// Columns `columns` of `scores` (`f32` `[heads, n]`), times `factor`; and their mean, which is no number where one of them is none.
+    /// Makes something of scores, `f32` `[heads, columns]` each. What is made of a number that is not finite need not be one that is none: [`ScoreOp::Finite`] finds those.
     ///
     /// # Errors
-    /// [`CoreError::ShapeMismatch`], [`CoreError::DTypeMismatch`], [`CoreError::Count`] for columns that are not there.
-    fn score_columns(
-        &self,
-        scores: &Self::Tensor,
-        columns: std::ops::Range<usize>,
-        factor: f32,
-    ) -> Result<(Self::Tensor, Self::Tensor), CoreError>;
+    /// Those of [`ScoreOp::shape`], [`CoreError::DTypeMismatch`].
+    fn score_op(&self, op: &ScoreOp, of: &[&Self::Tensor]) -> Result<Self::Tensor, CoreError>;
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{MeanRotation, Pool, TokenEngine};
+use super::{MeanRotation, Pool, TokenEngine, TokenGrid};
 use crate::{CoreError, DType, Shape, checks};
 
 /// One number for each token of each key head.
@@ -91,6 +91,15 @@ pub enum ScoreLeaf {
         /// Tokens of a block.
         size: usize,
     },
+    /// One less the mean cosine of a visual token's key and those of its neighbours in the frame, before the rotation and over all heads together; 0 for text and for a token
+    /// without neighbours. The same for all heads (`ST-Lite`, arXiv:2603.00188).
+    FrameSaliency,
+    /// 1 for text, for tokens of the newest frame, and for the `kept` tokens of older ones whose keys are least like any of the newest frame's, with those that are equally like; 0 for the
+    /// others. Likeness as of [`ScoreLeaf::FrameSaliency`].
+    FrameGate {
+        /// Tokens of older frames.
+        kept: usize,
+    },
 }
 
 /// Queries that a leaf asks.
@@ -129,7 +138,9 @@ impl ScoreLeaf {
             | Self::KeyRedundancy { .. }
             | Self::ProjectedValueNorm
             | Self::KeySpread { .. }
-            | Self::ValueSpread { .. } => LeafQueries::None,
+            | Self::ValueSpread { .. }
+            | Self::FrameSaliency
+            | Self::FrameGate { .. } => LeafQueries::None,
         }
     }
 
@@ -147,6 +158,11 @@ impl ScoreLeaf {
             }
             _ => tokens,
         }
+    }
+
+    /// True where it is made of keys before the rotation, and of where tokens stand in frames.
+    pub fn is_of_frames(&self) -> bool {
+        matches!(self, Self::FrameSaliency | Self::FrameGate { .. })
     }
 
     /// True where it is made of values.
@@ -180,6 +196,10 @@ pub struct ObservedLayer<'a, E: TokenEngine> {
     pub rotation: Option<&'a MeanRotation>,
     /// The output projection of each query head, `f32` `[query_heads, hidden, head_dim_v]`.
     pub projection: Option<&'a E::Tensor>,
+    /// Keys before the rotation, token after token, `[tokens, kv_heads, head_dim_k]`.
+    pub raw_keys: Option<&'a E::Tensor>,
+    /// Where the tokens stand in frames, in all heads.
+    pub grid: Option<&'a TokenGrid>,
     /// Multiplies `q.k`.
     pub scale: f32,
 }
@@ -188,7 +208,8 @@ impl<'a, E: TokenEngine> ObservedLayer<'a, E> {
     /// Rows of pools of keys and values.
     pub fn new((k, v): (&'a E::Tensor, &'a E::Tensor), rows: &'a E::Indices, scale: f32) -> Self {
         let (sums, queries, probe_keys, rotation, projection) = (None, None, None, None, None);
-        Self { k, v, sums, rows, queries, probe_keys, rotation, projection, scale }
+        let (raw_keys, grid) = (None, None);
+        Self { k, v, sums, rows, queries, probe_keys, rotation, projection, raw_keys, grid, scale }
     }
 }
 
@@ -211,6 +232,10 @@ pub struct ObservedShapes<'a> {
     pub rotation: Option<usize>,
     /// Of the output projection.
     pub projection: Option<(&'a [usize], DType)>,
+    /// Of the keys before the rotation.
+    pub raw_keys: Option<&'a [usize]>,
+    /// Tokens of the grid.
+    pub grid: Option<usize>,
 }
 
 /// Extents of a leaf, checked.
@@ -257,6 +282,18 @@ impl LeafProblem {
                 let what = "the output projection";
                 let shape = f32_only(what, shapes.projection.ok_or(missing(what, 1))?)?;
                 problem.group_of(what, shape)?;
+            }
+            ScoreLeaf::FrameSaliency | ScoreLeaf::FrameGate { .. } => {
+                let got = shapes.raw_keys.ok_or(missing("keys before the rotation", 1))?;
+                let expected = [tokens, kv_heads, dim];
+                if got != expected {
+                    let (what, expected) = ("keys before the rotation", expected.into());
+                    return Err(CoreError::ShapeMismatch { what, expected, got: got.into() });
+                }
+                let got = shapes.grid.ok_or(missing("tokens of a grid", tokens))?;
+                if got != tokens {
+                    return Err(CoreError::Count { what: "tokens of a grid", expected: tokens, got });
+                }
             }
             ScoreLeaf::KeySpread { size, .. } | ScoreLeaf::ValueSpread { size, .. } => {
                 checks::setting(size > 0, "size", size, "must be at least 1")?;

@@ -24,6 +24,20 @@ impl Pool {
             Self::Mean(size) | Self::Max(size) => size,
         }
     }
+
+    /// A row, smoothed.
+    pub fn smoothed(self, row: &[f32]) -> Vec<f32> {
+        let half = self.size() / 2;
+        let smooth = |i: usize| {
+            let around = &row[i.saturating_sub(half)..row.len().min(i + half + 1)];
+            match self {
+                Self::Max(_) => around.iter().copied().fold(f32::NEG_INFINITY, f32::max),
+                Self::Mean(size) => around.iter().sum::<f32>() / size as f32,
+                Self::None => row[i],
+            }
+        };
+        (0..row.len()).map(smooth).collect()
+    }
 }
 
 /// Observation-window scoring (`SnapKV`, arXiv:2404.14469).

@@ -10,9 +10,9 @@ use tether_codec::{
 };
 use tether_core::{
     AlignJob, AttendOptions, AttendTable, BlockTables, ChosenTokens, CoreError, DType, Engine, MeanRotation,
-    NewQueries, ObservedLayer, PageChoice, PageLists, PagedKv, Pairing, PhaseRows, PhaseTable, Pool,
-    Rotation, RowLists, ScoreLeaf, Side, SlotId, StandIns, StoreSpec, Summaries, TokenEngine, TokenLayout,
-    WindowSpec,
+    NEIGHBOURS, NewQueries, ObservedLayer, PageChoice, PageLists, PagedKv, Pairing, PhaseRows, PhaseTable,
+    Pool, Rotation, RowLists, ScoreLeaf, ScoreOp, Side, SlotId, StandIns, StoreSpec, Summaries, TokenEngine,
+    TokenGrid, TokenLayout, WindowSpec,
 };
 use tether_reuse::{Base, Grid, Reduction, ReuseEngine};
 
@@ -245,6 +245,8 @@ fn leaves(cases: &Cases) {
         ("expected attention of means", expected(false)),
         ("norms under a projection", ScoreLeaf::ProjectedValueNorm),
         ("spreads of keys", ScoreLeaf::KeySpread { first: 2, size: 8 }),
+        ("saliency in frames", ScoreLeaf::FrameSaliency),
+        ("gate of frames", ScoreLeaf::FrameGate { kept: 4 }),
     ] {
         cases.each(format!("observe {name}"), |e, dtype| {
             let pool = zeros(e, &[4, 16, 1, DIM], dtype)?;
@@ -255,6 +257,12 @@ fn leaves(cases: &Cases) {
                 probe_keys: Some(&zeros(e, &[2, queries, DIM], dtype)?),
                 rotation: Some(&rotation),
                 projection: Some(&zeros(e, &[8, 16, DIM], DType::F32)?),
+                raw_keys: Some(&zeros(e, &[32, 2, DIM], dtype)?),
+                grid: Some(&TokenGrid {
+                    neighbours: vec![[0; NEIGHBOURS]; 32],
+                    newest: (16..32).collect(),
+                    older: (0..16).collect(),
+                }),
                 ..ObservedLayer::new((&pool, &pool), &e.upload_indices(&[2, 32], &[0; 64])?, 0.1)
             };
             e.observe(&leaf, &layer).map(drop)
@@ -298,9 +306,28 @@ fn selection(cases: &Cases) {
             e.top_k(&zeros(e, &[2, columns], DType::F32)?, 8).map(drop)
         });
     }
-    cases.once("columns of scores".to_owned(), |e| {
-        e.score_columns(&zeros(e, &[2, 512], DType::F32)?, 3..500, -1.0).map(drop)
-    });
+    for op in [
+        ScoreOp::Linear { by: 2.0, plus: 1.0 },
+        ScoreOp::Sum,
+        ScoreOp::Product,
+        ScoreOp::Columns { first: 3, count: 497, by: -1.0, reversed: false },
+        ScoreOp::Columns { first: 3, count: 497, by: -1.0, reversed: true },
+        ScoreOp::Ends { first: 3, last: 0, score: None },
+        ScoreOp::Smooth(Pool::Mean(5)),
+        ScoreOp::Smooth(Pool::Max(5)),
+        ScoreOp::Softmax,
+        ScoreOp::PerHighest { first: 1, last: 1 },
+        ScoreOp::Rank { size: 8 },
+        ScoreOp::HeadMean,
+        ScoreOp::Finite,
+        ScoreOp::Raise { count: 8, first: 1, last: 1 },
+        ScoreOp::SpanMeans { first: 0, size: 8, end: 512 },
+    ] {
+        cases.once(format!("scores, {op:?}"), |e| {
+            let scores = zeros(e, &[2, 512], DType::F32)?;
+            e.score_op(&op, &[&scores, &scores][..op.inputs()]).map(drop)
+        });
+    }
     for pool in [Pool::None, Pool::Mean(5), Pool::Max(5)] {
         for dim in [64, DIM] {
             cases.each(format!("window scores, {pool:?}, {dim} channels"), |e, dtype| {

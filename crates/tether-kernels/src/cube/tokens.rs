@@ -5,8 +5,9 @@ use cubecl::server::Handle;
 use tether_core::{
     AttendOptions, BlockTables, ChosenTokens, CoreError, DType, DecodeProblem, LeafProblem, MeanRotation,
     NewQueries, ObservedLayer, ObservedShapes, PageChoice, PageLists, PageProblem, PagedKv, Pool, PoolRows,
-    Rotation, RotationExtents, RowLists, RowProblem, ScoreLeaf, Shape, StandIns, TokenEngine, TokenLayout,
-    TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec, check_entries, check_sums, checks,
+    Rotation, RotationExtents, RowLists, RowProblem, ScoreLeaf, ScoreOp, Shape, StandIns, TokenEngine,
+    TokenGrid, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec, check_entries,
+    check_sums, checks,
 };
 
 use super::launch::uploaded;
@@ -15,7 +16,6 @@ use crate::ops::{
     self,
     decode::{Asked, Stored},
     leaves::LeafInputs,
-    row_scores::Strides,
     window::Keys,
 };
 
@@ -641,6 +641,8 @@ impl<R: Runtime> TokenEngine for Cube<R> {
             probe_keys: layer.probe_keys.map(CubeTensor::shape),
             rotation: layer.rotation.map(MeanRotation::dim),
             projection: layer.projection.map(|p| (p.shape(), p.dtype)),
+            raw_keys: layer.raw_keys.map(CubeTensor::shape),
+            grid: layer.grid.map(TokenGrid::tokens),
         };
         let problem = LeafProblem::new(leaf, &shapes)?;
         if let ScoreLeaf::WindowAttention { smoothing, .. } = *leaf
@@ -655,22 +657,17 @@ impl<R: Runtime> TokenEngine for Cube<R> {
             leaf if leaf.is_of_values() => layer.v,
             _ => layer.k,
         };
-        let &ObservedLayer { queries, probe_keys, rotation, projection, scale, .. } = layer;
-        let inputs = LeafInputs { queries, probe_keys, rotation, projection, scale };
-        self.leaf(leaf, &problem, &self.read_rows(pool, layer.rows)?, &inputs)
+        let &ObservedLayer { queries, probe_keys, rotation, projection, raw_keys, grid, scale, .. } = layer;
+        let inputs = LeafInputs { queries, probe_keys, rotation, projection, raw_keys, grid, scale };
+        // Keys before the rotation are there already.
+        let rows = match raw_keys.filter(|_| leaf.is_of_frames()) {
+            Some(keys) => keys.clone(),
+            None => self.read_rows(pool, layer.rows)?,
+        };
+        self.leaf(leaf, &problem, &rows, &inputs)
     }
 
-    fn score_columns(
-        &self,
-        scores: &CubeTensor,
-        columns: std::ops::Range<usize>,
-        factor: f32,
-    ) -> Result<(CubeTensor, CubeTensor), CoreError> {
-        let heads = checks::columns(&scores.shape, scores.dtype, &columns)?;
-        let n = scores.shape[1];
-        let strides = Strides { first: columns.start, head: n, column: 1, step: 0, count: 1 };
-        let chosen = self.strided_means(scores, (heads, columns.len()), strides, factor)?;
-        let means = self.column_means(&chosen)?;
-        Ok((chosen, means))
+    fn score_op(&self, op: &ScoreOp, of: &[&CubeTensor]) -> Result<CubeTensor, CoreError> {
+        self.score_arithmetic(op, of)
     }
 }

@@ -11,9 +11,12 @@ pub(crate) enum Form {
     Absolute,
     /// The sum of `x_i * (m_i . x + number_i)`.
     Quadratic,
-    /// The largest `(m . x) * number`.
+    /// The largest `(m . x) / number`.
     Largest,
 }
+
+/// A length that nothing is divided by less than.
+const SHORTEST: f32 = 1e-12;
 
 /// Below every product that counts.
 const LOWEST: f32 = -1e30;
@@ -21,8 +24,8 @@ const LOWEST: f32 = -1e30;
 /// One number for each row of `x` `[heads / group, stride, dim]`, of which `rows` count, and each of the `group` heads that it belongs to: `[heads, rows]`. `matrices` is
 /// `[heads, count, dim]` and `numbers` `[heads, count]`. Rows are single numbers where the form is quadratic. Cube x counts blocks of rows, cube y heads.
 #[cube(launch_unchecked)]
-pub(crate) fn row_forms<M: Size, F: Float, N: Size>(
-    matrices: &Array<Vector<f32, M>>,
+pub(crate) fn row_forms<A: Float, M: Size, F: Float, N: Size>(
+    matrices: &Array<Vector<A, M>>,
     numbers: &Array<f32>,
     x: &Array<Vector<F, N>>,
     out: &mut Array<f32>,
@@ -48,7 +51,7 @@ pub(crate) fn row_forms<M: Size, F: Float, N: Size>(
     }
     for block in 0..count.div_ceil(BLOCK) {
         let first = block * BLOCK;
-        let sums = products::<f32, M, F, N>(
+        let sums = products::<A, M, F, N>(
             matrices,
             x,
             &mut rows_of,
@@ -70,8 +73,8 @@ pub(crate) fn row_forms<M: Size, F: Float, N: Size>(
                         results[j as usize] += sum.abs();
                     }
                     if comptime!(form == Form::Largest) {
-                        let number = numbers[(head * count + row) as usize];
-                        results[j as usize] = results[j as usize].max(sum * number);
+                        let number = numbers[(head * count + row) as usize].max(f32::new(SHORTEST));
+                        results[j as usize] = results[j as usize].max(sum / number);
                     }
                     if comptime!(form == Form::Quadratic) {
                         let of = lane_x + LANES * j;

@@ -117,9 +117,9 @@ pub(crate) fn row_means<F: Float>(
     }
 }
 
-/// Sums of a part of each head's numbers, `x` `[heads, columns]`: `[heads, parts]`. Cube x counts parts, cube y heads.
+/// Sums of a part of each head's numbers times `factor`, `x` `[heads, columns]`: `[heads, parts]`. Cube x counts parts, cube y heads.
 #[cube(launch_unchecked)]
-pub(crate) fn column_sums(x: &Array<f32>, out: &mut Array<f32>, columns: u32) {
+pub(crate) fn column_sums(x: &Array<f32>, out: &mut Array<f32>, columns: u32, factor: f32) {
     let mut sums = SharedMemory::<f32>::new(comptime!(THREADS as usize));
     let of_part = columns.div_ceil(CUBE_COUNT_X);
     let begin = CUBE_POS_X * of_part;
@@ -130,7 +130,7 @@ pub(crate) fn column_sums(x: &Array<f32>, out: &mut Array<f32>, columns: u32) {
     let mut sum = 0.0f32;
     let mut column = begin + UNIT_POS_X;
     while column < end {
-        sum += x[(CUBE_POS_Y * columns + column) as usize];
+        sum += x[(CUBE_POS_Y * columns + column) as usize] * factor;
         column += THREADS;
     }
     sums[UNIT_POS_X as usize] = sum;

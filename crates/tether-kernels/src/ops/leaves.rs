@@ -2,7 +2,7 @@
 
 use cubecl::Runtime;
 use tether_core::{
-    CoreError, DType, LeafProblem, MeanRotation, Pool, ScoreLeaf, Shape, TokenEngine, WindowSpec,
+    CoreError, DType, LeafProblem, MeanRotation, Pool, ScoreLeaf, Shape, TokenEngine, TokenGrid, WindowSpec,
 };
 
 use super::query_scores::QueryRows;
@@ -16,6 +16,8 @@ pub(crate) struct LeafInputs<'a> {
     pub(crate) probe_keys: Option<&'a CubeTensor>,
     pub(crate) rotation: Option<&'a MeanRotation>,
     pub(crate) projection: Option<&'a CubeTensor>,
+    pub(crate) raw_keys: Option<&'a CubeTensor>,
+    pub(crate) grid: Option<&'a TokenGrid>,
     pub(crate) scale: f32,
 }
 
@@ -103,6 +105,14 @@ impl<R: Runtime> Cube<R> {
             ScoreLeaf::KeySpread { first, size } | ScoreLeaf::ValueSpread { first, size } => {
                 self.block_spreads(x, (first, size), columns / size)
             }
+            ScoreLeaf::FrameSaliency | ScoreLeaf::FrameGate { .. } => {
+                let grid = inputs.grid.ok_or(missing("tokens of a grid"))?;
+                let keys = inputs.raw_keys.ok_or(missing("keys before the rotation"))?;
+                match *leaf {
+                    ScoreLeaf::FrameGate { kept } => self.frame_gate(keys, grid, kept),
+                    _ => self.frame_saliency(keys, grid),
+                }
+            }
             _ => {
                 let feature = "this leaf of a score";
                 Err(CoreError::Unsupported { engine: R::name(self.client()), feature })
@@ -144,7 +154,9 @@ pub(crate) fn has_leaf(leaf: &ScoreLeaf) -> bool {
         | ScoreLeaf::ExpectedAttention { .. }
         | ScoreLeaf::ProjectedValueNorm
         | ScoreLeaf::KeySpread { .. }
-        | ScoreLeaf::ValueSpread { .. } => true,
+        | ScoreLeaf::ValueSpread { .. }
+        | ScoreLeaf::FrameSaliency
+        | ScoreLeaf::FrameGate { .. } => true,
         _ => false,
     }
 }

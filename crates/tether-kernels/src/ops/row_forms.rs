@@ -36,11 +36,15 @@ impl<R: Runtime> Cube<R> {
             return Ok(out);
         }
         let client = self.client();
+        if matrices.dtype != DType::F32 && matrices.dtype != x.dtype {
+            let (what, expected, got) = ("rows of a matrix", x.dtype, matrices.dtype);
+            return Err(CoreError::DTypeMismatch { what, expected, got });
+        }
         if heads > 65_535 {
             let feature = "more than 65535 heads";
             return Err(CoreError::Unsupported { engine: R::name(client), feature });
         }
-        let of_matrices = vector_size(client, size_of::<f32>(), &[dim, DEPTH as usize]);
+        let of_matrices = vector_size(client, matrices.dtype.bytes(), &[dim, DEPTH as usize]);
         // A quadratic form asks for single numbers of a row.
         let of_rows = match form {
             Form::Quadratic => 1,
@@ -51,12 +55,32 @@ impl<R: Runtime> Cube<R> {
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
         // SAFETY: the kernel stops at `rows` rows of a head, at `count` rows of its matrix, and reads a number for each of those where it is given some.
         unsafe {
-            with_storage!(x.dtype, F => row_forms::row_forms::launch_unchecked::<F, R>(
-                client, cubes, CubeDim::new_1d(THREADS), of_matrices, of_rows,
-                array(&matrices.handle, matrices.len() / of_matrices), array(&numbers.handle, numbers.len()),
-                array(&x.handle, x.len() / of_rows), array(&out.handle, out.len()), count as u32,
-                (heads / of_heads.max(1)) as u32, rows as u32, rows as u32, dim as u32, form,
-            ));
+            macro_rules! launch {
+                ($A:ty, $F:ty) => {
+                    row_forms::row_forms::launch_unchecked::<$A, $F, R>(
+                        client,
+                        cubes,
+                        CubeDim::new_1d(THREADS),
+                        of_matrices,
+                        of_rows,
+                        array(&matrices.handle, matrices.len() / of_matrices),
+                        array(&numbers.handle, numbers.len()),
+                        array(&x.handle, x.len() / of_rows),
+                        array(&out.handle, out.len()),
+                        count as u32,
+                        (heads / of_heads.max(1)) as u32,
+                        rows as u32,
+                        rows as u32,
+                        dim as u32,
+                        form,
+                    )
+                };
+            }
+            // Rows are compared with rows of their own sort, and else multiplied with what was worked out.
+            with_storage!(x.dtype, F => match matrices.dtype {
+                DType::F32 => launch!(f32, F),
+                _ => launch!(F, F),
+            });
         }
         Ok(out)
     }

@@ -62,31 +62,31 @@ impl<R: Runtime> Cube<R> {
         self.row_sums((&sums, parts), None, 1, rows.max(1) as f32)
     }
 
-    /// The mean of each head's numbers, `x` `[heads, columns]`: `[heads, 1]`.
-    pub(crate) fn column_means(&self, x: &CubeTensor) -> Result<CubeTensor, CoreError> {
+    /// 0 for each head whose numbers, `x` `[heads, columns]`, are finite, and no number for another: `[heads, 1]`.
+    pub(crate) fn finite_rows(&self, x: &CubeTensor) -> Result<CubeTensor, CoreError> {
         let (heads, columns) = (x.shape[0], x.shape[1]);
         let parts = columns.div_ceil(4096).clamp(1, PARTS);
         let sums = self.tensor(&[heads, parts], DType::F32)?;
-        if x.len() > 0 {
-            if heads > 65_535 {
-                let feature = "more than 65535 heads";
-                return Err(CoreError::Unsupported { engine: R::name(self.client()), feature });
-            }
-            #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-            // SAFETY: the kernel stops at `columns` numbers of each head and writes one for each part.
-            unsafe {
-                row_scores::column_sums::launch_unchecked::<R>(
-                    self.client(),
-                    CubeCount::Static(parts as u32, heads as u32, 1),
-                    CubeDim::new_1d(THREADS),
-                    array(&x.handle, x.len()),
-                    array(&sums.handle, sums.len()),
-                    columns as u32,
-                );
-            }
+        if heads > 65_535 {
+            let feature = "more than 65535 heads";
+            return Err(CoreError::Unsupported { engine: R::name(self.client()), feature });
+        }
+        #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
+        // SAFETY: the kernel stops at `columns` numbers of each head and writes one for each part.
+        unsafe {
+            row_scores::column_sums::launch_unchecked::<R>(
+                self.client(),
+                CubeCount::Static(parts as u32, heads as u32, 1),
+                CubeDim::new_1d(THREADS),
+                array(&x.handle, x.len().max(1)),
+                array(&sums.handle, sums.len()),
+                columns as u32,
+                // Times 0, which only what is not finite does not become.
+                0.0,
+            );
         }
         let strides = Strides { first: 0, head: parts, column: 0, step: 1, count: parts };
-        self.strided_means(&sums, (heads, 1), strides, parts as f32 / columns.max(1) as f32)
+        self.strided_means(&sums, (heads, 1), strides, 1.0)
     }
 
     fn row_sums(

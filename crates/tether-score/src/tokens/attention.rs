@@ -177,19 +177,10 @@ pub fn add_causal_mass(mass: &mut [f32], queries: &[f32], keys: &[f32], dim: usi
 
 /// Each row of `rows` (`[_, columns]`) smoothed along its columns; see [`Pool`].
 pub fn pooled(rows: &[f32], columns: usize, pool: Pool) -> Vec<f32> {
-    let half = pool.size() / 2;
     if pool.size() <= 1 || columns == 0 {
         return rows.to_vec();
     }
-    let smooth = |row: &[f32], i: usize| {
-        let around = &row[i.saturating_sub(half)..columns.min(i + half + 1)];
-        match pool {
-            Pool::Max(_) => around.iter().copied().fold(f32::NEG_INFINITY, f32::max),
-            Pool::Mean(size) => around.iter().sum::<f32>() / size as f32,
-            Pool::None => row[i],
-        }
-    };
-    rows.chunks_exact(columns).flat_map(|row| (0..columns).map(move |i| smooth(row, i))).collect()
+    rows.chunks_exact(columns).flat_map(|row| pool.smoothed(row)).collect()
 }
 
 /// Means of the query heads of each key head: `[query_heads, columns]` to `[kv_heads, columns]`.

@@ -1,12 +1,10 @@
 //! Scores as data: what a backend works out of keys, values and queries, and cheap arithmetic over it.
 
 use serde::{Deserialize, Serialize};
-use tether_core::{Pool, ScoreLeaf};
+use tether_core::{Pool, ScoreLeaf, ScoreOp};
 
-use super::leaf::host_leaf;
-use super::scorers::mean_of_rows;
-use super::selectors::best;
-use super::{HeadScores, Protected, ScoreRequest, TokenObservation, TokenScorer, pooled};
+use super::arithmetic::{HostArithmetic, PositionScore, ScoreArithmetic};
+use super::{HeadScores, Protected, ScoreRequest, TokenObservation, TokenScorer};
 use crate::ScoreError;
 
 /// The score of tokens that a score says nothing about.
@@ -27,6 +25,15 @@ pub enum EndScore {
 pub enum ScoreExpr {
     /// What a backend works out.
     Leaf(ScoreLeaf),
+    /// What the positions of tokens tell.
+    Position(PositionScore),
+    /// The same for each of so many tokens.
+    Constant {
+        /// The score.
+        score: f32,
+        /// The tokens.
+        tokens: usize,
+    },
     /// The scores of a scorer that asks for keys, values or queries themselves: they are read back for it.
     Host {
         /// The scorer.
@@ -82,6 +89,15 @@ pub enum ScoreExpr {
         /// How.
         over: Pool,
     },
+    /// A score over the highest of each head, protected tokens left out.
+    PerHighest {
+        /// The score.
+        of: Box<Self>,
+        /// Tokens that a head keeps.
+        kept: usize,
+        /// Tokens that it keeps whatever their scores.
+        protected: Protected,
+    },
     /// The softmax of a score over the tokens of each head.
     Softmax(Box<Self>),
     /// The rank of a score in its block of tokens, as a share of the block: 0 for the lowest, of equal ones for the first.
@@ -104,8 +120,6 @@ pub enum ScoreExpr {
     },
     /// The mean over key heads, the same for all.
     HeadMean(Box<Self>),
-    /// A score divided by the number of queries that saw the token: those from its position on.
-    PerQuery(Box<Self>),
     /// A sum.
     Add(Vec<Self>),
     /// A product.
@@ -175,7 +189,7 @@ impl ScoreExpr {
     fn visit(&self, look: &mut impl FnMut(&Self)) {
         look(self);
         match self {
-            Self::Leaf(_) | Self::Host { .. } => {}
+            Self::Leaf(_) | Self::Position(_) | Self::Constant { .. } | Self::Host { .. } => {}
             Self::Within { of, .. }
             | Self::After { of, .. }
             | Self::Repeat { of, .. }
@@ -183,171 +197,97 @@ impl ScoreExpr {
             | Self::Offset { of, .. }
             | Self::Smooth { of, .. }
             | Self::Rank { of, .. }
+            | Self::PerHighest { of, .. }
             | Self::Softmax(of)
-            | Self::HeadMean(of)
-            | Self::PerQuery(of) => of.visit(look),
+            | Self::HeadMean(of) => of.visit(look),
             Self::Raise { of, by, .. } => [of, by].into_iter().for_each(|part| part.visit(look)),
             Self::Add(all) | Self::Mul(all) => all.iter().for_each(|part| part.visit(look)),
         }
     }
 
-    /// The leaf by which each head's tokens are in the same order, or in the opposite one where the number is negative, and the first and the last tokens that stand above
-    /// all; `None` where more than one leaf, or other heads, have a say.
-    pub fn ordered_by(&self) -> Option<(ScoreLeaf, f32, (usize, usize))> {
+    /// A score that orders the tokens between the first `sink` and the last `recent` as this one does, or the other way round where the number is negative, and how many first tokens it
+    /// says nothing about: what stands around it and does not change the order is left out.
+    pub fn ordering(&self, (sink, recent): (usize, usize)) -> (&Self, f32, usize) {
         match self {
-            Self::Leaf(leaf) => Some((*leaf, 1.0, (0, 0))),
-            Self::Scale { of, by } => {
-                let (leaf, factor, ends) = of.ordered_by()?;
-                (ends == (0, 0) && *by != 0.0).then_some((leaf, factor * by, ends))
+            Self::Within { of, first, last, .. } if *first <= sink && *last <= recent => {
+                let (of, factor, before) = of.ordering((sink - first, recent - last));
+                (of, factor, first + before)
             }
-            Self::Within { of, first, last, ends: EndScore::Above } => {
-                let (leaf, factor, ends) = of.ordered_by()?;
-                (ends == (0, 0)).then_some((leaf, factor, (*first, *last)))
+            Self::Scale { of, by } if *by != 0.0 => {
+                let (of, factor, before) = of.ordering((sink, recent));
+                (of, factor * by.signum(), before)
             }
-            _ => None,
+            all => (all, 1.0, 0),
         }
     }
 
     /// The scores. Leaves that `seen` has not had worked out are worked out here.
     ///
     /// # Errors
-    /// [`ScoreError::Missing`] for what a leaf is made of and was not recorded, [`ScoreError::Count`] for parts that do not fit each other, [`ScoreError::NonFiniteToken`].
+    /// [`ScoreError::Missing`] for what a leaf is made of and was not recorded, [`ScoreError::Count`] and [`ScoreError::Core`] for parts that do not fit each other,
+    /// [`ScoreError::NonFiniteToken`].
     pub fn evaluate(&self, seen: &dyn TokenObservation) -> Result<HeadScores, ScoreError> {
-        let (heads, tokens) = (seen.kv_heads(), seen.tokens());
-        match self {
-            Self::Leaf(leaf) => {
-                let numbers = match seen.leaf(leaf) {
-                    Some(numbers) => numbers.to_vec(),
-                    None => host_leaf(leaf, seen)?,
-                };
-                HeadScores::new(heads, leaf.columns(tokens), numbers)
+        let scores = self.work_out(&mut HostArithmetic(seen))?;
+        if scores.tokens() == seen.tokens() {
+            return Ok(scores);
+        }
+        let (expected, got) = (seen.tokens(), scores.tokens());
+        Err(ScoreError::Count { what: "tokens that have a score", expected, got })
+    }
+
+    /// The scores, wherever they are worked out.
+    ///
+    /// # Errors
+    /// Those of `with`; [`ScoreError::Missing`] for a sum or a product of nothing.
+    pub fn work_out<A: ScoreArithmetic>(&self, with: &mut A) -> Result<A::Scores, A::Error> {
+        let (of, op) = match self {
+            Self::Leaf(leaf) => return with.leaf(leaf),
+            Self::Position(score) => return with.of_positions(*score),
+            Self::Constant { score, tokens } => return with.constant(*score, *tokens),
+            Self::Host { scorer, request } => return with.asked(scorer, *request),
+            Self::Add(all) => return folded(all, with, ScoreOp::Sum),
+            Self::Mul(all) => return folded(all, with, ScoreOp::Product),
+            Self::Raise { of, by, count, protected } => {
+                let (of, by) = (of.work_out(with)?, by.work_out(with)?);
+                let (tokens, count) = (with.tokens(), (*count).min(with.tokens()));
+                let Protected { sink: first, recent: last } = protected.within(count, tokens);
+                return with.op(&ScoreOp::Raise { count, first, last }, &[&of, &by]);
             }
-            Self::Host { scorer, request } => scorer.score(seen, *request),
             Self::Within { of, first, last, ends } => {
-                let of = of.evaluate(seen)?;
-                if of.tokens() + first + last != tokens {
-                    let expected = tokens.saturating_sub(first + last);
-                    let (what, got) = ("tokens between the first and the last", of.tokens());
-                    return Err(ScoreError::Count { what, expected, got });
-                }
-                let end = match *ends {
-                    EndScore::Above => of.highest() + 1.0,
-                    EndScore::Is(score) => score,
+                let score = match *ends {
+                    EndScore::Above => None,
+                    EndScore::Is(score) => Some(score),
                 };
-                let ends = |count| std::iter::repeat_n(end, count);
-                let padded = |row: &[f32]| -> Vec<f32> {
-                    ends(*first).chain(row.iter().copied()).chain(ends(*last)).collect()
-                };
-                HeadScores::new(heads, tokens, of.rows().flat_map(padded).collect())
+                (of, ScoreOp::Ends { first: *first, last: *last, score })
             }
             Self::After { of, first } => {
-                let of = of.evaluate(seen)?;
-                let rest = of.tokens().saturating_sub(*first);
-                let values = of.rows().flat_map(|row| &row[row.len() - rest..]).copied().collect();
-                HeadScores::new(heads, rest, values)
+                let count = with.tokens().saturating_sub(*first);
+                (of, ScoreOp::Columns { first: *first, count, by: 1.0, reversed: false })
             }
-            Self::Repeat { of, times, tokens } => {
-                let of = of.evaluate(seen)?;
-                if of.tokens() != tokens.div_ceil((*times).max(1)) {
-                    let (what, got) = ("tokens that have a score in common", of.tokens());
-                    return Err(ScoreError::Count { what, expected: tokens.div_ceil((*times).max(1)), got });
-                }
-                let repeated = |row: &[f32]| (0..*tokens).map(|t| row[t / times]).collect::<Vec<_>>();
-                HeadScores::new(heads, *tokens, of.rows().flat_map(repeated).collect())
+            Self::Repeat { of, times, tokens } => (of, ScoreOp::Repeat { times: *times, columns: *tokens }),
+            Self::Scale { of, by } => (of, ScoreOp::Linear { by: *by, plus: 0.0 }),
+            Self::Offset { of, by } => (of, ScoreOp::Linear { by: 1.0, plus: *by }),
+            Self::Smooth { of, over } => (of, ScoreOp::Smooth(*over)),
+            Self::PerHighest { of, kept, protected } => {
+                let Protected { sink: first, recent: last } = protected.within(*kept, with.tokens());
+                (of, ScoreOp::PerHighest { first, last })
             }
-            Self::Scale { of, by } => mapped(of, seen, |x| x * by),
-            Self::Offset { of, by } => mapped(of, seen, |x| x + by),
-            Self::Smooth { of, over } => {
-                let of = of.evaluate(seen)?;
-                HeadScores::new(heads, of.tokens(), pooled(of.values(), of.tokens(), *over))
-            }
-            Self::Softmax(of) => {
-                let of = of.evaluate(seen)?;
-                let softmax = |row: &[f32]| -> Vec<f32> {
-                    let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                    let weigh = |&x: &f32| (f64::from(x) - f64::from(highest)).exp();
-                    let total: f64 = row.iter().map(weigh).sum();
-                    row.iter().map(|x| (weigh(x) / total) as f32).collect()
-                };
-                HeadScores::new(heads, of.tokens(), of.rows().flat_map(softmax).collect())
-            }
-            Self::Rank { of, size } => {
-                let of = of.evaluate(seen)?;
-                let ranks = of.rows().flat_map(|row| row.chunks((*size).max(1)).flat_map(ranks)).collect();
-                HeadScores::new(heads, of.tokens(), ranks)
-            }
-            Self::Raise { of, by, count, protected } => {
-                let (of, by) = (of.evaluate(seen)?, by.evaluate(seen)?);
-                if (by.heads(), by.tokens()) != (of.heads(), of.tokens()) {
-                    let (what, expected, got) = ("scores to raise by", of.values().len(), by.values().len());
-                    return Err(ScoreError::Count { what, expected, got });
-                }
-                let columns = of.tokens();
-                let mut values = of.values().to_vec();
-                for (row, by) in values.chunks_exact_mut(columns.max(1)).zip(by.rows()) {
-                    best(by, *count, *protected).iter().for_each(|&t| row[t as usize] = f32::MAX);
-                }
-                HeadScores::new(of.heads(), columns, values)
-            }
-            Self::HeadMean(of) => {
-                let of = of.evaluate(seen)?;
-                if of.tokens() == 0 {
-                    return Ok(of);
-                }
-                HeadScores::shared(heads, &mean_of_rows(of.values(), of.tokens()))
-            }
-            Self::PerQuery(of) => {
-                let of = of.evaluate(seen)?;
-                let columns = of.tokens();
-                let mut values = of.values().to_vec();
-                for (head, row) in values.chunks_exact_mut(columns.max(1)).enumerate() {
-                    let positions = seen.positions(head);
-                    let end = positions.last().map_or(0, |&p| i64::from(p) + 1);
-                    row.iter_mut()
-                        .zip(positions)
-                        .for_each(|(x, &p)| *x /= (end - i64::from(p)).max(1) as f32);
-                }
-                HeadScores::new(heads, columns, values)
-            }
-            Self::Add(all) => folded(all, seen, |a, b| a + b),
-            Self::Mul(all) => folded(all, seen, |a, b| a * b),
-        }
+            Self::Softmax(of) => (of, ScoreOp::Softmax),
+            Self::Rank { of, size } => (of, ScoreOp::Rank { size: *size }),
+            Self::HeadMean(of) => (of, ScoreOp::HeadMean),
+        };
+        let of = of.work_out(with)?;
+        with.op(&op, &[&of])
     }
 }
 
-fn mapped(
-    of: &ScoreExpr,
-    seen: &dyn TokenObservation,
-    with: impl Fn(f32) -> f32,
-) -> Result<HeadScores, ScoreError> {
-    let of = of.evaluate(seen)?;
-    HeadScores::new(of.heads(), of.tokens(), of.values().iter().map(|&x| with(x)).collect())
-}
-
-/// The rank of each number, as a share of them.
-fn ranks(block: &[f32]) -> Vec<f32> {
-    let mut order: Vec<usize> = (0..block.len()).collect();
-    order.sort_by(|&a, &b| block[a].total_cmp(&block[b]));
-    let mut ranks = vec![0f32; block.len()];
-    order.iter().enumerate().for_each(|(rank, &at)| ranks[at] = rank as f32 / block.len() as f32);
-    ranks
-}
-
-fn folded(
-    all: &[ScoreExpr],
-    seen: &dyn TokenObservation,
-    with: impl Fn(f32, f32) -> f32,
-) -> Result<HeadScores, ScoreError> {
-    let mut parts = all.iter().map(|of| of.evaluate(seen));
-    let mut result = parts.next().ok_or(ScoreError::Missing { what: "parts of a score" })??;
-    for part in parts {
-        let part = part?;
-        if part.tokens() != result.tokens() {
-            let (expected, got) = (result.tokens(), part.tokens());
-            return Err(ScoreError::Count { what: "tokens of a part of a score", expected, got });
-        }
-        let values = result.values().iter().zip(part.values()).map(|(&a, &b)| with(a, b)).collect();
-        result = HeadScores::new(result.heads(), result.tokens(), values)?;
+fn folded<A: ScoreArithmetic>(all: &[ScoreExpr], with: &mut A, op: ScoreOp) -> Result<A::Scores, A::Error> {
+    let none = ScoreError::Missing { what: "parts of a score" };
+    let (first, rest) = all.split_first().ok_or(none)?;
+    let mut result = first.work_out(with)?;
+    for part in rest {
+        let part = part.work_out(with)?;
+        result = with.op(&op, &[&result, &part])?;
     }
     Ok(result)
 }
@@ -359,14 +299,18 @@ mod tests {
     #[test]
     fn knows_what_orders_tokens() {
         let norm = || ScoreExpr::leaf(ScoreLeaf::KeyNorm);
-        let all = Some((ScoreLeaf::KeyNorm, -1.0, (0, 3)));
-        assert_eq!(norm().scaled(-1.0).before_newest(3).ordered_by(), all);
-        // The newest tokens would be the lowest.
-        assert_eq!(norm().before_newest(3).scaled(-1.0).ordered_by(), None);
-        assert_eq!(norm().scaled(0.0).ordered_by(), None);
-        assert_eq!(ScoreExpr::HeadMean(Box::new(norm())).ordered_by(), None);
+        let inner = norm();
+        let scaled = norm().scaled(-2.0).within((1, 3), EndScore::Above);
+        assert_eq!(scaled.ordering((1, 4)), (&inner, -1.0, 1));
+        // The newest tokens are not all protected, and stand above the others.
+        assert_eq!(scaled.ordering((1, 2)), (&scaled, 1.0, 0));
+        let nothing = norm().scaled(0.0);
+        assert_eq!(nothing.ordering((0, 0)), (&nothing, 1.0, 0));
+        let twice = norm().before_newest(3).scaled(-1.0).scaled(-0.5).within((2, 0), EndScore::Is(1.0));
+        assert_eq!(twice.ordering((2, 3)), (&inner, 1.0, 2));
+        let mean = ScoreExpr::HeadMean(Box::new(norm()));
+        assert_eq!(mean.ordering((0, 0)), (&mean, 1.0, 0));
         let sum = ScoreExpr::Add(vec![norm(), norm(), ScoreExpr::leaf(ScoreLeaf::ValueNorm)]);
         assert_eq!(sum.leaves(), [ScoreLeaf::KeyNorm, ScoreLeaf::ValueNorm]);
-        assert_eq!(sum.ordered_by(), None);
     }
 }

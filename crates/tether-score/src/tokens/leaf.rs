@@ -2,6 +2,7 @@
 
 mod asked;
 mod expected;
+mod frames;
 mod keys;
 mod spreads;
 mod values;
@@ -52,6 +53,8 @@ pub(super) fn host_leaf(leaf: &ScoreLeaf, seen: &dyn TokenObservation) -> Result
         ScoreLeaf::ValueSpread { first, size } => {
             Ok(spreads::of_heads(&seen.values()?, (tokens, seen.head_dim_v()), (first, size)))
         }
+        ScoreLeaf::FrameSaliency => frames::saliency(seen),
+        ScoreLeaf::FrameGate { kept } => frames::open(seen, kept),
         _ => Err(ScoreError::Missing { what: "this leaf of a score on the host" }),
     }
 }

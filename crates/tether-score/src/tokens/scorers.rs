@@ -21,7 +21,6 @@ mod windowkv;
 
 pub(super) use keydiff::norm;
 pub(super) use question_guided::mean_row;
-pub(super) use tova::mean_of_rows;
 
 pub use accumulated_attention::AccumulatedAttention;
 pub use block_likeness::{BlockLikeness, block_means};
@@ -37,7 +36,7 @@ pub use question_guided::QuestionGuided;
 pub use random::RandomScore;
 pub use sampled_attention::SampledAttention;
 pub use snapkv::{PoolKind, QueryHeads, Reduction, SnapKv};
-pub use st_lite::{StLite, spatial_saliency};
+pub use st_lite::{StLite, spatial_saliency, token_grid};
 pub use streaming_llm::StreamingLlm;
 pub use tova::Tova;
 pub use windowkv::{WindowKv, WindowTask};

@@ -9,6 +9,17 @@ use super::selectors::{Blocks, Chunks, ElasticOfficial, Pages, TopK, Windows, ac
 use super::{HeadScores, HeadShare, HeadShares, KeptIndices, Protected};
 use crate::ScoreError;
 
+/// Spans of consecutive tokens, the last of which may be shorter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScoreSpans {
+    /// Tokens before the first span.
+    pub first: usize,
+    /// Tokens of a span.
+    pub size: usize,
+    /// Tokens before which the last span ends.
+    pub end: usize,
+}
+
 /// Whose tokens a selector chooses at a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -41,6 +52,12 @@ pub trait SelectTokens: AnySettings {
     /// scores are.
     fn keeps_highest(&self) -> bool {
         false
+    }
+
+    /// Spans of tokens whose mean scores over all heads are all that it looks at, where there are such: a device adds them up where the scores are. What it chooses of heads that hold
+    /// `tokens` depends on nothing else then but the share.
+    fn spans(&self, _share: HeadShare, _tokens: usize) -> Option<ScoreSpans> {
+        None
     }
 
     /// Tokens that it keeps of `tokens` where the budget does not say.

@@ -72,8 +72,8 @@ pub enum Call {
     Words,
     /// [`TokenEngine::observe`](tether_core::TokenEngine::observe).
     Observe,
-    /// [`TokenEngine::score_columns`](tether_core::TokenEngine::score_columns).
-    ScoreColumns,
+    /// [`TokenEngine::score_op`](tether_core::TokenEngine::score_op).
+    ScoreOp,
     /// [`TokenEngine::create_page_table`](tether_core::TokenEngine::create_page_table).
     CreatePageTable,
     /// [`TokenEngine::grow_page_table`](tether_core::TokenEngine::grow_page_table).

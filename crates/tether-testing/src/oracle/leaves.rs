@@ -1,6 +1,6 @@
 //! Leaves of score expressions.
 
-use tether_core::{MeanRotation, Pool, ScoreLeaf, WindowProblem, WindowSpec};
+use tether_core::{MeanRotation, Pool, ScoreLeaf, TokenGrid, WindowProblem, WindowSpec};
 
 use super::literal_window_scores;
 
@@ -29,6 +29,10 @@ pub struct ObservedText<'a> {
     pub rotation: &'a MeanRotation,
     /// The output projection of each query head, `[heads * group, hidden, dims.1]`.
     pub projection: &'a [f32],
+    /// Keys before the rotation, `[tokens, heads, dims.0]`.
+    pub raw_keys: &'a [f32],
+    /// Where tokens stand in frames.
+    pub grid: &'a TokenGrid,
     /// Multiplies logits.
     pub scale: f32,
 }
@@ -110,6 +114,8 @@ pub fn literal_leaf(leaf: &ScoreLeaf, text: &ObservedText<'_>) -> Vec<f32> {
             let means = text.window(&both, text.tokens + probes, smoothing);
             means.into_iter().map(|mean| mean * probes as f32).collect()
         }
+        ScoreLeaf::FrameSaliency => saliency(text).repeat(text.heads),
+        ScoreLeaf::FrameGate { kept } => gate(text, kept).repeat(text.heads),
         _ => {
             let of_head = |head| of_head(leaf, text, head).into_iter().map(|x| x as f32);
             (0..text.heads).flat_map(of_head).collect()
@@ -119,7 +125,6 @@ pub fn literal_leaf(leaf: &ScoreLeaf, text: &ObservedText<'_>) -> Vec<f32> {
 
 fn of_head(leaf: &ScoreLeaf, text: &ObservedText<'_>, head: usize) -> Vec<f64> {
     let (keys, tokens) = (text.keys_of(head), text.tokens);
-    let cosine = |a: &[f64], b: &[f64]| dot(a, b) / (length(a).max(1e-12) * length(b).max(1e-12));
     match *leaf {
         ScoreLeaf::AttentionSums => {
             let of_head = &text.sums[head * tokens * text.group..][..tokens * text.group];
@@ -234,4 +239,40 @@ fn spreads(rows: &[Vec<f64>], size: usize) -> Vec<f64> {
         softmax(&pair[0].iter().map(spread).collect::<Vec<_>>())
     };
     blocks.windows(2).flat_map(of_pair).collect()
+}
+
+fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    dot(a, b) / (length(a).max(1e-12) * length(b).max(1e-12))
+}
+
+fn saliency(text: &ObservedText<'_>) -> Vec<f32> {
+    let keys = rows(text.raw_keys, text.heads * text.dims.0);
+    let of_token = |token: usize| {
+        let around = text.grid.neighbours[token].iter().filter(|&&other| other as usize != token);
+        let likeness: Vec<f64> = around.map(|&other| cosine(&keys[token], &keys[other as usize])).collect();
+        match likeness.len() {
+            0 => 0.0,
+            count => (1.0 - likeness.iter().sum::<f64>() / count as f64) as f32,
+        }
+    };
+    (0..text.tokens).map(of_token).collect()
+}
+
+fn gate(text: &ObservedText<'_>, kept: usize) -> Vec<f32> {
+    let keys = rows(text.raw_keys, text.heads * text.dims.0);
+    let TokenGrid { newest, older, .. } = text.grid;
+    let mut open = vec![1.0; text.tokens];
+    if older.len() <= kept || newest.is_empty() {
+        return open;
+    }
+    let nearest = |&token: &u32| {
+        let like = |&other: &u32| cosine(&keys[token as usize], &keys[other as usize]);
+        newest.iter().map(like).fold(f64::NEG_INFINITY, f64::max)
+    };
+    let nearest: Vec<f64> = older.iter().map(nearest).collect();
+    let mut sorted = nearest.clone();
+    sorted.sort_by(f64::total_cmp);
+    let limit = sorted[kept.max(1) - 1];
+    older.iter().zip(nearest).filter(|(_, n)| *n > limit).for_each(|(&t, _)| open[t as usize] = 0.0);
+    open
 }

@@ -1,8 +1,8 @@
 //! Leaves of score expressions.
 
 use tether_core::{
-    BlockTables, ChosenTokens, CoreError, DType, HostTensor, LeafQueries, MeanRotation, ObservedLayer,
-    Pairing, Pool, ScoreLeaf, TokenEngine,
+    BlockTables, ChosenTokens, CoreError, DType, HostTensor, LeafQueries, MeanRotation, NEIGHBOURS,
+    ObservedLayer, Pairing, Pool, ScoreLeaf, TokenEngine, TokenGrid,
 };
 
 use super::assert_refused;
@@ -71,6 +71,9 @@ pub fn observes_leaves<E: TokenEngine>(engine: &E, dtype: DType) -> Result<(), C
         let on_projection = engine.upload(&projection)?;
         let frequencies: Vec<f64> = (0..dk / 4).map(|i| 0.5f64.powi(i as i32)).collect();
         let rotation = MeanRotation::new((&frequencies, Pairing::Half), 1.0, (tokens as i64, 5), dk)?;
+        let raw_keys = random(seed + 6, &[tokens, heads, dk], dtype, 0.25);
+        let on_raw_keys = engine.upload(&raw_keys)?;
+        let grid = frames(tokens);
         let first = 2.min(tokens);
         let size = (tokens / 5).max(1);
         let expected = |covariance| ScoreLeaf::ExpectedAttention { future: 5, sink: first, covariance };
@@ -94,6 +97,10 @@ pub fn observes_leaves<E: TokenEngine>(engine: &E, dtype: DType) -> Result<(), C
             ScoreLeaf::ProjectedValueNorm,
             ScoreLeaf::KeySpread { first, size },
             ScoreLeaf::ValueSpread { first, size },
+            ScoreLeaf::FrameSaliency,
+            ScoreLeaf::FrameGate { kept: tokens / 3 },
+            ScoreLeaf::FrameGate { kept: 0 },
+            ScoreLeaf::FrameGate { kept: tokens },
         ] {
             let what = format!("{leaf:?} of {heads} heads of {tokens} tokens, {dtype}");
             let asked = match leaf.queries() {
@@ -109,6 +116,8 @@ pub fn observes_leaves<E: TokenEngine>(engine: &E, dtype: DType) -> Result<(), C
                 probe_keys: Some(&on_probe_keys),
                 rotation: Some(&rotation),
                 projection: Some(&on_projection),
+                raw_keys: Some(&on_raw_keys),
+                grid: Some(&grid),
                 ..ObservedLayer::new((&on_k, &on_v), &on_rows, scale)
             };
             if !engine.observes(&leaf) {
@@ -132,6 +141,8 @@ pub fn observes_leaves<E: TokenEngine>(engine: &E, dtype: DType) -> Result<(), C
                         probe_keys: &probe_keys.to_f32_vec(),
                         rotation: &rotation,
                         projection: &projection.to_f32_vec(),
+                        raw_keys: &raw_keys.to_f32_vec(),
+                        grid: &grid,
                         scale,
                     },
                 ),
@@ -156,6 +167,29 @@ pub fn observes_leaves<E: TokenEngine>(engine: &E, dtype: DType) -> Result<(), C
     Ok(())
 }
 
+/// Frames of four rows of three, each after a token of text.
+fn frames(tokens: usize) -> TokenGrid {
+    let place = |t: usize| (t % 13).checked_sub(1).map(|at| (t / 13, at / 3, at % 3));
+    let mut grid = TokenGrid::default();
+    for token in 0..tokens {
+        let mut around = [token as u32; NEIGHBOURS];
+        if let Some((frame, row, column)) = place(token) {
+            let beside = |&other: &usize| {
+                place(other).is_some_and(|(f, r, c)| {
+                    other != token && f == frame && r.abs_diff(row) <= 1 && c.abs_diff(column) <= 1
+                })
+            };
+            let others = (0..tokens).filter(beside);
+            around.iter_mut().zip(others).for_each(|(slot, other)| *slot = other as u32);
+            let last = (0..tokens).filter_map(|t| place(t).map(|(f, ..)| f)).max();
+            let list = if Some(frame) == last { &mut grid.newest } else { &mut grid.older };
+            list.push(token as u32);
+        }
+        grid.neighbours.push(around);
+    }
+    grid
+}
+
 /// Leaves are not made of what is not there.
 fn refuses_what_is_missing<E: TokenEngine>(
     engine: &E,
@@ -174,6 +208,10 @@ fn refuses_what_is_missing<E: TokenEngine>(
     let (sums, norms) = (ScoreLeaf::AttentionSums, ScoreLeaf::ProjectedValueNorm);
     assert_refused!(engine.observe(&sums, without), CoreError::Count { what: "sums of attention", .. });
     assert_refused!(engine.observe(&norms, without), CoreError::Count { what: "the output projection", .. });
+    for leaf in [ScoreLeaf::FrameSaliency, ScoreLeaf::FrameGate { kept: 1 }] {
+        let refused = engine.observe(&leaf, without);
+        assert_refused!(refused, CoreError::Count { what: "keys before the rotation", .. });
+    }
     let even = ScoreLeaf::WindowAttention { queries: asked, smoothing: Pool::Mean(2) };
     assert_refused!(engine.observe(&even, without), CoreError::Geometry { field: "smoothing", .. });
     let blocks = ScoreLeaf::KeySpread { first: 0, size: 0 };
@@ -181,14 +219,14 @@ fn refuses_what_is_missing<E: TokenEngine>(
     Ok(())
 }
 
-/// Rows of lists, columns of scores and their means, and numbers that are read as words.
+/// Rows of lists, and numbers that are read as words.
 ///
 /// # Errors
 /// What the engine refuses.
 ///
 /// # Panics
 /// When a number is wrong.
-pub fn tells_rows_and_columns<E: TokenEngine>(engine: &E) -> Result<(), CoreError> {
+pub fn tells_rows<E: TokenEngine>(engine: &E) -> Result<(), CoreError> {
     let (lists, tokens, page) = (3, 22, 5);
     let tokens_in_list = tokens;
     let pages: Vec<u32> = (0..15).map(|n| (n * 7) % 15).collect();
@@ -237,30 +275,5 @@ pub fn tells_rows_and_columns<E: TokenEngine>(engine: &E) -> Result<(), CoreErro
         CoreError::Count { what: "tokens of a list", .. }
     );
 
-    let scores = random(77, &[4, 301], DType::F32, 0.0);
-    let on_device = engine.upload(&scores)?;
-    for (columns, factor) in [(0..301, 1.0), (3..290, -2.0), (7..8, 0.5)] {
-        poison(engine, 4 * columns.len())?;
-        let (chosen, means) = engine.score_columns(&on_device, columns.clone(), factor)?;
-        let numbers = scores.to_f32_vec();
-        let expected: Vec<f32> =
-            (0..4).flat_map(|h| numbers[h * 301..][columns.clone()].to_vec()).map(|x| x * factor).collect();
-        assert_eq!(read(engine, &chosen)?.to_f32_vec(), expected);
-        let mean = |row: &[f32]| row.iter().map(|&x| f64::from(x)).sum::<f64>() / row.len() as f64;
-        let expected: Vec<f32> = expected.chunks_exact(columns.len()).map(|row| mean(row) as f32).collect();
-        let means = read(engine, &means)?;
-        assert_eq!(means.shape(), [4, 1]);
-        assert_close("means", &means.to_f32_vec(), &expected, tolerance(Op::Score, DType::F32));
-    }
-    let mut numbers = scores.to_f32_vec();
-    numbers[301 + 40] = f32::NAN;
-    let with_nan = engine.upload(&HostTensor::from_f32(&[4, 301], numbers)?)?;
-    let (_, means) = engine.score_columns(&with_nan, 0..301, 1.0)?;
-    let finite: Vec<bool> = read(engine, &means)?.to_f32_vec().iter().map(|x| x.is_finite()).collect();
-    assert_eq!(finite, [true, false, true, true], "what is no number shows");
-    assert_refused!(
-        engine.score_columns(&on_device, 0..302, 1.0),
-        CoreError::Count { what: "columns of scores", .. }
-    );
     Ok(())
 }

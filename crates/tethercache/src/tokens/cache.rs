@@ -3,6 +3,7 @@
 mod arrange;
 mod coded;
 mod compact;
+mod device_scores;
 mod evict;
 mod extend;
 mod head_pages;

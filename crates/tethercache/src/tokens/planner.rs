@@ -6,8 +6,8 @@ use std::ops::Range;
 use tether_edit::tokens::{HeadEdit, TokenEdit, TokenEditor};
 use tether_score::ScoreError;
 use tether_score::tokens::{
-    BudgetPlace, HeadProfile, HeadShare, HeadShares, KeptIndices, Needs, PartialText, Protected, ScoreExpr,
-    ScoreRequest, ShareRequest, TokenObservation, TokenScorer,
+    BudgetPlace, HeadProfile, HeadScores, HeadShare, HeadShares, KeptIndices, Needs, PartialText, Protected,
+    ScoreExpr, ScoreRequest, ScoreSpans, ShareRequest, TokenObservation, TokenScorer,
 };
 
 use super::{FixedPlace, PrefillPart, TokenPlan, TokenPositions, TokenRecipe};
@@ -41,8 +41,26 @@ pub struct SequenceState {
 pub struct ScoreAsked {
     /// The score of each key head's tokens.
     pub expressions: Vec<ScoreExpr>,
-    /// Where each head keeps the highest of its scores, and equally many: how many, and what is protected.
-    pub highest: Option<HeadShare>,
+    /// What is chosen by them, where they are all that it depends on, or their means over spans.
+    pub choice: Option<ScoreChoice>,
+}
+
+/// What is chosen by scores of heads that hold equally many tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ScoreChoice {
+    /// Each head keeps the highest of its scores beside what is protected, and all equally many.
+    Each(HeadShare),
+    /// The highest of all heads' scores stay.
+    Together {
+        /// Tokens of a head, on average.
+        kept: usize,
+        /// Tokens of a head, at least.
+        least: usize,
+        /// Tokens at either end that every head keeps.
+        protected: Protected,
+    },
+    /// All heads keep the same, as the mean scores of spans over all heads say.
+    Spans(ScoreSpans),
 }
 
 /// Turns a recipe for tokens into decisions.
@@ -195,21 +213,72 @@ impl TokenPlanner {
         let Some(expressions) = expressions.filter(|all| !all.iter().any(ScoreExpr::reads_back)) else {
             return Ok(None);
         };
-        // The highest scores of each head, and nothing that depends on other layers, on what leaves or on what was kept.
-        let alone = selector.keeps_highest()
-            && self.recipe.edit.is_none()
-            && self.recipe.budget.layers.group(turn.layer).is_none();
-        let share = match &shares {
-            HeadShares::Each(shares) if shares.iter().all(|s| *s == shares[0]) => shares.first().copied(),
+        // Nothing that depends on what leaves.
+        let alone = self.recipe.edit.is_none() && lengths.iter().all(|&len| len == tokens);
+        let choice = match &shares {
+            _ if !alone => None,
+            &HeadShares::Together { kept, least, protected } if selector.keeps_highest() => {
+                Some(ScoreChoice::Together { kept, least, protected })
+            }
+            HeadShares::Each(shares) if shares.iter().all(|share| *share == shares[0]) => {
+                let share = HeadShare { kept: kept.min(tokens), ..shares[0] };
+                let spans = || selector.spans(share, tokens).filter(|_| selector.is_shared());
+                match selector.keeps_highest() {
+                    true => Some(ScoreChoice::Each(share)),
+                    false => spans().map(ScoreChoice::Spans),
+                }
+            }
             _ => None,
         };
-        Ok(Some(ScoreAsked { expressions, highest: share.filter(|_| alone) }))
+        Ok(Some(ScoreAsked { expressions, choice }))
+    }
+
+    /// True when a layer keeps what an earlier one of `lengths`, tokens of each layer's heads, chooses: nothing is asked for it.
+    pub fn follows(&self, layer: usize, lengths: &[Vec<usize>]) -> bool {
+        let groups = &self.recipe.budget.layers;
+        let Some(group) = groups.group(layer) else { return false };
+        let first = (0..layer).rev().take_while(|&l| groups.group(l) == Some(group)).last();
+        let uniform = lengths[layer].iter().all(|len| *len == lengths[layer][0]);
+        uniform && first.is_some_and(|first| lengths[first] == lengths[layer])
+    }
+
+    /// What stays of heads of `lengths` tokens by the mean scores of spans ([`ScoreChoice::Spans`]).
+    ///
+    /// # Errors
+    /// [`Error::Score`] for means that cannot be ranked, or of other spans.
+    pub fn choose_spans(
+        &self,
+        turn: LayerContext,
+        lengths: &[usize],
+        spans: ScoreSpans,
+        means: &[f32],
+    ) -> Result<KeptIndices, Error> {
+        let (Some(scorer), Some(selector)) = (&self.recipe.score, &self.recipe.select) else {
+            return Ok(KeptIndices::all(lengths.len(), lengths.first().copied().unwrap_or(0)));
+        };
+        let (shares, _) = self.shares(scorer, turn, lengths, None)?;
+        let ScoreSpans { first, size, end } = spans;
+        let of_token = |token: usize| match (first..end).contains(&token) {
+            true => means.get((token - first) / size).copied().unwrap_or(f32::NAN),
+            false => 0.0,
+        };
+        let row: Vec<f32> = (0..lengths.first().copied().unwrap_or(0)).map(of_token).collect();
+        Ok(selector.select(&HeadScores::shared(lengths.len(), &row)?, &shares)?)
     }
 
     /// The plan that keeps `keep` of heads of `lengths` tokens, which was chosen as [`TokenPlanner::plan`] would have.
-    pub fn plan_chosen(&self, turn: LayerContext, lengths: &[usize], keep: KeptIndices) -> TokenPlan {
+    pub fn plan_chosen(
+        &self,
+        turn: LayerContext,
+        lengths: &[usize],
+        keep: KeptIndices,
+        state: &mut SequenceState,
+    ) -> TokenPlan {
         let retain = self.recipe.retain;
         let mut plan = TokenPlan { retain, ..TokenPlan::keeping(turn.layer, lengths, keep) };
+        if let Some(group) = self.recipe.budget.layers.group(turn.layer) {
+            state.groups.insert(group, (turn.layer, plan.tokens, plan.keep.clone()));
+        }
         self.place(&mut plan);
         plan
     }

@@ -2,6 +2,9 @@
 
 use cubecl::prelude::*;
 
+/// Below every score.
+const LOWEST: f32 = -1e38;
+
 /// `out[head, token]`: for each unit of the head, its blocks' weights added up and smoothed over `size` tokens; the units added up. One score a
 /// thread. Tokens that are not there count as 0 in a mean, and not at all in a maximum.
 #[cube(launch_unchecked)]
@@ -23,7 +26,7 @@ pub(crate) fn smooth_scores(
         let reach = size / 2;
         let mut score = 0.0f32;
         for unit in 0..units {
-            let mut smoothed = f32::new(0.0);
+            let mut smoothed = if comptime!(largest) { f32::new(LOWEST) } else { f32::new(0.0) };
             for place in 0..size {
                 if token + place >= reach && token + place - reach < prefix {
                     let other = token + place - reach;
@@ -33,8 +36,8 @@ pub(crate) fn smooth_scores(
                         sum += weights[(row * prefix + other) as usize];
                     }
                     if comptime!(largest) {
-                        // Weights are not negative, and this token's own is among them.
-                        smoothed = smoothed.max(sum);
+                        // What is no number stays none.
+                        smoothed = select(sum > smoothed || sum != sum, sum, smoothed);
                     } else {
                         smoothed += sum;
                     }

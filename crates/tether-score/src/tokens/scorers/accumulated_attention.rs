@@ -5,7 +5,7 @@ use tether_core::ScoreLeaf;
 use tether_part::Settings;
 
 use crate::ScoreError;
-use crate::tokens::{Needs, Protected, ScoreExpr, ScoreRequest, ScoreTokens};
+use crate::tokens::{Needs, PositionScore, Protected, ScoreExpr, ScoreRequest, ScoreTokens};
 
 /// Attention that a token has had from all queries so far, averaged over the query heads of a key head: H2O (arXiv:2306.14048), whose budget
 /// is half heavy hitters and half the last tokens, and with `per_query` the observed attention of kvpress.
@@ -47,7 +47,7 @@ impl ScoreTokens for AccumulatedAttention {
             score = ScoreExpr::HeadMean(Box::new(score));
         }
         if self.per_query {
-            score = ScoreExpr::PerQuery(Box::new(score));
+            score = ScoreExpr::Mul(vec![score, ScoreExpr::Position(PositionScore::PerQuery)]);
         }
         Some(score)
     }

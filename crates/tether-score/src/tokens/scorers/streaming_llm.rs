@@ -3,8 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tether_part::Settings;
 
-use crate::ScoreError;
-use crate::tokens::{HeadScores, Needs, Protected, ScoreRequest, ScoreTokens, TokenObservation};
+use crate::tokens::{EndScore, Needs, Protected, ScoreExpr, ScoreRequest, ScoreTokens};
 
 /// The first tokens and as many of the last as fit (arXiv:2309.17453).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,10 +32,10 @@ impl ScoreTokens for StreamingLlm {
         Protected { sink: self.sink, recent: 1 }
     }
 
-    fn score(&self, seen: &dyn TokenObservation, request: ScoreRequest) -> Result<HeadScores, ScoreError> {
-        let tokens = seen.tokens();
-        let dropped = self.sink..self.sink + tokens.saturating_sub(request.kept);
-        let row: Vec<f32> = (0..tokens).map(|t| if dropped.contains(&t) { 0.0 } else { 1.0 }).collect();
-        HeadScores::shared(seen.kv_heads(), &row)
+    fn expression(&self, request: ScoreRequest, tokens: usize) -> Option<ScoreExpr> {
+        let first = self.sink.min(tokens);
+        let dropped = tokens.saturating_sub(request.kept).min(tokens - first);
+        let leaves = ScoreExpr::Constant { score: 0.0, tokens: dropped };
+        Some(leaves.within((first, tokens - first - dropped), EndScore::Is(1.0)))
     }
 }

@@ -30,13 +30,3 @@ impl ScoreTokens for Tova {
         Some(ScoreExpr::HeadMean(Box::new(last)).before_newest(queries))
     }
 }
-
-/// The mean of all rows of `rows` (`[_, columns]`).
-pub(in crate::tokens) fn mean_of_rows(rows: &[f32], columns: usize) -> Vec<f32> {
-    let mut sums = vec![0f64; columns];
-    for row in rows.chunks_exact(columns) {
-        sums.iter_mut().zip(row).for_each(|(s, &x)| *s += f64::from(x));
-    }
-    let count = (rows.len() / columns.max(1)).max(1) as f64;
-    sums.into_iter().map(|s| (s / count) as f32).collect()
-}

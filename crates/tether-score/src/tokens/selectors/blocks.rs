@@ -6,7 +6,7 @@ use tether_part::Settings;
 use super::spans::{by_mean, fill, spans};
 use crate::ScoreError;
 use crate::tokens::scorer::at_least;
-use crate::tokens::{HeadShare, Protected, SelectScope, SelectTokens};
+use crate::tokens::{HeadShare, Protected, ScoreSpans, SelectScope, SelectTokens};
 
 /// A number of blocks of consecutive tokens between the protected ones, the same in all heads, in runs of `chunk` blocks (`ReKV`,
 /// arXiv:2503.00540). Tokens at the end that do not fill a block stay.
@@ -44,6 +44,13 @@ impl SelectTokens for Blocks {
         let between = tokens.saturating_sub(protected.sink + protected.recent);
         let blocks = (between / self.size.max(1)).min(self.top);
         Some(tokens - between + blocks * self.size + between % self.size.max(1))
+    }
+
+    fn spans(&self, share: HeadShare, tokens: usize) -> Option<ScoreSpans> {
+        let protected = share.protected.within(share.kept, tokens);
+        let between = tokens - protected.sink - protected.recent;
+        let end = protected.sink + between / self.size * self.size;
+        Some(ScoreSpans { first: protected.sink, size: self.size * self.chunk, end })
     }
 
     fn choose(&self, rows: &[&[f32]], share: HeadShare) -> Result<Vec<u32>, ScoreError> {

@@ -6,7 +6,7 @@ use tether_part::Settings;
 use super::spans::{by_mean, fill, spans};
 use crate::ScoreError;
 use crate::tokens::scorer::at_least;
-use crate::tokens::{HeadShare, SelectScope, SelectTokens};
+use crate::tokens::{HeadShare, ScoreSpans, SelectScope, SelectTokens};
 
 /// Whole chunks of consecutive tokens, the same in all heads (`ChunkKV`, arXiv:2502.00299).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,10 @@ impl SelectTokens for Chunks {
 
     fn scope(&self) -> SelectScope {
         SelectScope::Shared
+    }
+
+    fn spans(&self, _: HeadShare, tokens: usize) -> Option<ScoreSpans> {
+        Some(ScoreSpans { first: 0, size: self.length, end: tokens })
     }
 
     fn choose(&self, rows: &[&[f32]], share: HeadShare) -> Result<Vec<u32>, ScoreError> {

@@ -6,7 +6,7 @@ use tether_part::Settings;
 use super::spans::{by_mean, fill, spans};
 use crate::ScoreError;
 use crate::tokens::scorer::at_least;
-use crate::tokens::{HeadShare, SelectScope, SelectTokens};
+use crate::tokens::{HeadShare, ScoreSpans, SelectScope, SelectTokens};
 
 /// Whole windows of consecutive tokens before the protected last ones, the same in all heads (`WindowKV`, arXiv:2503.17922).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,11 @@ impl SelectTokens for Windows {
 
     fn scope(&self) -> SelectScope {
         SelectScope::Shared
+    }
+
+    fn spans(&self, share: HeadShare, tokens: usize) -> Option<ScoreSpans> {
+        let end = tokens - share.protected.within(share.kept, tokens).recent;
+        Some(ScoreSpans { first: 0, size: self.size, end })
     }
 
     fn choose(&self, rows: &[&[f32]], share: HeadShare) -> Result<Vec<u32>, ScoreError> {

@@ -2,7 +2,8 @@
 
 use tether_core::{
     AttendOptions, BlockTables, ChosenTokens, CoreError, DType, NewQueries, ObservedLayer, PageChoice,
-    PageLists, PagedKv, Rotation, RowLists, ScoreLeaf, StandIns, TokenEngine, TokenLayout, WindowSpec,
+    PageLists, PagedKv, Rotation, RowLists, ScoreLeaf, ScoreOp, StandIns, TokenEngine, TokenLayout,
+    WindowSpec,
 };
 
 use super::super::watch::Bytes;
@@ -262,19 +263,38 @@ impl<E: TokenEngine> TokenEngine for Faulty<E> {
 
     fn observe(&self, leaf: &ScoreLeaf, layer: &ObservedLayer<'_, Self>) -> Result<E::Tensor, CoreError> {
         self.enter(Call::Observe, Bytes::None)?;
-        let &ObservedLayer { k, v, sums, rows, queries, probe_keys, rotation, projection, scale } = layer;
-        let inner = ObservedLayer { k, v, sums, rows, queries, probe_keys, rotation, projection, scale };
+        let &ObservedLayer {
+            k,
+            v,
+            sums,
+            rows,
+            queries,
+            probe_keys,
+            rotation,
+            projection,
+            raw_keys,
+            grid,
+            scale,
+        } = layer;
+        let inner = ObservedLayer {
+            k,
+            v,
+            sums,
+            rows,
+            queries,
+            probe_keys,
+            rotation,
+            projection,
+            raw_keys,
+            grid,
+            scale,
+        };
         self.engine.observe(leaf, &inner)
     }
 
-    fn score_columns(
-        &self,
-        scores: &E::Tensor,
-        columns: std::ops::Range<usize>,
-        factor: f32,
-    ) -> Result<(E::Tensor, E::Tensor), CoreError> {
-        self.enter(Call::ScoreColumns, Bytes::None)?;
-        self.engine.score_columns(scores, columns, factor)
+    fn score_op(&self, op: &ScoreOp, of: &[&E::Tensor]) -> Result<E::Tensor, CoreError> {
+        self.enter(Call::ScoreOp, Bytes::None)?;
+        self.engine.score_op(op, of)
     }
 }
 

@@ -3,9 +3,9 @@
 use tether_core::{
     AttendOptions, BlockTables, ChosenTokens, CoreError, DType, DecodeProblem, LeafProblem, MeanRotation,
     NewQueries, ObservedLayer, ObservedShapes, PageChoice, PageLists, PageProblem, PagedKv, PoolRows,
-    Rotation, RotationExtents, RowLists, RowProblem, ScoreLeaf, Shape, StandInProblem, StandIns, TokenEngine,
-    TokenLayout, TokenShape, TopKProblem, WindowProblem, WindowSpec, batch_problem, check_bounds,
-    check_starts, check_sums, checks,
+    Rotation, RotationExtents, RowLists, RowProblem, ScoreLeaf, ScoreOp, Shape, StandInProblem, StandIns,
+    TokenEngine, TokenGrid, TokenLayout, TokenShape, TopKProblem, WindowProblem, WindowSpec, batch_problem,
+    check_bounds, check_starts, check_sums, checks,
 };
 
 use super::{Null, NullTensor};
@@ -284,20 +284,16 @@ impl TokenEngine for Null {
             probe_keys: layer.probe_keys.map(|keys| keys.shape.as_slice()),
             rotation: layer.rotation.map(MeanRotation::dim),
             projection: layer.projection.map(|of| (of.shape.as_slice(), of.dtype)),
+            raw_keys: layer.raw_keys.map(|keys| keys.shape.as_slice()),
+            grid: layer.grid.map(TokenGrid::tokens),
         };
         let problem = LeafProblem::new(leaf, &shapes)?;
         Ok(NullTensor::new(&[problem.kv_heads, leaf.columns(problem.tokens)], DType::F32))
     }
 
-    fn score_columns(
-        &self,
-        scores: &NullTensor,
-        columns: std::ops::Range<usize>,
-        _factor: f32,
-    ) -> Result<(NullTensor, NullTensor), CoreError> {
-        let heads = checks::columns(&scores.shape, scores.dtype, &columns)?;
-        let made = |n: usize| NullTensor::new(&[heads, n], DType::F32);
-        Ok((made(columns.len()), made(1)))
+    fn score_op(&self, op: &ScoreOp, of: &[&NullTensor]) -> Result<NullTensor, CoreError> {
+        let shapes: Vec<&[usize]> = of.iter().map(|scores| scores.shape.as_slice()).collect();
+        Ok(NullTensor::new(&op.shape(&shapes)?, DType::F32))
     }
 }
 

@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use tether_core::{
     CoreError, HostTensor, LeafQueries, MeanRotation, ObservedLayer, PageLists, ScoreLeaf, TokenEngine,
+    TokenLayout,
 };
+use tether_score::tokens::token_grid;
 
 use super::head_pages::HeadPages;
 use super::probes::{Probes, heads_of};
@@ -37,7 +39,8 @@ impl<E: TokenEngine> TokenCache<E> {
     ) -> bool {
         let recorded = &held.recorded;
         let there = match leaf.queries() {
-            LeafQueries::None => *leaf != ScoreLeaf::ProjectedValueNorm || !self.projections.is_empty(),
+            LeafQueries::None if *leaf == ScoreLeaf::ProjectedValueNorm => !self.projections.is_empty(),
+            LeafQueries::None => !leaf.is_of_frames() || self.rope().is_ok(),
             LeafQueries::Last(count) => recorded.queries.tokens() >= count,
             LeafQueries::Sampled(_) => recorded.queries.tokens() >= tokens,
             LeafQueries::Probes => probes(held).is_some(),
@@ -93,6 +96,10 @@ impl<E: TokenEngine> TokenCache<E> {
             }
             _ => None,
         };
+        let frames = match leaf.is_of_frames() {
+            true => Some((self.raw_keys(layer, lists)?, token_grid(&lists[0].grid))),
+            false => None,
+        };
         let pools = &self.layers[layer];
         let rows = self.rows_on_device(layer, lists)?;
         let layer = ObservedLayer {
@@ -101,9 +108,27 @@ impl<E: TokenEngine> TokenCache<E> {
             probe_keys: probe_keys.as_ref(),
             rotation: rotation.as_ref(),
             projection: projection.as_ref(),
+            raw_keys: frames.as_ref().map(|(keys, _)| keys),
+            grid: frames.as_ref().map(|(_, grid)| grid),
             ..ObservedLayer::new((&pools.k, &pools.v), &rows, self.geometry.scale())
         };
         Ok(engine.observe(leaf, &layer)?)
+    }
+
+    /// Keys of lists of equally many tokens before the rotation, token after token, `[tokens, heads, head_dim_k]`.
+    fn raw_keys(&self, layer: usize, lists: &[HeadPages]) -> Result<E::Tensor, Error> {
+        let (engine, size, tokens) = (&self.engine, self.geometry.block_size, lists[0].len());
+        let all = || (0..tokens).flat_map(|t| lists.iter().map(move |list| (list, t)));
+        let rows: Vec<u32> = all().map(|(list, t)| list.row(t, size)).collect();
+        let back: Vec<i32> = all().map(|(list, t)| -list.positions.at(t)).collect();
+        // Every key is turned by itself: heads may hold different tokens.
+        let keys =
+            engine.read_rows(&self.layers[layer].k, &engine.upload_indices(&[rows.len(), 1], &rows)?)?;
+        let rotation = engine.upload_rotation(&self.rope()?.to_raw(&[&back]))?;
+        let keys = engine.rotated(&keys, TokenLayout::Nhd, &rotation)?;
+        // Next to each other already; what is told is how many heads they are of.
+        let places: Vec<u32> = (0..rows.len() as u32).collect();
+        Ok(engine.read_rows(&keys, &engine.upload_indices(&[tokens, lists.len()], &places)?)?)
     }
 
     /// The rows of lists of equally many tokens, in the order of positions. Those of lists that are in order are told from the page table that is on the device.

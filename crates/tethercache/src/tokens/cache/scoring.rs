@@ -3,16 +3,16 @@
 use std::ops::Range;
 
 use tether_core::{HostTensor, Readback, ScoreLeaf, TokenEngine};
-use tether_score::ScoreError;
-use tether_score::tokens::{HeadShare, KeptIndices, TokenObservation};
+use tether_score::tokens::{KeptIndices, TokenObservation};
 
+use super::device_scores::{Choice, Choosing};
 use super::head_pages::HeadPages;
 use super::observed::Observed;
 use super::pending::Chosen;
 use super::side_by_side::side_by_side;
 use super::{Sequence, SequenceLayer, TokenCache};
 use crate::Error;
-use crate::tokens::{LayerContext, ScoreAsked, SequenceState, TokenPlan};
+use crate::tokens::{LayerContext, SequenceState, TokenPlan};
 
 /// Numbers of key heads `heads`: a leaf, and which result has it.
 #[derive(Debug)]
@@ -27,8 +27,8 @@ struct AskedLeaf {
 enum Asked {
     /// Leaves of its scores; none where keys are asked themselves, or nothing.
     Leaves(Vec<AskedLeaf>),
-    /// Which tokens score highest: the results that have their numbers and, for what cannot be ranked, the mean of the scores.
-    Highest { share: HeadShare, chosen: usize, mean: usize },
+    /// What is chosen by its scores.
+    Chosen(Choosing),
 }
 
 /// A leaf that was worked out, `[heads, columns]`.
@@ -67,25 +67,29 @@ impl<E: TokenEngine> TokenCache<E> {
             decoding: held.decoding,
         };
         let mut results = Vec::new();
-        let asked = held
-            .layers
-            .iter()
-            .enumerate()
-            .map(|(layer, of_layer)| self.ask(turn(layer), of_layer, &mut results))
-            .collect::<Result<Vec<_>, Error>>()?;
+        let lengths: Vec<Vec<usize>> =
+            held.layers.iter().map(|layer| layer.heads.iter().map(HeadPages::len).collect()).collect();
+        let ask = |(layer, of_layer): (usize, &SequenceLayer<E::Tensor>)| match self
+            .planner
+            .follows(layer, &lengths)
+        {
+            true => Ok(Asked::Leaves(Vec::new())),
+            false => self.ask(turn(layer), of_layer, &lengths[layer], &mut results),
+        };
+        let asked = held.layers.iter().enumerate().map(ask).collect::<Result<Vec<_>, Error>>()?;
         let on_device = results;
         let results = match on_device.as_slice() {
             [] => Vec::new(),
             some => self.engine.read(&some.iter().collect::<Vec<_>>())?.wait()?,
         };
-        let kept = self.highest(held, &asked, &results);
-        let of_layer = |(asked, held): (&Asked, &SequenceLayer<E::Tensor>)| {
-            let &Asked::Highest { share, chosen, .. } = asked else { return None };
-            let ends = share.protected.within(share.kept, held.heads[0].len());
-            Some(Chosen { words: on_device[chosen].clone(), ends })
+        let of_layer = |asked: &Asked| {
+            let Asked::Chosen(chosen) = asked else { return None };
+            let (words, ends) = chosen.staying()?;
+            Some(Chosen { words: on_device[words].clone(), ends })
         };
-        let chosen = asked.iter().zip(&held.layers).map(of_layer).collect();
-        let layers = held.layers.iter().zip(asked.into_iter().zip(kept)).enumerate();
+        let chosen = asked.iter().map(of_layer).collect();
+        let choices = self.chosen_of_layers(held, &asked, &results);
+        let layers = held.layers.iter().zip(asked.into_iter().zip(choices)).enumerate();
         let plan =
             |(layer, (of_layer, asked))| self.plan_layer(turn(layer), of_layer, asked, &results, state);
         Ok(Decisions { plans: layers.map(plan).collect::<Result<_, Error>>()?, chosen })
@@ -96,20 +100,25 @@ impl<E: TokenEngine> TokenCache<E> {
         &self,
         turn: LayerContext,
         held: &SequenceLayer<E::Tensor>,
+        lengths: &[usize],
         results: &mut Vec<E::Tensor>,
     ) -> Result<Asked, Error> {
-        let lengths: Vec<usize> = held.heads.iter().map(HeadPages::len).collect();
         let none = Asked::Leaves(Vec::new());
-        let Some(asked) = self.planner.asks(turn, &lengths)? else { return Ok(none) };
+        let Some(asked) = self.planner.asks(turn, lengths)? else { return Ok(none) };
         let leaves = |head: usize| asked.expressions[head].leaves();
         let there = |head: usize| leaves(head).iter().all(|leaf| self.can_observe(held, leaf, lengths[head]));
         if !(0..lengths.len()).all(there) {
             return Ok(none);
         }
-        let uniform = lengths.iter().all(|&n| n == lengths[0]);
-        if uniform && let Some(highest) = self.ask_highest(turn.layer, held, &asked, results)? {
-            return Ok(highest);
+        // What is alike in all heads is alike at the same places of their frames.
+        let alike = !self.planner.needs().grid || held.heads.iter().all(|h| h.grid == held.heads[0].grid);
+        if let Some(choice) = asked.choice.filter(|_| alike)
+            && let Some(chosen) =
+                self.ask_choice(turn.layer, held, (&asked.expressions[0], choice), results)?
+        {
+            return Ok(Asked::Chosen(chosen));
         }
+        let uniform = alike && lengths.iter().all(|&n| n == lengths[0]);
         let together = if uniform { lengths.len() } else { 1 };
         let groups: Vec<Range<usize>> =
             (0..lengths.len()).step_by(together).map(|first| first..first + together).collect();
@@ -126,61 +135,22 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok(Asked::Leaves(all))
     }
 
-    /// Queues the choice of the highest scores, where that is all there is to choose by and few of the tokens stay: their numbers are fewer bytes than all scores.
-    fn ask_highest(
-        &self,
-        layer: usize,
-        held: &SequenceLayer<E::Tensor>,
-        asked: &ScoreAsked,
-        results: &mut Vec<E::Tensor>,
-    ) -> Result<Option<Asked>, Error> {
-        let tokens = held.heads[0].len();
-        let Some(share) = asked.highest.filter(|share| share.kept * 2 <= tokens) else { return Ok(None) };
-        let Some((leaf, factor, (oldest, newest))) = asked.expressions[0].ordered_by() else {
-            return Ok(None);
-        };
-        let ends = share.protected.within(share.kept, tokens);
-        let between = ends.sink..tokens - ends.recent;
-        // The first and the last tokens stand above all others: they are protected, or the leaf does not say it all.
-        if oldest > ends.sink || newest > ends.recent || oldest + leaf.columns(tokens) + newest != tokens {
-            return Ok(None);
-        }
-        let scores = self.observe(layer, held, 0..held.heads.len(), &leaf)?;
-        let columns = between.start - oldest..between.end - oldest;
-        let (scores, mean) = self.engine.score_columns(&scores, columns, factor)?;
-        let chosen = self.engine.top_k(&scores, share.kept - ends.sink - ends.recent)?;
-        let asked = Asked::Highest { share, chosen: results.len(), mean: results.len() + 1 };
-        results.extend([self.engine.words(&chosen)?, mean]);
-        Ok(Some(asked))
-    }
-
-    /// The tokens that were chosen on the device and those that are protected, of the layers where they were.
-    fn highest(
+    /// What was chosen on the device, of the layers where something was.
+    fn chosen_of_layers(
         &self,
         held: &Sequence<E::Tensor>,
         asked: &[Asked],
         results: &[HostTensor],
-    ) -> Vec<Option<KeptIndices>> {
+    ) -> Vec<Option<Result<Choice, Error>>> {
         let layers: Vec<_> = asked.iter().zip(held.layers.iter().map(|l| l.heads[0].len())).collect();
         let heads = self.geometry.kv_heads;
-        let of =
-            |asked: &Asked| if let Asked::Highest { share, .. } = asked { share.kept * heads } else { 0 };
-        let all = asked.iter().map(of).sum();
-        side_by_side(&layers, all, |(asked, tokens)| {
-            let &&Asked::Highest { share, chosen, .. } = asked else { return None };
-            let ends = share.protected.within(share.kept, *tokens);
-            let first = ends.sink as u32;
-            let of_head = |row: &[f32]| -> Vec<u32> {
-                let between = row.iter().map(|word| word.to_bits() + first);
-                let recent = (tokens - ends.recent) as u32..*tokens as u32;
-                (0..first).chain(between).chain(recent).collect()
-            };
-            let chosen = results[chosen].as_f32().unwrap_or_default();
-            let sets = match share.kept - ends.sink - ends.recent {
-                0 => vec![of_head(&[]); heads],
-                width => chosen.chunks_exact(width).map(of_head).collect(),
-            };
-            Some(KeptIndices::ascending(sets))
+        let of = |(asked, tokens): &(&Asked, usize)| match asked {
+            Asked::Chosen(_) => tokens * heads,
+            Asked::Leaves(_) => 0,
+        };
+        side_by_side(&layers, layers.iter().map(of).sum(), |(asked, tokens)| match asked {
+            Asked::Chosen(chosen) => Some(chosen.read(results, heads, *tokens)),
+            Asked::Leaves(_) => None,
         })
     }
 
@@ -188,20 +158,22 @@ impl<E: TokenEngine> TokenCache<E> {
         &self,
         turn: LayerContext,
         held: &SequenceLayer<E::Tensor>,
-        (asked, kept): (Asked, Option<KeptIndices>),
+        (asked, choice): (Asked, Option<Result<Choice, Error>>),
         results: &[HostTensor],
         state: &mut SequenceState,
     ) -> Result<TokenPlan, Error> {
         let heads = 0..self.geometry.kv_heads;
         let lengths: Vec<usize> = held.heads.iter().map(HeadPages::len).collect();
         let leaves = match asked {
-            Asked::Highest { mean, .. } => {
-                let means = results[mean].to_f32_vec();
-                if let Some(head) = means.iter().position(|x| !x.is_finite()) {
-                    let (what, value) = ("the mean of the scores", means[head]);
-                    return Err(ScoreError::NonFiniteToken { what, head, token: 0, value }.into());
-                }
-                return Ok(self.planner.plan_chosen(turn, &lengths, kept.unwrap_or_default()));
+            Asked::Chosen(_) => {
+                let keep = match choice.transpose()? {
+                    Some(Choice::Kept(keep)) => keep,
+                    Some(Choice::Means(spans, means)) => {
+                        self.planner.choose_spans(turn, &lengths, spans, &means)?
+                    }
+                    None => KeptIndices::default(),
+                };
+                return Ok(self.planner.plan_chosen(turn, &lengths, keep, state));
             }
             Asked::Leaves(leaves) => leaves,
         };
