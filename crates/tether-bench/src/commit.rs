@@ -27,7 +27,7 @@ pub(crate) fn run<R: Runtime>(bench: &mut Bench<'_, R>) -> Result<(), CoreError>
         units_per_chunk: 3,
         sequences: 1,
         dtype: bench.half(),
-        rope: RopeKind::ThreeD { theta: 10_000.0, height: 30, width: 52 },
+        rope: RopeKind::wan(30, 52),
     };
     let shape = geometry.key_shape();
     let dtype = geometry.dtype;

@@ -34,7 +34,7 @@ pub(crate) fn run<R: Runtime>(bench: &mut Bench<'_, R>) -> Result<(), CoreError>
         let mut out = engine.noise(&[tokens, HEADS, DIM], DType::F32, 4)?;
         let positions: Vec<u32> = (0..frames as u32).collect();
         let table = [AttendTable { slots: &slots, positions: &positions, query_position: 0 }];
-        engine.attend(&store, None, &q, &table, &mut out)?;
+        engine.attend(&mut store, None, &q, &table, &mut out)?;
         let (hq, hk, hv, got) = (bench.read(&q)?, bench.read(&k)?, bench.read(&v)?, bench.read(&out)?);
         let (mut samples, mut expected) = (Vec::new(), Vec::new());
         for (token, head) in [(0usize, 0usize), (777, 5), (3001, 11), (4679, 7)] {
@@ -52,7 +52,7 @@ pub(crate) fn run<R: Runtime>(bench: &mut Bench<'_, R>) -> Result<(), CoreError>
             samples.extend(got[at..at + DIM].iter().map(|&x| f64::from(x)));
         }
         let err = relative(samples, expected);
-        let timing = bench.time(1, |_| engine.attend(&store, None, &q, &table, &mut out))?;
+        let timing = bench.time(1, |_| engine.attend(&mut store, None, &q, &table, &mut out))?;
         let flop = 4.0 * (tokens * frames * FRAME * HEADS * DIM) as f64;
         let shape = format!("q{tokens}_kv{}_h12d128_bf16", frames * FRAME);
         bench.record(

@@ -257,7 +257,7 @@ fn geometry(s: &Settings, json: &Path, layers: usize, sequences: usize) -> Resul
         units_per_chunk: s.chunk(),
         sequences,
         dtype,
-        rope: RopeKind::ThreeD { theta: 10_000.0, height: s.h, width: s.w },
+        rope: RopeKind::wan(s.h, s.w),
     };
     geometry.validate().map_err(|source| TraceError::Geometry { path: json.to_owned(), source })?;
     Ok(geometry)

@@ -1,7 +1,7 @@
 //! What every engine checks before it does anything, on shapes alone.
 
 pub use crate::tensor::element_count;
-use crate::{AttendTable, CoreError, DType, PhaseExtents, Shape, SlotId, StoreSpec};
+use crate::{AttendTable, CoreError, DType, RotationExtents, Shape, SlotId, StoreSpec};
 
 /// Extents of a query tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,21 +101,33 @@ pub fn query(spec: &StoreSpec, shape: &[usize]) -> Result<QueryExtents, CoreErro
     Ok(QueryExtents { sequences, tokens, heads })
 }
 
-/// A phase table suits the store, and `positions` lie in it.
+/// A rotation suits a store's units and `heads` heads of keys or queries, and has entries for `positions`.
 ///
 /// # Errors
-/// [`CoreError::Count`], [`CoreError::PositionOutOfTable`].
-pub fn phases(
+/// [`CoreError::Count`], [`CoreError::Geometry`], [`CoreError::PositionOutOfTable`].
+pub fn rotation(
     spec: &StoreSpec,
-    table: PhaseExtents,
+    heads: usize,
+    extents: &RotationExtents,
     positions: impl IntoIterator<Item = usize>,
 ) -> Result<(), CoreError> {
-    count("tokens of the phase table", spec.tokens_per_unit, table.tokens)?;
-    if 2 * table.pairs > spec.head_dim_k {
-        return count("pairs of a head", spec.head_dim_k / 2, table.pairs);
+    count("tokens that share an entry of the rotation", 1, extents.tokens_per_delta)?;
+    let tokens = spec.tokens_per_unit.max(1);
+    count("entries of whole units", extents.entries.next_multiple_of(tokens), extents.entries)?;
+    let (of_keys, dim) = spec.rotated_heads(extents);
+    setting(
+        extents.rotary_dim <= dim,
+        "rotary_dim",
+        extents.rotary_dim,
+        "must not exceed the channels of keys",
+    )?;
+    if of_keys != spec.kv_heads {
+        // A pair of a query must be the key's.
+        count("heads of queries under a rotation of whole tokens", spec.kv_heads, heads)?;
     }
-    match positions.into_iter().find(|&p| p >= table.positions) {
-        Some(position) => Err(CoreError::PositionOutOfTable { position, positions: table.positions }),
+    let table = extents.entries / tokens;
+    match positions.into_iter().find(|&p| p >= table) {
+        Some(position) => Err(CoreError::PositionOutOfTable { position, positions: table }),
         None => Ok(()),
     }
 }
@@ -129,7 +141,7 @@ pub fn attention(
     spec: &StoreSpec,
     q: &[usize],
     tables: &[AttendTable<'_>],
-    table_phases: Option<PhaseExtents>,
+    rotated: Option<&RotationExtents>,
     (out, out_dtype): (&[usize], DType),
 ) -> Result<QueryExtents, CoreError> {
     let extents = query(spec, q)?;
@@ -140,11 +152,11 @@ pub fn attention(
         if table.slots.is_empty() {
             return Err(CoreError::Count { what: "slots to attend to", expected: 1, got: 0 });
         }
-        if let Some(extents_of_phases) = table_phases {
+        if let Some(rotated) = rotated {
             let query_units = extents.tokens.div_ceil(spec.tokens_per_unit);
             let last_query = (table.query_position as usize + query_units).saturating_sub(1);
             let positions = table.positions.iter().map(|&p| p as usize).chain([last_query]);
-            phases(spec, extents_of_phases, positions)?;
+            rotation(spec, extents.heads, rotated, positions)?;
         }
     }
     let mut expected = Shape::from_slice(q);

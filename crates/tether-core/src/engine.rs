@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use crate::{AlignJob, CoreError, DType, HostTensor, PhaseTable, SlotId, Traffic};
+use crate::{AlignJob, CoreError, DType, HostTensor, Rotation, RotationExtents, SlotId, Traffic};
 
 /// Size and type of one layer's store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,18 @@ pub struct StoreSpec {
     pub head_dim_v: usize,
     /// Storage type.
     pub dtype: DType,
+}
+
+impl StoreSpec {
+    /// Heads of a token, and channels of each, as a rotation sees them: as they are, or one that is all of them where the rotation spans more than a
+    /// head.
+    pub fn rotated_heads(&self, rotation: &RotationExtents) -> (usize, usize) {
+        if rotation.rotary_dim <= self.head_dim_k {
+            (self.kv_heads, self.head_dim_k)
+        } else {
+            (1, self.kv_heads * self.head_dim_k)
+        }
+    }
 }
 
 /// Keys or values.
@@ -80,8 +92,8 @@ pub trait Engine: Debug + Sized {
     type Tensor: Debug + Clone;
     /// One layer's K, V and moments.
     type Store: Debug;
-    /// An uploaded [`PhaseTable`].
-    type Phases: Debug;
+    /// An uploaded [`Rotation`].
+    type Rotation: Debug;
     /// See [`Engine::read`].
     type Read: Readback;
 
@@ -111,11 +123,11 @@ pub trait Engine: Debug + Sized {
     /// [`CoreError::Device`] when the copies cannot be queued.
     fn read(&self, tensors: &[&Self::Tensor]) -> Result<Self::Read, CoreError>;
 
-    /// Copies a phase table to the device.
+    /// Copies a rotation to the device.
     ///
     /// # Errors
-    /// As [`Engine::upload`].
-    fn upload_phases(&self, table: &PhaseTable) -> Result<Self::Phases, CoreError>;
+    /// Those of [`Rotation::extents`], [`CoreError::Device`].
+    fn upload_rotation(&self, rotation: &Rotation<'_>) -> Result<Self::Rotation, CoreError>;
 
     /// A store of zeros, with moments of zeros.
     ///
@@ -131,6 +143,12 @@ pub trait Engine: Debug + Sized {
 
     /// Bytes that `store` occupies, moments included.
     fn store_bytes(&self, store: &Self::Store) -> u64;
+
+    /// Bytes of the keys that [`Engine::attend`] keeps rotated.
+    fn rotated_bytes(&self, store: &Self::Store) -> u64;
+
+    /// Gives back what [`Engine::attend`] keeps rotated: the next one rotates all that it attends to.
+    fn forget_rotated(&self, store: &mut Self::Store);
 
     /// Writes `k` and `v`, one unit after the other (sequence-major), to `slots`.
     ///
@@ -183,22 +201,26 @@ pub trait Engine: Debug + Sized {
     /// does not fit the storage type.
     fn align(&self, store: &mut Self::Store, tau: f32, jobs: &[AlignJob]) -> Result<(), CoreError>;
 
-    /// Full softmax attention of `q` (un-rotated) over each sequence's table, queries and keys rotated on the way when there are
-    /// `phases`, values as stored; scale `1 / sqrt(head_dim_k)`, no mask. `out` is `f32`.
+    /// Full softmax attention of `q` (un-rotated) over each sequence's table, queries and keys rotated on the way when there is a
+    /// `rotation`, values as stored; scale `1 / sqrt(head_dim_k)`, no mask. `out` is `f32`. Entry `p * tokens_per_unit + t` of the rotation is that of
+    /// token `t` of a unit at position `p`.
+    ///
+    /// Rotated keys stay beside the store: the next call rotates what was written or edited since, or stands at another place or position. An engine
+    /// whose stores hold codes keeps none.
     ///
     /// # Errors
     /// [`CoreError::ShapeMismatch`], [`CoreError::NoSuchSlot`], [`CoreError::Count`], [`CoreError::PositionOutOfTable`].
     fn attend(
         &self,
-        store: &Self::Store,
-        phases: Option<&Self::Phases>,
+        store: &mut Self::Store,
+        rotation: Option<&Self::Rotation>,
         q: &Self::Tensor,
         tables: &[AttendTable<'_>],
         out: &mut Self::Tensor,
     ) -> Result<(), CoreError>;
 
-    /// Copies slots out to one tensor `[slots * tokens_per_unit, kv_heads, head_dim]` of the store's dtype, keys rotated to
-    /// `positions` when there are `phases`.
+    /// Copies slots out to one tensor `[slots * tokens_per_unit, kv_heads, head_dim]` of the store's dtype, keys rotated to the
+    /// positions when there is a rotation, as in [`Engine::attend`].
     ///
     /// # Errors
     /// [`CoreError::NoSuchSlot`], [`CoreError::Count`], [`CoreError::PositionOutOfTable`].
@@ -207,7 +229,7 @@ pub trait Engine: Debug + Sized {
         store: &Self::Store,
         side: Side,
         slots: &[SlotId],
-        rotation: Option<(&Self::Phases, &[u32])>,
+        rotation: Option<(&Self::Rotation, &[u32])>,
     ) -> Result<Self::Tensor, CoreError>;
 
     /// Copies moments out: `f32` `[slots, 2, kv_heads * head_dim]`, mean then sum of squared deviations.

@@ -86,8 +86,8 @@ pub enum CoreError {
         /// Entries given.
         got: usize,
     },
-    /// A position lies outside the phase table.
-    #[error("position {position} is outside the phase table's {positions} positions")]
+    /// A position lies outside the rotation.
+    #[error("position {position} is outside the rotation's {positions} positions")]
     PositionOutOfTable {
         /// The position asked for.
         position: usize,

@@ -9,10 +9,10 @@ mod geometry;
 mod id;
 mod mean_logits;
 mod moments;
-mod phase;
 mod plan;
 mod region;
 mod rope_kind;
+mod rotated_places;
 mod tensor;
 mod tokens;
 mod traffic;
@@ -25,10 +25,10 @@ pub use geometry::Geometry;
 pub use id::{ChunkIndex, LayerId, SlotId, UnitIndex};
 pub use mean_logits::{mean_logits, mean_query};
 pub use moments::{Moments, MomentsView};
-pub use phase::{PhaseExtents, PhaseRows, PhaseTable};
 pub use plan::{AlignJob, CommitPlan, Edit, Member, MemoryPlan, RecallPlan, RecalledUnits};
 pub use region::Region;
-pub use rope_kind::{Pairing, RopeKind};
+pub use rope_kind::{Axis, AxisLayout, AxisOrder, Frequencies, Pairing, RopeKind, RopeSpan};
+pub use rotated_places::{RotatedPlaces, UnitToRotate};
 pub use tensor::{Element, ElementsMut, HostTensor, Shape, TensorData};
 pub use tokens::{
     AttendOptions, BlockTables, CausalLists, ChosenTokens, DecodeProblem, EMPTY_LSE, LeafProblem,

@@ -13,6 +13,8 @@ pub struct Traffic {
     pub gathered: u64,
     /// K and V copied because a store had to grow.
     pub grown: u64,
+    /// Keys that were rotated to be attended to.
+    pub rotated: u64,
     /// Bytes that travelled from the device to the host.
     pub read_back: u64,
 }
@@ -26,6 +28,7 @@ impl Traffic {
             edited: self.edited - earlier.edited,
             gathered: self.gathered - earlier.gathered,
             grown: self.grown - earlier.grown,
+            rotated: self.rotated - earlier.rotated,
             read_back: self.read_back - earlier.read_back,
         }
     }
@@ -38,6 +41,7 @@ pub struct TrafficCounters {
     edited: AtomicU64,
     gathered: AtomicU64,
     grown: AtomicU64,
+    rotated: AtomicU64,
     read_back: AtomicU64,
 }
 
@@ -49,6 +53,7 @@ impl TrafficCounters {
             (&self.edited, moved.edited),
             (&self.gathered, moved.gathered),
             (&self.grown, moved.grown),
+            (&self.rotated, moved.rotated),
             (&self.read_back, moved.read_back),
         ] {
             counter.fetch_add(bytes, Ordering::Relaxed);
@@ -62,6 +67,7 @@ impl TrafficCounters {
             edited: self.edited.load(Ordering::Relaxed),
             gathered: self.gathered.load(Ordering::Relaxed),
             grown: self.grown.load(Ordering::Relaxed),
+            rotated: self.rotated.load(Ordering::Relaxed),
             read_back: self.read_back.load(Ordering::Relaxed),
         }
     }

@@ -1,9 +1,9 @@
-//! Block attention on the host: keys and queries rotated while they are packed, softmax in one pass over key blocks.
+//! Block attention on the host: softmax in one pass over key blocks.
 
 use std::cell::RefCell;
 
 use crate::store::HostStore;
-use tether_core::{AttendTable, HostTensor, PhaseTable, Side};
+use tether_core::{AttendTable, Side};
 use tether_dense::{MatRef, exp, matmul};
 
 /// Keys that are scored at a time. A block of scores for a few hundred queries stays in the second-level cache.
@@ -27,22 +27,28 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Query side of one call: `q` holds `tokens` tokens of `heads` heads for every sequence.
+/// Query side of one call: `q` holds `tokens` tokens of `heads` heads for every sequence, rotated where keys are.
 #[derive(Clone, Copy)]
 pub(super) struct Queries<'a> {
-    pub(super) q: &'a HostTensor,
+    pub(super) q: &'a [f32],
     pub(super) tokens: usize,
     pub(super) heads: usize,
+}
+
+/// What a sequence attends to: its table, and at which place of the rotated keys it begins, where the store has any.
+#[derive(Clone, Copy)]
+pub(super) struct Keys<'a> {
+    pub(super) store: &'a HostStore,
+    pub(super) table: AttendTable<'a>,
+    pub(super) rotated_from: Option<usize>,
 }
 
 /// Attention of the query heads that share key head `kv_head` of sequence `sequence`. `emit(row_token, query_head, values)` receives
 /// the result token by token.
 pub(super) fn attend_group(
-    store: &HostStore,
-    phases: Option<&PhaseTable>,
+    Keys { store, table, rotated_from }: Keys<'_>,
     queries: Queries<'_>,
     (sequence, kv_head): (usize, usize),
-    table: &AttendTable<'_>,
     mut emit: impl FnMut(usize, usize, &[f32]),
 ) {
     let spec = &store.spec;
@@ -54,11 +60,8 @@ pub(super) fn attend_group(
         let scale = 1.0 / (dk as f32).sqrt();
         for (row, packed) in s.queries.chunks_exact_mut(dk).enumerate() {
             let (head, token) = (kv_head * group + row / queries.tokens, row % queries.tokens);
-            load_query(queries, sequence, token, head, packed);
-            if let Some(phases) = phases {
-                let position = table.query_position as usize + token / tokens_per_unit;
-                phases.rotate(packed, position, token % tokens_per_unit);
-            }
+            let start = ((sequence * queries.tokens + token) * queries.heads + head) * dk;
+            packed.copy_from_slice(&queries.q[start..start + dk]);
             packed.iter_mut().for_each(|x| *x *= scale);
         }
         s.sums.clear();
@@ -68,6 +71,7 @@ pub(super) fn attend_group(
         s.row_max.clear();
         s.row_max.resize(rows, f32::NEG_INFINITY);
 
+        let rotated = store.rotated.as_ref().zip(rotated_from);
         let total = table.slots.len() * tokens_per_unit;
         for start in (0..total).step_by(KEY_BLOCK) {
             let block = KEY_BLOCK.min(total - start);
@@ -77,11 +81,13 @@ pub(super) fn attend_group(
                 s.keys.chunks_exact_mut(dk).zip(s.values.chunks_exact_mut(dv)).take(block).enumerate()
             {
                 let (entry, token) = ((start + i) / tokens_per_unit, (start + i) % tokens_per_unit);
-                store.load_head(Side::Keys, table.slots[entry], token, kv_head, key);
-                store.load_head(Side::Values, table.slots[entry], token, kv_head, value);
-                if let Some(phases) = phases {
-                    phases.rotate(key, table.positions[entry] as usize, token);
+                match rotated {
+                    Some((keys, place)) => {
+                        key.copy_from_slice(keys.head(spec, place * tokens_per_unit + start + i, kv_head));
+                    }
+                    None => store.load_head(Side::Keys, table.slots[entry], token, kv_head, key),
                 }
+                store.load_head(Side::Values, table.slots[entry], token, kv_head, value);
             }
             let keys = MatRef::row_major(&s.keys, block, dk, dk);
             let values = MatRef::row_major(&s.values, block, dv, dv);
@@ -109,11 +115,6 @@ pub(super) fn attend_group(
             emit(row % queries.tokens, kv_head * group + row / queries.tokens, sum);
         }
     });
-}
-
-fn load_query(queries: Queries<'_>, sequence: usize, token: usize, head: usize, into: &mut [f32]) {
-    let start = ((sequence * queries.tokens + token) * queries.heads + head) * into.len();
-    queries.q.data().widen_into(start, into);
 }
 
 /// One step of the running softmax: turns scores into weights relative to the new row maximum and rescales what was summed before.

@@ -1,12 +1,16 @@
 //! The host engine: every operation in plain Rust, in `f32`. It is the default engine and the reference that kernels are held to.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 use tether_core::checks::{self, QueryExtents};
 use tether_core::{
-    AlignJob, AttendTable, CoreError, DType, Engine, HostTensor, LogitQuery, Moments, PhaseTable, Readback,
-    Side, SlotId, StoreSpec, Summaries, TensorData, Traffic, TrafficCounters, mean_logits, mean_query,
+    AlignJob, AttendTable, CoreError, DType, Engine, HostTensor, LogitQuery, Moments, Readback, Rotation,
+    RotationPhases, Side, SlotId, StoreSpec, Summaries, TensorData, Traffic, TrafficCounters, mean_logits,
+    mean_query,
 };
 
+use crate::rotated::rotate_tokens;
 use crate::{HostStore, align, attend, store};
 
 /// Keys, values and attention in host memory.
@@ -51,7 +55,7 @@ impl Readback for Ready {
 impl Engine for Host {
     type Tensor = HostTensor;
     type Store = HostStore;
-    type Phases = PhaseTable;
+    type Rotation = Arc<RotationPhases>;
     type Read = Ready;
 
     fn name(&self) -> &'static str {
@@ -76,8 +80,8 @@ impl Engine for Host {
         Ok(Ready(tensors.iter().map(|&t| t.clone()).collect()))
     }
 
-    fn upload_phases(&self, table: &PhaseTable) -> Result<PhaseTable, CoreError> {
-        Ok(table.clone())
+    fn upload_rotation(&self, rotation: &Rotation<'_>) -> Result<Arc<RotationPhases>, CoreError> {
+        RotationPhases::new(rotation).map(Arc::new)
     }
 
     fn check_finite(&self, what: &'static str, tensor: &HostTensor) -> Result<(), CoreError> {
@@ -101,6 +105,14 @@ impl Engine for Host {
 
     fn store_bytes(&self, store: &HostStore) -> u64 {
         store.bytes()
+    }
+
+    fn rotated_bytes(&self, store: &HostStore) -> u64 {
+        store.rotated.as_ref().map_or(0, |rotated| rotated.bytes())
+    }
+
+    fn forget_rotated(&self, store: &mut HostStore) {
+        store.rotated = None;
     }
 
     fn write(
@@ -188,21 +200,42 @@ impl Engine for Host {
 
     fn attend(
         &self,
-        store: &HostStore,
-        phases: Option<&PhaseTable>,
+        store: &mut HostStore,
+        rotation: Option<&Arc<RotationPhases>>,
         q: &HostTensor,
         tables: &[AttendTable<'_>],
         out: &mut HostTensor,
     ) -> Result<(), CoreError> {
-        let spec = &store.spec;
+        let spec = store.spec;
         let into = (out.shape(), out.dtype());
         let QueryExtents { sequences, tokens, heads } =
-            checks::attention(spec, q.shape(), tables, phases.map(PhaseTable::extents), into)?;
+            checks::attention(&spec, q.shape(), tables, rotation.map(|r| r.extents()), into)?;
         let got = out.dtype();
         let Some(result) = out.as_f32_mut() else {
             return Err(CoreError::DTypeMismatch { what: "out", expected: DType::F32, got });
         };
-        let queries = attend::Queries { q, tokens, heads };
+        let mut wide = q.data().widened(0..q.len());
+        if let Some(rotation) = rotation {
+            self.traffic.add(store.rotate_window(rotation, tables, self.parallel)?);
+            let (rotated_heads, dim) = spec.rotated_heads(rotation.extents());
+            let as_seen = (heads / spec.kv_heads * rotated_heads, dim);
+            let of_sequence = (tokens * heads * spec.head_dim_k).max(1);
+            for (table, q) in tables.iter().zip(wide.to_mut().chunks_exact_mut(of_sequence)) {
+                let first = table.query_position as usize * spec.tokens_per_unit;
+                rotate_tokens(rotation, q, as_seen, |token| first + token);
+            }
+        }
+        let store = &*store;
+        let mut places = 0;
+        let keys: Vec<attend::Keys<'_>> = tables
+            .iter()
+            .map(|&table| {
+                places += table.slots.len();
+                let rotated_from = rotation.map(|_| places - table.slots.len());
+                attend::Keys { store, table, rotated_from }
+            })
+            .collect();
+        let queries = attend::Queries { q: &wide, tokens, heads };
         let dv = spec.head_dim_v;
         let groups: Vec<(usize, usize)> =
             (0..sequences).flat_map(|s| (0..spec.kv_heads).map(move |h| (s, h))).collect();
@@ -213,17 +246,9 @@ impl Engine for Host {
                 .par_iter()
                 .map(|&(sequence, kv_head)| {
                     let mut part = Vec::with_capacity(tokens * heads / spec.kv_heads);
-                    let table = &tables[sequence];
-                    attend::attend_group(
-                        store,
-                        phases,
-                        queries,
-                        (sequence, kv_head),
-                        table,
-                        |token, head, x| {
-                            part.push((row(sequence, token, head), x.to_vec()));
-                        },
-                    );
+                    attend::attend_group(keys[sequence], queries, (sequence, kv_head), |token, head, x| {
+                        part.push((row(sequence, token, head), x.to_vec()));
+                    });
                     part
                 })
                 .collect();
@@ -232,8 +257,7 @@ impl Engine for Host {
             }
         } else {
             for (sequence, kv_head) in groups {
-                let table = &tables[sequence];
-                attend::attend_group(store, phases, queries, (sequence, kv_head), table, |token, head, x| {
+                attend::attend_group(keys[sequence], queries, (sequence, kv_head), |token, head, x| {
                     result[row(sequence, token, head)..][..dv].copy_from_slice(x);
                 });
             }
@@ -246,12 +270,13 @@ impl Engine for Host {
         store: &HostStore,
         side: Side,
         slots: &[SlotId],
-        rotation: Option<(&PhaseTable, &[u32])>,
+        rotation: Option<(&Arc<RotationPhases>, &[u32])>,
     ) -> Result<HostTensor, CoreError> {
         checks::slots(store.spec.slots, slots)?;
-        if let Some((phases, positions)) = rotation {
+        if let Some((rotation, positions)) = rotation {
             checks::count("positions", slots.len(), positions.len())?;
-            checks::phases(&store.spec, phases.extents(), positions.iter().map(|&p| p as usize))?;
+            let wanted = positions.iter().map(|&p| p as usize);
+            checks::rotation(&store.spec, store.spec.kv_heads, rotation.extents(), wanted)?;
         }
         let (tokens, dim) = (store.spec.tokens_per_unit, store.head_dim(side));
         let shape = [slots.len() * tokens, store.spec.kv_heads, dim];
@@ -260,13 +285,11 @@ impl Engine for Host {
         let mut unit = Vec::new();
         for (i, &slot) in slots.iter().enumerate() {
             match rotation {
-                Some((phases, positions)) if side == Side::Keys => {
+                Some((rotation, positions)) if side == Side::Keys => {
                     store.unit_f32(side, slot, &mut unit);
-                    for (t, token) in unit.chunks_exact_mut(store.channels(side)).enumerate() {
-                        for head in token.chunks_exact_mut(dim) {
-                            phases.rotate(head, positions[i] as usize, t);
-                        }
-                    }
+                    let heads = store.spec.rotated_heads(rotation.extents());
+                    let first = positions[i] as usize * tokens;
+                    rotate_tokens(rotation, &mut unit, heads, |token| first + token);
                     store::copy_elements(
                         data.elements_mut(),
                         i * unit.len(),

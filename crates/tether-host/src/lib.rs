@@ -4,6 +4,7 @@ mod align;
 mod attend;
 mod codec;
 mod engine;
+mod rotated;
 mod spherical;
 mod store;
 mod tokens;

@@ -5,6 +5,8 @@ use tether_core::{
     CoreError, DType, ElementsMut, HostTensor, MomentsView, Side, SlotId, StoreSpec, TensorData,
 };
 
+use crate::rotated::RotatedKeys;
+
 /// Copies `len` elements between tensors of one dtype.
 pub(super) fn copy_elements(
     target: ElementsMut<'_>,
@@ -27,6 +29,7 @@ pub struct HostStore {
     pub(super) spec: StoreSpec,
     keys: SideStore,
     values: SideStore,
+    pub(super) rotated: Option<RotatedKeys>,
 }
 
 #[derive(Debug)]
@@ -51,6 +54,7 @@ impl HostStore {
             spec: *spec,
             keys: SideStore::new(spec, spec.head_dim_k)?,
             values: SideStore::new(spec, spec.head_dim_v)?,
+            rotated: None,
         })
     }
 
@@ -63,6 +67,7 @@ impl HostStore {
             to.moments[..from.moments.len()].copy_from_slice(&from.moments);
             copied += from.data.as_bytes().len() as u64;
         }
+        grown.rotated = self.rotated.take();
         *self = grown;
         Ok(copied)
     }
@@ -106,6 +111,9 @@ impl HostStore {
     pub(super) fn write_unit(&mut self, side: Side, slot: SlotId, source: &TensorData, unit: usize) {
         let len = self.unit_len(side);
         copy_elements(self.side_mut(side).data.elements_mut(), slot.index() * len, source, unit * len, len);
+        if let Some(rotated) = self.rotated.as_mut().filter(|_| side == Side::Keys) {
+            rotated.written(slot);
+        }
     }
 
     /// Copies `slot` out to place `unit` of `target`.

@@ -20,14 +20,15 @@ use shaped::Shaping;
 pub use tables::{HostPageTable, HostTables};
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::Host;
 use tether_core::checks;
 use tether_core::{
     AttendOptions, BlockTables, ChosenTokens, CoreError, DType, DecodeProblem, HostTensor, NewQueries,
-    PageLists, PageProblem, PagedKv, PoolRows, Rotation, RotationPhases, RowLists, RowProblem, ScoreOp,
-    Shape, Side, StandIns, TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem,
-    WindowSpec, batch_problem, check_lengths, check_positions, check_starts, check_sums,
+    PageLists, PageProblem, PagedKv, PoolRows, RotationPhases, RowLists, RowProblem, ScoreOp, Shape, Side,
+    StandIns, TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec,
+    batch_problem, check_lengths, check_positions, check_starts, check_sums,
 };
 
 /// Row, page or token numbers in host memory.
@@ -57,7 +58,6 @@ impl HostIndices {
 
 impl TokenEngine for Host {
     type Indices = HostIndices;
-    type Rotation = RotationPhases;
     type Tables = HostTables;
     type PageTable = HostPageTable;
     type Attention = AttendOptions;
@@ -76,10 +76,6 @@ impl TokenEngine for Host {
         Ok(indices.values.clone())
     }
 
-    fn upload_rotation(&self, rotation: &Rotation<'_>) -> Result<RotationPhases, CoreError> {
-        RotationPhases::new(rotation)
-    }
-
     fn upload_tables(&self, tables: &BlockTables<'_>) -> Result<HostTables, CoreError> {
         HostTables::new(tables)
     }
@@ -88,7 +84,7 @@ impl TokenEngine for Host {
         &self,
         x: &mut HostTensor,
         layout: TokenLayout,
-        rotation: &RotationPhases,
+        rotation: &Arc<RotationPhases>,
     ) -> Result<(), CoreError> {
         let shape = TokenShape::of("x", x.shape(), layout)?;
         rotation.extents().fit(&shape)?;
@@ -100,7 +96,7 @@ impl TokenEngine for Host {
         &self,
         x: &HostTensor,
         layout: TokenLayout,
-        rotation: &RotationPhases,
+        rotation: &Arc<RotationPhases>,
     ) -> Result<HostTensor, CoreError> {
         let mut out = x.clone();
         self.rotate(&mut out, layout, rotation)?;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tether_codec::{CodedRows, HadamardRotation, RowFrame, UnitCodec};
 use tether_core::{
-    AlignJob, AttendTable, CoreError, DType, Engine, HostTensor, LogitQuery, PhaseTable, Side, SlotId,
-    StoreSpec, Summaries, TensorData, Traffic, checks,
+    AlignJob, AttendTable, CoreError, DType, Engine, HostTensor, LogitQuery, Rotation, RotationPhases, Side,
+    SlotId, StoreSpec, Summaries, TensorData, Traffic, checks,
 };
 
 use crate::{Host, HostStore};
@@ -150,7 +150,7 @@ impl CodedHost {
 impl Engine for CodedHost {
     type Tensor = HostTensor;
     type Store = CodedStore;
-    type Phases = PhaseTable;
+    type Rotation = Arc<RotationPhases>;
     type Read = <Host as Engine>::Read;
 
     fn name(&self) -> &'static str {
@@ -177,8 +177,8 @@ impl Engine for CodedHost {
         self.host.read(tensors)
     }
 
-    fn upload_phases(&self, table: &PhaseTable) -> Result<PhaseTable, CoreError> {
-        self.host.upload_phases(table)
+    fn upload_rotation(&self, rotation: &Rotation<'_>) -> Result<Arc<RotationPhases>, CoreError> {
+        self.host.upload_rotation(rotation)
     }
 
     fn check_finite(&self, what: &'static str, tensor: &HostTensor) -> Result<(), CoreError> {
@@ -205,6 +205,12 @@ impl Engine for CodedHost {
         let coded = store.slots.iter().flatten().flatten().flatten();
         coded.map(|c| (c.frame.bytes() + c.rows.bytes()) as u64).sum()
     }
+
+    fn rotated_bytes(&self, _store: &CodedStore) -> u64 {
+        0
+    }
+
+    fn forget_rotated(&self, _store: &mut CodedStore) {}
 
     fn write(
         &self,
@@ -255,17 +261,17 @@ impl Engine for CodedHost {
 
     fn attend(
         &self,
-        store: &CodedStore,
-        phases: Option<&PhaseTable>,
+        store: &mut CodedStore,
+        rotation: Option<&Arc<RotationPhases>>,
         q: &HostTensor,
         tables: &[AttendTable<'_>],
         out: &mut HostTensor,
     ) -> Result<(), CoreError> {
-        let scratch = self.scratch(store, tables.iter().flat_map(|t| t.slots), Summaries::Skip)?;
+        let mut scratch = self.scratch(store, tables.iter().flat_map(|t| t.slots), Summaries::Skip)?;
         let slots: Vec<Vec<SlotId>> = tables.iter().map(|t| scratch.places(t.slots)).collect();
         let tables: Vec<AttendTable<'_>> =
             tables.iter().zip(&slots).map(|(table, slots)| AttendTable { slots, ..*table }).collect();
-        self.host.attend(&scratch.store, phases, q, &tables, out)
+        self.host.attend(&mut scratch.store, rotation, q, &tables, out)
     }
 
     fn gather(
@@ -273,7 +279,7 @@ impl Engine for CodedHost {
         store: &CodedStore,
         side: Side,
         slots: &[SlotId],
-        rotation: Option<(&PhaseTable, &[u32])>,
+        rotation: Option<(&Arc<RotationPhases>, &[u32])>,
     ) -> Result<HostTensor, CoreError> {
         let scratch = self.scratch(store, slots, Summaries::Skip)?;
         self.host.gather(&scratch.store, side, &scratch.places(slots), rotation)

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-use tether_core::{CoreError, HostTensor, Pairing, Pool, Rotation, TokenEngine, TokenLayout, WindowSpec};
+use tether_core::{
+    CoreError, Engine, HostTensor, Pairing, Pool, Rotation, TokenEngine, TokenLayout, WindowSpec,
+};
 use tether_host::Host;
 use tether_testing::{Golden, Tolerance, assert_close};
 

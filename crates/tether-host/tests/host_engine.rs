@@ -57,6 +57,20 @@ fn attends_over_tables() {
 }
 
 #[test]
+fn attends_to_what_is_there_now() {
+    everywhere(engine_cases::attends_to_what_is_there_now);
+    let shape = EngineShape::ALL[2];
+    engine_cases::attends_to_what_is_there_now(&Host::parallel(), &shape, DType::F32).unwrap();
+}
+
+#[test]
+fn rotates_as_models_do() {
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        engine_cases::rotates_as_models_do(&Host::new(), dtype).unwrap();
+    }
+}
+
+#[test]
 fn attends_over_long_tables() {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         engine_cases::attends_over_tables(&Host::new(), &EngineShape::LONG, dtype).unwrap();

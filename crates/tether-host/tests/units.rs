@@ -66,8 +66,8 @@ fn operations_are_those_on_the_numbers_that_codes_stand_for() {
         let q = tensor(1, 9);
         let table = AttendTable { slots: &slots, positions: &[0, 1, 2, 3], query_position: 3 };
         let mut out = [(); 2].map(|()| HostTensor::zeros(&[TOKENS, HEADS, DIM], DType::F32).unwrap());
-        engine.attend(&coded, None, &q, std::slice::from_ref(&table), &mut out[0]).unwrap();
-        host.attend(&dense, None, &q, std::slice::from_ref(&table), &mut out[1]).unwrap();
+        engine.attend(&mut coded, None, &q, std::slice::from_ref(&table), &mut out[0]).unwrap();
+        host.attend(&mut dense, None, &q, std::slice::from_ref(&table), &mut out[1]).unwrap();
         assert_eq!(out[0], out[1], "{keys:?}");
         let candidates = vec![vec![SlotId(4), SlotId(3)]];
         assert_eq!(

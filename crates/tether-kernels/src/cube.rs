@@ -21,8 +21,8 @@ mod uploads;
 use cubecl::prelude::*;
 use tether_core::checks::{self, QueryExtents};
 use tether_core::{
-    AlignJob, AttendTable, CoreError, DType, Engine, HostTensor, LogitQuery, Pairing, PhaseExtents,
-    PhaseTable, Side, SlotId, StoreSpec, Summaries, Traffic, TrafficCounters,
+    AlignJob, AttendTable, CoreError, DType, Engine, HostTensor, LogitQuery, Rotation, Side, SlotId,
+    StoreSpec, Summaries, Traffic, TrafficCounters,
 };
 
 pub use attention::CubeAttention;
@@ -34,9 +34,9 @@ pub use store::CubeStore;
 pub use tensor::CubeTensor;
 pub use tokens::{CubeIndices, CubePageTable, CubeRotation, CubeTables};
 
-use crate::kernels::rotate;
+use crate::ops;
 use crate::ops::attend::{self, Attention, Kernel, QueryList, Rows};
-use launch::{array, flat, uploaded, with_storage};
+use launch::{uploaded, with_storage};
 
 /// Keys, values and attention on a device of runtime `R`.
 ///
@@ -54,27 +54,6 @@ impl<R: Runtime> std::fmt::Debug for Cube<R> {
             .field("name", &self.name)
             .field("traffic", &self.traffic)
             .finish_non_exhaustive()
-    }
-}
-
-/// A phase table on the device.
-#[derive(Debug)]
-pub struct CubePhases {
-    unit: cubecl::server::Handle,
-    token: cubecl::server::Handle,
-    unit_len: usize,
-    token_len: usize,
-    positions: usize,
-    tokens: usize,
-    unit_pairs: u32,
-    token_pairs: u32,
-    half: bool,
-}
-
-impl CubePhases {
-    fn extents(&self) -> PhaseExtents {
-        let pairs = (self.unit_pairs + self.token_pairs) as usize;
-        PhaseExtents { positions: self.positions, tokens: self.tokens, pairs }
     }
 }
 
@@ -120,7 +99,7 @@ impl<R: Runtime> Cube<R> {
 impl<R: Runtime> Engine for Cube<R> {
     type Tensor = CubeTensor;
     type Store = CubeStore;
-    type Phases = CubePhases;
+    type Rotation = CubeRotation;
     type Read = CubeReadback;
 
     fn name(&self) -> &'static str {
@@ -154,25 +133,8 @@ impl<R: Runtime> Engine for Cube<R> {
         Ok(CubeReadback::queue(copies, described, self.name))
     }
 
-    fn upload_phases(&self, table: &PhaseTable) -> Result<CubePhases, CoreError> {
-        let up = |phases: &[[f32; 2]]| {
-            let flat = phases.as_flattened();
-            let flat = if flat.is_empty() { &[0.0, 0.0] } else { flat };
-            (self.client.create_from_slice(f32::as_bytes(flat)), flat.len())
-        };
-        let (unit, unit_len) = up(table.unit_phases());
-        let (token, token_len) = up(table.token_phases());
-        Ok(CubePhases {
-            unit,
-            token,
-            unit_len,
-            token_len,
-            positions: table.positions(),
-            tokens: table.tokens(),
-            unit_pairs: table.unit_pairs() as u32,
-            token_pairs: table.token_pairs() as u32,
-            half: table.pairing() == Pairing::Half,
-        })
+    fn upload_rotation(&self, rotation: &Rotation<'_>) -> Result<CubeRotation, CoreError> {
+        CubeRotation::new(&self.client, rotation)
     }
 
     fn create_store(&self, spec: &StoreSpec) -> Result<CubeStore, CoreError> {
@@ -181,7 +143,9 @@ impl<R: Runtime> Engine for Cube<R> {
 
     fn grow_store(&self, store: &mut CubeStore, slots: usize) -> Result<(), CoreError> {
         if slots > store.spec.slots {
-            *store = self.grown_store(store, slots)?;
+            let grown = self.grown_store(store, slots)?;
+            let rotated = std::mem::replace(store, grown).rotated;
+            store.rotated = rotated;
         }
         Ok(())
     }
@@ -189,6 +153,15 @@ impl<R: Runtime> Engine for Cube<R> {
     fn store_bytes(&self, store: &CubeStore) -> u64 {
         let elements = store.data_len(Side::Keys) + store.data_len(Side::Values);
         (elements * store.spec.dtype.bytes() + store.moments_len() * size_of::<f32>()) as u64
+    }
+
+    fn rotated_bytes(&self, store: &CubeStore) -> u64 {
+        let places = store.rotated.as_ref().map_or(0, |rotated| rotated.capacity);
+        (places * store.unit_len(Side::Keys) * store.spec.dtype.bytes()) as u64
+    }
+
+    fn forget_rotated(&self, store: &mut CubeStore) {
+        store.rotated = None;
     }
 
     fn write(
@@ -213,6 +186,7 @@ impl<R: Runtime> Engine for Cube<R> {
             return Ok(());
         }
         self.write_units(store, slots, (k, v), summaries);
+        store.written(slots);
         let bytes = (k.len() + v.len()) * spec.dtype.bytes();
         self.traffic.add(Traffic { written: bytes as u64, ..Traffic::default() });
         Ok(())
@@ -235,34 +209,42 @@ impl<R: Runtime> Engine for Cube<R> {
 
     fn attend(
         &self,
-        store: &CubeStore,
-        phases: Option<&CubePhases>,
+        store: &mut CubeStore,
+        rotation: Option<&CubeRotation>,
         q: &CubeTensor,
         tables: &[AttendTable<'_>],
         out: &mut CubeTensor,
     ) -> Result<(), CoreError> {
-        let spec = &store.spec;
+        let spec = store.spec;
         let into = (out.shape(), out.dtype);
         let QueryExtents { tokens, heads, .. } =
-            checks::attention(spec, q.shape(), tables, phases.map(CubePhases::extents), into)?;
-        if let Some(phases) = phases {
-            self.require_whole_heads(phases, spec)?;
+            checks::attention(&spec, q.shape(), tables, rotation.map(|r| &r.extents), into)?;
+        if rotation.is_some() && !spec.head_dim_k.is_multiple_of(2) {
+            return Err(CoreError::Unsupported {
+                engine: self.name,
+                feature: "rotated heads of an odd number of channels",
+            });
         }
         self.require(q.dtype)?;
         let head_dims = (spec.head_dim_k, spec.head_dim_v);
         let Some(kernel) = Kernel::of(&self.client, spec.dtype, head_dims) else {
             return Err(CoreError::Unsupported { engine: self.name, feature: "heads of this size" });
         };
+        if let Some(rotation) = rotation {
+            self.rotate_window(store, rotation, tables)?;
+        }
 
         let slots: Vec<SlotId> = tables.iter().flat_map(|t| t.slots).copied().collect();
-        let positions: Vec<u32> = tables.iter().flat_map(|t| t.positions).copied().collect();
         let (slot_table, slots_len) = self.slots(slots.iter().copied());
-        let prepared = self.prepared_queries(q, phases, tables, (tokens, heads), spec)?;
+        let prepared = self.prepared_queries(q, rotation, tables, (tokens, heads), &spec);
         // Keys that are not rotated are read where they lie.
-        let rotated = phases.map(|p| self.gather_keys(store, &slots, Some((p, &positions)))).transpose()?;
         let in_order: Vec<u32> = (0..slots.len() as u32).collect();
-        let (keys, (key_table, key_table_len)) = match &rotated {
-            Some(keys) => ((&keys.handle, keys.len()), uploaded(&self.client, &in_order)),
+        let rotated = store.rotated.as_ref().filter(|_| rotation.is_some());
+        let (keys, (key_table, key_table_len)) = match rotated {
+            Some(rotated) => {
+                let len = rotated.capacity * store.unit_len(Side::Keys);
+                ((&rotated.keys, len), uploaded(&self.client, &in_order))
+            }
             None => ((&store.keys.data, store.data_len(Side::Keys)), (slot_table.clone(), slots_len)),
         };
         let units = tables.iter().map(|t| t.slots.len());
@@ -305,17 +287,17 @@ impl<R: Runtime> Engine for Cube<R> {
         store: &CubeStore,
         side: Side,
         slots: &[SlotId],
-        rotation: Option<(&CubePhases, &[u32])>,
+        rotation: Option<(&CubeRotation, &[u32])>,
     ) -> Result<CubeTensor, CoreError> {
         checks::slots(store.spec.slots, slots)?;
-        if let Some((phases, positions)) = rotation {
+        if let Some((rotation, positions)) = rotation {
             checks::count("positions", slots.len(), positions.len())?;
-            checks::phases(&store.spec, phases.extents(), positions.iter().map(|&p| p as usize))?;
-            self.require_whole_heads(phases, &store.spec)?;
+            let wanted = positions.iter().map(|&p| p as usize);
+            checks::rotation(&store.spec, store.spec.kv_heads, &rotation.extents, wanted)?;
         }
-        let out = match side {
-            Side::Keys => self.gather_keys(store, slots, rotation)?,
-            Side::Values => self.gather_plain(store, side, slots)?,
+        let out = match rotation.filter(|_| side == Side::Keys) {
+            Some(rotation) => self.gather_keys(store, slots, rotation)?,
+            None => self.gather_plain(store, side, slots)?,
         };
         self.traffic.add(Traffic { gathered: (out.len() * out.dtype.bytes()) as u64, ..Traffic::default() });
         Ok(out)
@@ -328,39 +310,29 @@ impl<R: Runtime> Engine for Cube<R> {
 }
 
 impl<R: Runtime> Cube<R> {
-    /// Kernels rotate all of a head or none of it.
-    fn require_whole_heads(&self, phases: &CubePhases, spec: &StoreSpec) -> Result<(), CoreError> {
-        if 2 * phases.extents().pairs == spec.head_dim_k {
-            return Ok(());
-        }
-        Err(CoreError::Unsupported { engine: self.name, feature: "heads that are rotated in part" })
-    }
-
-    /// Queries as `f32`, scaled, and rotated where there are phases.
+    /// Queries as `f32`, scaled, and rotated where there is a rotation.
     fn prepared_queries(
         &self,
         q: &CubeTensor,
-        phases: Option<&CubePhases>,
+        rotation: Option<&CubeRotation>,
         tables: &[AttendTable<'_>],
         (tokens, heads): (usize, usize),
         spec: &StoreSpec,
-    ) -> Result<cubecl::server::Handle, CoreError> {
+    ) -> cubecl::server::Handle {
         let starts: Vec<u32> = tables.iter().map(|t| t.query_position).collect();
         let (starts, starts_len) = uploaded(&self.client, &starts);
         let prepared = self.client.empty(q.len().max(1) * size_of::<f32>());
-        let none = || (self.client.create_from_slice(f32::as_bytes(&[0.0, 0.0])), 2);
-        let ((unit, unit_len), (token, token_len)) = match phases {
-            Some(p) => ((p.unit.clone(), p.unit_len), (p.token.clone(), p.token_len)),
-            None => (none(), none()),
+        let queries = ops::rotate::Queries {
+            dtype: q.dtype,
+            q: (&q.handle, q.len()),
+            starts: (&starts, starts_len),
+            tokens,
+            heads,
+            head_dim: spec.head_dim_k,
+            unit_tokens: spec.tokens_per_unit,
         };
-        let (count, dim) = flat(if phases.is_some() { q.len() / 2 } else { q.len() });
         let scale = 1.0 / (spec.head_dim_k as f32).sqrt();
-        with_storage!(q.dtype, F => rotate::prepare_queries::launch::<F, R>(
-            &self.client, count, dim, array(&q.handle, q.len()), array(&starts, starts_len), array(&unit, unit_len),
-            array(&token, token_len), array(&prepared, q.len()), tokens as u32, spec.tokens_per_unit as u32,
-            heads as u32, phases.map_or(0, |p| p.unit_pairs), phases.map_or(0, |p| p.token_pairs), scale,
-            phases.is_some(), phases.is_some_and(|p| p.half),
-        ));
-        Ok(prepared)
+        ops::rotate::launch_queries(&self.client, queries, rotation, scale, &prepared);
+        prepared
     }
 }

@@ -73,6 +73,14 @@ on_each_runtime! {
         everywhere(&engine, engine_cases::attends_over_tables);
     }
 
+    fn attends_to_what_is_there_now(engine) {
+        everywhere(&engine, engine_cases::attends_to_what_is_there_now);
+    }
+
+    fn rotates_as_models_do(engine) {
+        every_dtype(&engine, engine_cases::rotates_as_models_do);
+    }
+
     fn attends_over_long_tables(engine) {
         every_dtype(&engine, |e, dtype| engine_cases::attends_over_tables(e, &EngineShape::LONG, dtype));
     }

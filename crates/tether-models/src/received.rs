@@ -1,9 +1,9 @@
 //! What the tokens of a chunk receive of each block's attention.
 
-use tether_core::{HostTensor, PhaseTable};
+use tether_core::HostTensor;
 use tether_host::Host;
 use tether_reuse::profile::received_attention;
-use tethercache::rope::{phase_table, rotate_units};
+use tethercache::rope::FrameRope;
 use tethercache::{KvCache, Pass, Recipe};
 
 use crate::{ChunkAttention, Scene, TinyVideo, VideoSession};
@@ -12,7 +12,7 @@ use crate::{ChunkAttention, Scene, TinyVideo, VideoSession};
 #[derive(Debug)]
 pub struct ReceivedAttention {
     cache: KvCache<Host>,
-    phases: Option<PhaseTable>,
+    rope: Option<FrameRope>,
     /// By block, of the last pass.
     pub received: Vec<Vec<f64>>,
 }
@@ -24,11 +24,10 @@ impl ReceivedAttention {
     /// What [`KvCache::new`] refuses.
     pub fn new(model: &TinyVideo) -> Result<Self, tethercache::Error> {
         let g = VideoSession::<Host>::geometry(model);
-        let positions = 0..g.units_per_chunk as i64;
-        let phases = phase_table(g.rope, g.head_dim_k, g.tokens_per_unit, positions)?;
+        let rope = FrameRope::new(&g.rope, (g.kv_heads, g.head_dim_k), g.tokens_per_unit)?;
         let layers = g.layers;
         let cache = KvCache::new(Host::new(), g, Recipe::named("full")?)?;
-        Ok(Self { cache, phases, received: vec![Vec::new(); layers] })
+        Ok(Self { cache, rope, received: vec![Vec::new(); layers] })
     }
 }
 
@@ -48,9 +47,9 @@ impl ChunkAttention for ReceivedAttention {
         let g = self.cache.geometry();
         let rotated = |x: &HostTensor| -> Result<Vec<f32>, Self::Error> {
             let mut x = x.to_f32_vec();
-            if let Some(phases) = &self.phases {
-                let positions: Vec<usize> = (0..g.units_per_chunk).collect();
-                rotate_units(phases, &mut x, g.head_dim_k, &positions)?;
+            if let Some(rope) = &self.rope {
+                let positions: Vec<i32> = (0..g.units_per_chunk as i32).collect();
+                rope.rotate(&mut x, (g.query_heads, g.head_dim_k), &positions)?;
             }
             Ok(x)
         };

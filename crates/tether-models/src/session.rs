@@ -16,9 +16,6 @@ use crate::{
     patchify, sample_chunk, sample_chunk_hooked, unpatchify,
 };
 
-/// Base of the frequencies that TinyVideo was trained with.
-const ROPE_THETA: f64 = 10_000.0;
-
 /// Why a chunk could not be made.
 pub type SessionError = ForwardError<tethercache::Error>;
 
@@ -172,7 +169,7 @@ where
             units_per_chunk: c.chunk_frames,
             sequences: 1,
             dtype: DType::F32,
-            rope: RopeKind::ThreeD { theta: ROPE_THETA, height: side, width: side },
+            rope: RopeKind::wan(side, side),
         }
     }
 
@@ -302,6 +299,7 @@ where
         let bytes = self.cache.bytes();
         self.peak = CacheBytes {
             resident: self.peak.resident.max(bytes.resident),
+            rotated: self.peak.rotated.max(bytes.rotated),
             in_use: self.peak.in_use.max(bytes.in_use),
             window: self.peak.window.max(bytes.window),
             full_history: self.peak.full_history.max(bytes.full_history),

@@ -1,4 +1,6 @@
-use tether_core::CoreError;
+//! Errors of rotations.
+
+use tether_core::{Axis, CoreError};
 
 /// What can be wrong with a rotation. A rotation is exact or refused, never approximate.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +35,20 @@ pub enum RopeError {
         pairs: usize,
         /// The sections given.
         sections: Vec<usize>,
+    },
+    /// An order of axes that leaves one out.
+    #[error("axes in the order {order:?}: each has to be there once")]
+    Order {
+        /// The order given.
+        order: [Axis; 3],
+    },
+    /// Sections that cannot take turns.
+    #[error(
+        "{pairs:?} pairs for time, rows and columns cannot take turns: time has too few to stand between the others"
+    )]
+    Turns {
+        /// The sections given.
+        pairs: [usize; 3],
     },
     /// A grid that does not cover a unit.
     #[error("a grid of {height} rows and {width} columns does not cover a unit of {tokens} tokens")]

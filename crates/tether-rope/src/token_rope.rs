@@ -1,8 +1,12 @@
 //! Rotary embeddings of single tokens: frequencies, axes and the move of keys that are already rotated.
 
-use tether_core::{MAX_AXES, Pairing, Rotation, RotationPhases, TokenLayout, TokenShape};
+use tether_core::{
+    AxisOrder, CoreError, MAX_AXES, Pairing, RopeKind, RopeSpan, Rotation, RotationPhases, TokenLayout,
+    TokenShape,
+};
 
-use crate::{RopeError, axis_frequencies};
+use crate::RopeError;
+use crate::frequency::{self, axis_frequencies, base, thirds};
 
 /// How a model turns the keys of single tokens: by one position, or by several axes' (M-RoPE), with plain or scaled frequencies.
 ///
@@ -45,10 +49,44 @@ impl TokenRope {
         if rotary_dim == 0 || !rotary_dim.is_multiple_of(2) {
             return Err(RopeError::HeadDim { head_dim: rotary_dim, least: 2 });
         }
-        if !(theta.is_finite() && theta > 1.0) {
-            return Err(RopeError::Theta { theta });
+        Self::from_frequencies(pairing, axis_frequencies(base(theta)?, rotary_dim / 2).collect())
+    }
+
+    /// As a model's geometry says, for `heads` key heads of `head_dim` channels. `None` for a model without rotation.
+    ///
+    /// # Errors
+    /// [`RopeError`] when `head_dim` or a setting of `kind` does not suit.
+    pub fn of(kind: &RopeKind, (heads, head_dim): (usize, usize)) -> Result<Option<Self>, RopeError> {
+        let (theta, layout) = match *kind {
+            RopeKind::None => return Ok(None),
+            RopeKind::OneD { theta, pairing } => return Self::new(pairing, theta, head_dim).map(Some),
+            RopeKind::ThreeD { theta, layout, .. } => (theta, layout),
+            _ => {
+                let feature = "this kind of rotary embedding";
+                return Err(CoreError::Unsupported { engine: "tether-rope", feature }.into());
+            }
+        };
+        let dim = match layout.span {
+            RopeSpan::Head => head_dim,
+            RopeSpan::Token => heads.saturating_mul(head_dim),
+        };
+        let least = if layout.pairs.is_none() { 6 } else { 2 };
+        if !dim.is_multiple_of(2) || dim < least {
+            return Err(RopeError::HeadDim { head_dim: dim, least });
         }
-        Self::from_frequencies(pairing, axis_frequencies(theta, rotary_dim / 2).collect())
+        let pairs = layout.pairs.unwrap_or_else(|| thirds((dim / 2).saturating_sub(layout.skip)));
+        let turning = pairs.iter().try_fold(0usize, |n, &p| n.checked_add(p));
+        let all = turning.filter(|&n| n > 0).and_then(|n| n.checked_add(layout.skip));
+        let Some(all) = all.filter(|&n| n <= dim / 2) else {
+            return Err(RopeError::Sections { pairs: dim / 2, sections: pairs.to_vec() });
+        };
+        let mut axes = vec![0; layout.skip];
+        let mut frequencies = vec![0.0; layout.skip];
+        let turning = frequency::axes(layout.order, pairs)?;
+        frequencies.extend(frequency::frequencies(&layout, theta, &turning)?);
+        axes.extend(turning);
+        debug_assert_eq!(axes.len(), all);
+        Ok(Some(Self { axes, ..Self::from_frequencies(layout.pairing, frequencies)? }))
     }
 
     /// A rotation with frequencies as a model lists them, radians per position.
@@ -102,9 +140,22 @@ impl TokenRope {
         Ok(Self { axes, ..self })
     }
 
+    /// With `sections` pairs for time, rows and columns that take turns, time first, as long as an axis has any left; what is over is time's (Qwen3-VL:
+    /// 24, 20 and 20 pairs of a head of 128).
+    ///
+    /// # Errors
+    /// [`RopeError::Sections`] unless the sections cover all pairs, [`RopeError::Turns`] when time has too few to stand between the others.
+    pub fn with_sections_in_turns(self, sections: [usize; 3]) -> Result<Self, RopeError> {
+        let pairs = self.frequencies.len();
+        if sections.iter().try_fold(0usize, |n, &s| n.checked_add(s)) != Some(pairs) {
+            return Err(RopeError::Sections { pairs, sections: sections.to_vec() });
+        }
+        Ok(Self { axes: frequency::axes(AxisOrder::InTurns, sections)?, ..self })
+    }
+
     /// Axes of a position.
     pub fn axes(&self) -> usize {
-        self.axes.last().map_or(1, |&a| usize::from(a) + 1)
+        self.axes.iter().max().map_or(1, |&a| usize::from(a) + 1)
     }
 
     /// Which channels form a pair.

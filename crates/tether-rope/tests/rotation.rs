@@ -4,11 +4,11 @@
 
 use proptest::prelude::*;
 use tether_core::DType;
-use tether_rope::{AxisSplit, Pairing, RopeError, RopeKind, phase_table, rotate_units};
+use tether_rope::{FrameRope, Pairing, RopeError, RopeKind};
 use tether_testing::{Golden, Op, assert_close, rotate_3d, tolerance};
 
 fn three_d(height: usize, width: usize) -> RopeKind {
-    RopeKind::ThreeD { theta: 10_000.0, height, width }
+    RopeKind::wan(height, width)
 }
 
 #[test]
@@ -18,14 +18,15 @@ fn matches_the_published_code() {
         let grid = golden.integers(&format!("{name}.grid"));
         let (frames, h, w, start) = (grid[0], grid[1] as usize, grid[2] as usize, grid[3]);
         let x = golden.tensor(&format!("{name}.x"));
-        let dim = x.shape()[3];
-        let table = phase_table(three_d(h, w), dim, h * w, start..start + frames).unwrap().unwrap();
+        let (heads, dim) = (x.shape()[2], x.shape()[3]);
+        let rope = FrameRope::new(&three_d(h, w), (heads, dim), h * w).unwrap().unwrap();
         let mut got = x.to_f32_vec();
-        rotate_units(&table, &mut got, dim, &(0..frames as usize).collect::<Vec<_>>()).unwrap();
+        let positions: Vec<i64> = (start..start + frames).collect();
+        let at: Vec<i32> = positions.iter().map(|&p| p as i32).collect();
+        rope.rotate(&mut got, (heads, dim), &at).unwrap();
         let expected = golden.f32(&format!("{name}.y"));
         assert_close(name, &got, &expected, tolerance(Op::Rotate, DType::F32));
         // The oracle that other tests use is held to the same file.
-        let positions: Vec<i64> = (start..start + frames).collect();
         let oracle = rotate_3d(&x.to_f32_vec(), &positions, (h, w), dim, 10_000.0);
         assert_close(name, &oracle, &expected, tolerance(Op::Rotate, DType::F32));
     }
@@ -34,8 +35,15 @@ fn matches_the_published_code() {
 #[test]
 fn splits_pairs_as_wan_does() {
     let split = |dim| {
-        let s = AxisSplit::wan(dim);
-        (s.time, s.row, s.column)
+        let rope = FrameRope::new(&three_d(1, 1), (1, dim), 1).unwrap().unwrap();
+        // A pair whose axis does not move stays as it is.
+        let turned = |lists: [&[i32]; 3]| {
+            let mut x = vec![1.0; dim];
+            let rotation = rope.rope().to_positions(&lists);
+            tether_rope::rotate_rows(&mut x, 1, dim, &rotation, tether_rope::Angles::Exact).unwrap();
+            x.chunks_exact(2).filter(|pair| pair[0] != 1.0).count()
+        };
+        (turned([&[1], &[0], &[0]]), turned([&[0], &[1], &[0]]), turned([&[0], &[0], &[1]]))
     };
     assert_eq!(split(128), (22, 21, 21));
     assert_eq!(split(64), (12, 10, 10));
@@ -46,42 +54,41 @@ fn splits_pairs_as_wan_does() {
 #[test]
 fn half_and_interleaved_pairs_agree_after_a_permutation() {
     let dim = 8;
-    let one = |pairing| phase_table(RopeKind::OneD { theta: 100.0, pairing }, dim, 1, 0..9).unwrap().unwrap();
+    let one =
+        |pairing| FrameRope::new(&RopeKind::OneD { theta: 100.0, pairing }, (1, dim), 1).unwrap().unwrap();
     let x: Vec<f32> = (0..dim).map(|i| i as f32 - 3.0).collect();
     let mut half = x.clone();
-    rotate_units(&one(Pairing::Half), &mut half, dim, &[7]).unwrap();
+    one(Pairing::Half).rotate(&mut half, (1, dim), &[7]).unwrap();
     let mut interleaved: Vec<f32> = (0..dim).map(|c| x[c / 2 + c % 2 * dim / 2]).collect();
-    rotate_units(&one(Pairing::Interleaved), &mut interleaved, dim, &[7]).unwrap();
+    one(Pairing::Interleaved).rotate(&mut interleaved, (1, dim), &[7]).unwrap();
     let permuted: Vec<f32> = (0..dim).map(|c| half[c / 2 + c % 2 * dim / 2]).collect();
     assert_close("pairings", &interleaved, &permuted, tolerance(Op::Rotate, DType::F32));
 }
 
 #[test]
 fn refuses_what_it_does_not_know() {
-    let err = |kind, dim, tokens| phase_table(kind, dim, tokens, 0..2).unwrap_err();
+    let err = |kind: RopeKind, dim, tokens| FrameRope::new(&kind, (1, dim), tokens).unwrap_err();
+    let with_theta = |theta| match three_d(1, 1) {
+        RopeKind::ThreeD { height, width, layout, .. } => RopeKind::ThreeD { theta, height, width, layout },
+        other => other,
+    };
     assert!(matches!(err(three_d(2, 3), 12, 7), RopeError::Grid { .. }));
     assert!(matches!(err(three_d(2, 3), 13, 6), RopeError::HeadDim { .. }));
-    assert!(matches!(
-        err(RopeKind::ThreeD { theta: 1.0, height: 1, width: 1 }, 12, 1),
-        RopeError::Theta { .. }
-    ));
-    assert!(matches!(
-        err(RopeKind::ThreeD { theta: f64::NAN, height: 1, width: 1 }, 12, 1),
-        RopeError::Theta { .. }
-    ));
+    assert!(matches!(err(with_theta(1.0), 12, 1), RopeError::Theta { .. }));
+    assert!(matches!(err(with_theta(f64::NAN), 12, 1), RopeError::Theta { .. }));
     let llama = RopeKind::OneD { theta: 1e4, pairing: Pairing::Half };
     assert!(matches!(err(llama, 64, 6), RopeError::UnitOfTokens { tokens: 6 }));
-    assert_eq!(phase_table(RopeKind::None, 7, 1, 0..1).unwrap(), None);
-    let table = phase_table(three_d(2, 3), 12, 6, 0..2).unwrap().unwrap();
-    assert!(matches!(rotate_units(&table, &mut [0.0; 72], 12, &[2]), Err(RopeError::Core(_))));
-    assert!(matches!(rotate_units(&table, &mut [0.0; 71], 12, &[0]), Err(RopeError::Length { .. })));
-    assert!(matches!(rotate_units(&table, &mut [0.0; 72], 6, &[0]), Err(RopeError::HeadDim { .. })));
+    assert_eq!(FrameRope::new(&RopeKind::None, (1, 7), 1).unwrap(), None);
+    let rope = FrameRope::new(&three_d(2, 3), (1, 12), 6).unwrap().unwrap();
+    assert!(matches!(rope.rotate(&mut [0.0; 72], (1, 12), &[2, 3]), Err(RopeError::Length { .. })));
+    assert!(matches!(rope.rotate(&mut [0.0; 71], (1, 12), &[0]), Err(RopeError::Length { .. })));
+    assert!(matches!(rope.rotate(&mut [0.0; 72], (1, 6), &[0]), Err(RopeError::HeadDim { .. })));
 }
 
 fn rotated(x: &[f32], position: i64, dim: usize) -> Vec<f32> {
-    let table = phase_table(three_d(1, 1), dim, 1, position..position + 1).unwrap().unwrap();
+    let rope = FrameRope::new(&three_d(1, 1), (1, dim), 1).unwrap().unwrap();
     let mut out = x.to_vec();
-    rotate_units(&table, &mut out, dim, &[0]).unwrap();
+    rope.rotate(&mut out, (1, dim), &[position as i32]).unwrap();
     out
 }
 

@@ -1,15 +1,21 @@
 //! The same cases for every engine, against `f64` oracles: odd shapes, grouped heads, unequal head sizes, several sequences, slots out
 //! of order. Outputs are poisoned with NaN where the engine takes them.
 
+mod attend;
+
 use tether_core::{
-    AlignJob, AttendTable, CoreError, DType, Engine, HostTensor, LogitQuery, Pairing, PhaseRows, PhaseTable,
-    Readback, Side, SlotId, StoreSpec, Summaries,
+    AlignJob, AttendTable, CoreError, DType, Engine, HostTensor, LogitQuery, Readback, Side, SlotId,
+    StoreSpec, Summaries,
+};
+
+use attend::rotation;
+pub use attend::{
+    attends_over_tables, attends_to_what_is_there_now, reads_what_was_there_when_asked, rotates_as_models_do,
+    rotates_keys_on_the_way_out,
 };
 
 use crate::tensors::{random, read};
-use crate::{
-    Op, Tolerance, assert_close, dense_attention, literal_mean_logits, rotate_3d, token_moments, tolerance,
-};
+use crate::{Op, Tolerance, assert_close, literal_mean_logits, token_moments, tolerance};
 
 /// A store and who asks it.
 #[derive(Clone, Copy, Debug)]
@@ -123,25 +129,6 @@ fn moment_rows(units: &[Vec<f32>], channels: usize) -> Vec<f32> {
         mean.into_iter().chain(m2)
     });
     rows.map(|x| x as f32).collect()
-}
-
-fn phases(shape: &EngineShape, positions: usize) -> PhaseTable {
-    let pairs = shape.head_dim_k / 2;
-    let third = pairs / 3;
-    let time = pairs - 2 * third;
-    let phase = |angle: f64| [angle.cos() as f32, angle.sin() as f32];
-    let frequency = |i: usize, of: usize| 10_000f64.powf(-(i as f64) / of as f64);
-    let unit =
-        (0..positions).flat_map(|p| (0..time).map(move |i| phase(p as f64 * frequency(i, time)))).collect();
-    let token = (0..shape.tokens())
-        .flat_map(|t| {
-            let places = [(t / shape.grid.1) as f64, (t % shape.grid.1) as f64];
-            places.into_iter().flat_map(move |p| (0..third).map(move |i| phase(p * frequency(i, third))))
-        })
-        .collect();
-    let units = PhaseRows { rows: positions, pairs: time, entries: unit };
-    let tokens = PhaseRows { rows: shape.tokens(), pairs: 2 * third, entries: token };
-    PhaseTable::new(Pairing::Interleaved, units, tokens).expect("the phase counts should fit")
 }
 
 /// What is written can be read back bit by bit, slots beside it stay zero, and the moments are those of the tokens.
@@ -405,90 +392,6 @@ pub fn aligns_units_in_place<E: Engine>(
     Ok(())
 }
 
-/// Keys copied out rotated are the oracle's, and values are not rotated.
-///
-/// # Errors
-/// What the engine refuses.
-///
-/// # Panics
-/// When the result is out of tolerance.
-pub fn rotates_keys_on_the_way_out<E: Engine>(
-    engine: &E,
-    shape: &EngineShape,
-    dtype: DType,
-) -> Result<(), CoreError> {
-    let Written { store, k, v } = written(engine, shape, dtype)?;
-    let slots = shape.slots();
-    let uploaded = engine.upload_phases(&phases(shape, slots.len() + 4))?;
-    let positions: Vec<u32> =
-        (0..slots.len() as u32).map(|i| (i * 3 + 1) % (slots.len() as u32 + 4)).collect();
-    let rotation = Some((&uploaded, positions.as_slice()));
-    let got = read(engine, &engine.gather(&store, Side::Keys, &slots, rotation)?)?.to_f32_vec();
-    let wide: Vec<i64> = positions.iter().map(|&p| i64::from(p)).collect();
-    let expected = rotate_3d(&k.to_f32_vec(), &wide, shape.grid, shape.head_dim_k, 10_000.0);
-    assert_close(&format!("{shape:?} {dtype}: rotated keys"), &got, &expected, tolerance(Op::Rotate, dtype));
-    let got = read(engine, &engine.gather(&store, Side::Values, &slots, rotation)?)?;
-    assert_eq!(got.data(), v.data(), "{shape:?} {dtype}: values");
-    Ok(())
-}
-
-/// Attention over a table is dense attention over what the table names, with and without rotation.
-///
-/// # Errors
-/// What the engine refuses.
-///
-/// # Panics
-/// When the result is out of tolerance.
-pub fn attends_over_tables<E: Engine>(
-    engine: &E,
-    shape: &EngineShape,
-    dtype: DType,
-) -> Result<(), CoreError> {
-    let Written { store, k, v } = written(engine, shape, dtype)?;
-    let heads = shape.query_heads();
-    let q = random(4, &shape.shape(shape.chunk, heads, shape.head_dim_k), dtype, 0.0);
-    let slots = shape.slots();
-    let positions: Vec<u32> = (0..shape.units as u32).collect();
-    let query_position = (shape.units + 1) as u32;
-    let uploaded = engine.upload_phases(&phases(shape, shape.units + 1 + shape.chunk))?;
-    // Ragged tables, as above.
-    let tables: Vec<AttendTable<'_>> = slots
-        .chunks_exact(shape.units)
-        .enumerate()
-        .map(|(s, slots)| {
-            let skip = s % shape.units;
-            AttendTable { slots: &slots[skip..], positions: &positions[skip..], query_position }
-        })
-        .collect();
-    let out_shape = shape.shape(shape.chunk, heads, shape.head_dim_v);
-    let poison = HostTensor::from_f32(&out_shape, vec![f32::NAN; out_shape.iter().product()])?;
-    for rotated in [true, false] {
-        let mut out = engine.upload(&poison)?;
-        engine.attend(&store, rotated.then_some(&uploaded), &engine.upload(&q)?, &tables, &mut out)?;
-        let got = read(engine, &out)?.to_f32_vec();
-        let (q, k, v) = (q.to_f32_vec(), units(&k, shape), units(&v, shape));
-        let mut expected = Vec::new();
-        for (s, q) in q.chunks_exact(q.len() / shape.sequences).enumerate() {
-            let skip = s % shape.units;
-            let of_sequence =
-                |units: &[Vec<f32>]| units[s * shape.units + skip..(s + 1) * shape.units].concat();
-            let (mut q, mut k, v) = (q.to_vec(), of_sequence(&k), of_sequence(&v));
-            if rotated {
-                let asked: Vec<i64> =
-                    (0..shape.chunk).map(|i| i64::from(query_position) + i as i64).collect();
-                let stored: Vec<i64> = positions[skip..].iter().map(|&p| i64::from(p)).collect();
-                q = rotate_3d(&q, &asked, shape.grid, shape.head_dim_k, 10_000.0);
-                k = rotate_3d(&k, &stored, shape.grid, shape.head_dim_k, 10_000.0);
-            }
-            let dims = (shape.head_dim_k, shape.head_dim_v);
-            expected.extend(dense_attention(&q, &k, &v, (heads, shape.kv_heads), dims));
-        }
-        let what = format!("{shape:?} {dtype}: attention, rotated: {rotated}");
-        assert_close(&what, &got, &expected, tolerance(Op::Attend, dtype));
-    }
-    Ok(())
-}
-
 /// Calls that make no sense are refused before anything is queued.
 ///
 /// # Errors
@@ -524,21 +427,21 @@ pub fn refuses_what_makes_no_sense<E: Engine>(engine: &E) -> Result<(), CoreErro
     assert!(matches!(e, Err(CoreError::NoSuchSlot { .. })), "{e:?}");
     let out_shape = shape.shape(shape.chunk, shape.query_heads(), shape.head_dim_v);
     let mut out = engine.upload(&HostTensor::zeros(&out_shape, DType::F32)?)?;
-    let uploaded = engine.upload_phases(&phases(&shape, 2))?;
+    let uploaded = rotation(engine, &shape, 2)?;
     let table = |slots, positions| AttendTable { slots, positions, query_position: 0 };
-    for (table, phases) in [
+    for (table, rotation) in [
         (table(&slots[..0], &[]), None),
         (table(&slots[..2], &[0]), None),
         (table(std::slice::from_ref(&beyond), &[0]), None),
         (table(&slots[..2], &[0, 2]), Some(&uploaded)),
     ] {
-        let e = engine.attend(&store, phases, &q, &[table], &mut out);
+        let e = engine.attend(&mut store, rotation, &q, &[table], &mut out);
         assert!(e.is_err(), "{table:?}");
     }
-    let e = engine.attend(&store, None, &q, &[], &mut out);
+    let e = engine.attend(&mut store, None, &q, &[], &mut out);
     assert!(matches!(e, Err(CoreError::Count { .. })), "{e:?}");
     let mut wrong = engine.upload(&HostTensor::zeros(&[1], DType::F32)?)?;
-    let e = engine.attend(&store, None, &q, &[table(&slots, &[0, 1, 2, 3, 4])], &mut wrong);
+    let e = engine.attend(&mut store, None, &q, &[table(&slots, &[0, 1, 2, 3, 4])], &mut wrong);
     assert!(matches!(e, Err(CoreError::ShapeMismatch { .. })), "{e:?}");
     let huge = StoreSpec { slots: usize::MAX / 2, ..shape.spec(DType::F32) };
     let e = engine.create_store(&huge).map(|_| ());
@@ -564,44 +467,6 @@ pub fn reads_what_is_large<E: Engine>(engine: &E) -> Result<(), CoreError> {
         assert_eq!(tensor.shape(), [n, 65_537]);
         assert!(tensor.as_f32() == Some(&numbers(n)), "result {n} is another one");
     }
-    Ok(())
-}
-
-/// A read returns what was there when it was asked for, whatever is queued before the wait.
-///
-/// # Errors
-/// What the engine refuses.
-///
-/// # Panics
-/// When later work shows in the result.
-pub fn reads_what_was_there_when_asked<E: Engine>(
-    engine: &E,
-    shape: &EngineShape,
-    dtype: DType,
-) -> Result<(), CoreError> {
-    let Written { store, .. } = written(engine, shape, dtype)?;
-    let (heads, slots) = (shape.query_heads(), shape.slots());
-    let positions: Vec<u32> = (0..shape.units as u32).collect();
-    let tables: Vec<AttendTable<'_>> = slots
-        .chunks_exact(shape.units)
-        .map(|slots| AttendTable { slots, positions: &positions, query_position: 0 })
-        .collect();
-    let out_shape = shape.shape(shape.chunk, heads, shape.head_dim_v);
-    let mut out = engine.upload(&HostTensor::zeros(&out_shape, DType::F32)?)?;
-    let queries =
-        [6, 7].map(|seed| random(seed, &shape.shape(shape.chunk, heads, shape.head_dim_k), dtype, 0.0));
-    engine.attend(&store, None, &engine.upload(&queries[0])?, &tables, &mut out)?;
-    let first = engine.read(&[&out])?;
-    engine.attend(&store, None, &engine.upload(&queries[1])?, &tables, &mut out)?;
-    let second = engine.read(&[&out])?.wait()?.remove(0);
-    let first = first.wait()?.remove(0);
-    // One key makes every answer the same.
-    if shape.units * shape.tokens() > 1 {
-        assert_ne!(first, second, "{shape:?} {dtype}: other queries should have other answers");
-    }
-    engine.attend(&store, None, &engine.upload(&queries[0])?, &tables, &mut out)?;
-    let again = engine.read(&[&out])?.wait()?.remove(0);
-    assert_eq!(first, again, "{shape:?} {dtype}: a read should not see what came after it");
     Ok(())
 }
 

@@ -7,8 +7,8 @@ use tether_codec::{
 };
 use tether_core::{
     AlignJob, AttendOptions, AttendTable, BlockTables, CoreError, DType, Engine, HostTensor, LogitQuery,
-    NewQueries, PageLists, PagedKv, Pairing, PhaseRows, PhaseTable, Pool, Readback, Rotation, Side, SlotId,
-    StoreSpec, Summaries, TokenEngine, TokenLayout, WindowSpec,
+    NewQueries, PageLists, PagedKv, Pairing, Pool, Readback, Rotation, Side, SlotId, StoreSpec, Summaries,
+    TokenEngine, TokenLayout, WindowSpec,
 };
 use tether_host::Host;
 use tether_testing::backends::{BytesMoved, Call, Faulty, Null};
@@ -46,14 +46,24 @@ fn all_operations<E: TokenEngine>(engine: &E) -> Result<Vec<Described>, CoreErro
         LogitQuery { store: &store, q: &q, candidates: &[vec![SlotId(4)]] },
     ])?);
     engine.align(&mut store, 0.5, &[AlignJob { slots: vec![SlotId(1)], trusted: vec![SlotId(4)] }])?;
-    let still = |rows| PhaseRows { rows, pairs: 1, entries: vec![[1.0, 0.0]; rows] };
-    let phases = PhaseTable::new(Pairing::Half, still(3), still(2))?;
-    let phases = engine.upload_phases(&phases)?;
+    // A unit of two tokens at three positions, and four of eight channels.
+    let rotation = engine.upload_rotation(&Rotation {
+        pairing: Pairing::Half,
+        rotary_dim: 4,
+        first_pair: 0,
+        frequencies: &[0.5, 0.25],
+        axes: &[0, 1],
+        deltas: &[&[0, 0, 1, 1, 2, 2], &[0, 1, 0, 1, 0, 1]],
+        tokens_per_delta: 1,
+        scale: 1.0,
+    })?;
     let mut out = up(&[2, 4, 6], DType::F32)?;
     let table = AttendTable { slots: &[SlotId(4), SlotId(1)], positions: &[0, 1], query_position: 2 };
-    engine.attend(&store, Some(&phases), &q, &[table], &mut out)?;
+    engine.attend(&mut store, Some(&rotation), &q, &[table], &mut out)?;
+    engine.forget_rotated(&mut store);
+    assert_eq!(engine.rotated_bytes(&store), 0);
     see(&out);
-    see(&engine.gather(&store, Side::Keys, &[SlotId(4), SlotId(1)], Some((&phases, &[2, 0])))?);
+    see(&engine.gather(&store, Side::Keys, &[SlotId(4), SlotId(1)], Some((&rotation, &[2, 0])))?);
     see(&engine.gather(&store, Side::Values, &[SlotId(1)], None)?);
     see(&engine.moments(&store, Side::Values, &[SlotId(1)])?);
 
@@ -287,9 +297,8 @@ fn bytes_are_counted_by_what_they_are_for() {
     assert_eq!(moved(Call::Align), (1, 8, 0));
     assert_eq!(moved(Call::Attend), (1, 16, 0));
     assert_eq!(moved(Call::Gather), (2, 8 + 8 + 4, 0));
-    // Frequencies and deltas; three pages with where they go; where lists begin and how long they are.
-    assert_eq!(moved(Call::UploadRotation), (1, 16 + 20, 0));
-    assert_eq!(moved(Call::UploadPhases), (1, 8 * 5, 0));
+    // Frequencies, axes and deltas; three pages with where they go; where lists begin and how long they are.
+    assert_eq!(moved(Call::UploadRotation), (2, 16 + 2 + 48 + 16 + 20, 0));
     assert_eq!(moved(Call::UploadTables), (1, 4 * (3 + 3 + 2), 0));
     assert_eq!(moved(Call::WritePageTable), (1, 24, 0));
     assert_eq!(moved(Call::PageLists), (1, 16, 0));

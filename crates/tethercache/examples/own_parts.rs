@@ -224,7 +224,7 @@ fn frames() -> Result<(), Box<dyn Error>> {
         units_per_chunk: 1,
         sequences: 1,
         dtype: DType::F32,
-        rope: RopeKind::ThreeD { theta: 10_000.0, height: 2, width: 2 },
+        rope: RopeKind::wan(2, 2),
     };
     let mut cache = KvCache::new(Host::new(), geometry, recipe)?;
     for chunk in 0..16 {

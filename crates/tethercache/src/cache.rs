@@ -7,6 +7,7 @@ mod stage;
 mod view;
 
 use tether_core::{ChunkIndex, CoreError, DType, Engine, Geometry, LayerId, StoreSpec};
+use tether_rope::FrameRope;
 
 pub use report::{CacheBytes, Report, StageReport};
 pub use stage::{Pass, PassKind};
@@ -25,9 +26,11 @@ pub struct KvCache<E: Engine> {
     geometry: Geometry,
     planner: Planner,
     layers: Vec<Layer<E>>,
-    phases: Option<E::Phases>,
-    /// `0, 1, ..`, as many as `phases` covers.
+    rope: Option<FrameRope>,
+    rotation: Option<E::Rotation>,
+    /// `0, 1, ..`, as many as `rotation` covers.
     positions: Vec<u32>,
+    keeps_rotated: bool,
 }
 
 #[derive(Debug)]
@@ -66,10 +69,21 @@ impl<E: Engine> KvCache<E> {
                 Ok(Layer { store, tables, committed: 0, open: None })
             })
             .collect::<Result<Vec<_>, Error>>()?;
-        let mut cache = Self { engine, geometry, planner, layers, phases: None, positions: Vec::new() };
+        let heads = (geometry.kv_heads, geometry.head_dim_k);
+        let rope = FrameRope::new(&geometry.rope, heads, geometry.tokens_per_unit)?;
+        let (rotation, positions, keeps_rotated) = (None, Vec::new(), true);
+        let mut cache = Self { engine, geometry, planner, layers, rope, rotation, positions, keeps_rotated };
         let positions = cache.planner.regions().capacity().unwrap_or(cache.geometry.units_per_chunk);
         cache.cover_positions(positions)?;
         Ok(cache)
+    }
+
+    /// Whether the keys of each layer's window stay rotated from one pass to the next, as they do at first: then a pass rotates its own chunk and what
+    /// has changed or moved, and half as much memory again is taken as the windows have. Without, every pass rotates the whole window.
+    #[must_use]
+    pub fn keep_rotated(mut self, keep: bool) -> Self {
+        self.keeps_rotated = keep;
+        self
     }
 
     /// Forgets everything: the next chunk is chunk 0 of another sequence. Stores are kept, so nothing is allocated, except that under
@@ -128,6 +142,7 @@ impl<E: Engine> KvCache<E> {
         let mut bytes = CacheBytes::default();
         for layer in &self.layers {
             bytes.resident += self.engine.store_bytes(&layer.store);
+            bytes.rotated += self.engine.rotated_bytes(&layer.store);
             for window in layer.tables.windows() {
                 bytes.window += window.slots().len() as u64 * unit;
                 bytes.in_use += window.resident().len() as u64 * unit;
@@ -145,7 +160,7 @@ impl<E: Engine> KvCache<E> {
         }
     }
 
-    /// Makes sure that the phase table and `positions` cover `count` positions.
+    /// Makes sure that the rotation and `positions` cover `count` positions.
     fn cover_positions(&mut self, count: usize) -> Result<(), Error> {
         if count <= self.positions.len() {
             return Ok(());
@@ -153,9 +168,8 @@ impl<E: Engine> KvCache<E> {
         let count = count.max(self.positions.len().saturating_mul(2));
         let end =
             u32::try_from(count).map_err(|_| tether_layout::LayoutError::Overflow { what: "positions" })?;
-        let g = &self.geometry;
-        let table = tether_rope::phase_table(g.rope, g.head_dim_k, g.tokens_per_unit, 0..i64::from(end))?;
-        self.phases = table.map(|t| self.engine.upload_phases(&t)).transpose()?;
+        let table = |rope: &FrameRope| rope.with_table(end, |table| self.engine.upload_rotation(table));
+        self.rotation = self.rope.as_ref().map(table).transpose()?;
         self.positions = (0..end).collect();
         Ok(())
     }

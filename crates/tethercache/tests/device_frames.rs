@@ -26,7 +26,7 @@ fn geometry() -> Geometry {
         units_per_chunk: CHUNK,
         sequences: SEQUENCES,
         dtype: DType::F32,
-        rope: RopeKind::ThreeD { theta: 10_000.0, height: 2, width: 3 },
+        rope: RopeKind::wan(2, 3),
     }
 }
 

@@ -47,7 +47,7 @@ fn settings(json: &serde_json::Value) -> Settings {
         units_per_chunk: n("chunk"),
         sequences: 1,
         dtype,
-        rope: RopeKind::ThreeD { theta: 10_000.0, height: n("h"), width: n("w") },
+        rope: RopeKind::wan(n("h"), n("w")),
     };
     Settings { recipe, geometry, capacity: n("K"), memory: n("M") }
 }

@@ -82,7 +82,7 @@ fn session(case: &Case) -> KvCache<Host> {
         units_per_chunk: s.chunk,
         sequences: 1,
         dtype: DType::F32,
-        rope: RopeKind::ThreeD { theta: 10_000.0, height: case.grid.0, width: case.grid.1 },
+        rope: RopeKind::wan(case.grid.0, case.grid.1),
     };
     KvCache::new(Host::new(), geometry, recipe).unwrap()
 }

@@ -36,7 +36,7 @@ fn geometry() -> Geometry {
         units_per_chunk: 1,
         sequences: 1,
         dtype: DType::F32,
-        rope: RopeKind::ThreeD { theta: 10_000.0, height: GRID.0, width: GRID.1 },
+        rope: RopeKind::wan(GRID.0, GRID.1),
     }
 }
 

@@ -23,7 +23,7 @@ fn geometry(layers: usize, sequences: usize) -> Geometry {
         units_per_chunk: 1,
         sequences,
         dtype: DType::F32,
-        rope: RopeKind::ThreeD { theta: 10_000.0, height: 1, width: 2 },
+        rope: RopeKind::wan(1, 2),
     }
 }
 
@@ -132,6 +132,43 @@ fn noisy_passes_read_nothing_back() {
         (before.read_back, before.gathered, before.edited),
         (after.read_back, after.gathered, after.edited)
     );
+}
+
+/// Sink 1, memory 4, recent 2: a pass rotates its own frame; the first one of a chunk, and the one after a commit, what stands elsewhere then.
+#[test]
+fn passes_over_a_window_share_its_rotated_keys() {
+    let mut cache = KvCache::new(Host::new(), geometry(1, 1), small(1, 4, 2)).unwrap();
+    let mut every_time =
+        KvCache::new(Host::new(), geometry(1, 1), small(1, 4, 2)).unwrap().keep_rotated(false);
+    advance(&mut cache, 0, 20);
+    advance(&mut every_time, 0, 20);
+    let frame = (FRAME * DIM * 4) as u64;
+    for i in 20..40 {
+        let c = chunk(i);
+        let mut frames = Vec::new();
+        for pass in [Pass::denoise(i), Pass::denoise(i), Pass::denoise(i), Pass::clean(i)] {
+            let mut outs = Vec::new();
+            for cache in [&mut cache, &mut every_time] {
+                cache.stage(0, pass, &c.k, &c.v).unwrap();
+                if pass == Pass::clean(i) {
+                    cache.commit(0, i, &c.q).unwrap();
+                }
+                let mut out = HostTensor::zeros(&[FRAME, 2, 4], DType::F32).unwrap();
+                let before = cache.engine().traffic();
+                cache.attend(0, &c.q, &mut out).unwrap();
+                frames.push(cache.engine().traffic().since(&before).rotated / frame);
+                outs.push(out);
+            }
+            assert_eq!(outs[0], outs[1], "chunk {i}");
+        }
+        let (kept, anew): (Vec<u64>, Vec<u64>) = frames.chunks_exact(2).map(|f| (f[0], f[1])).unzip();
+        assert_eq!(anew, [7; 4]);
+        // The recent frames have moved up; after the commit, members of memory may have, and one may be new and edited.
+        assert_eq!(kept[1..3], [1, 1], "chunk {i}");
+        assert!(kept[3] <= 5, "chunk {i}: {kept:?}");
+        assert_eq!(kept[0], if i == 20 { 7 } else { 2 }, "chunk {i}");
+    }
+    assert_eq!((cache.bytes().rotated, every_time.bytes().rotated), (7 * frame, 0));
 }
 
 #[test]
@@ -264,7 +301,7 @@ fn sizes_that_cannot_work_are_refused() {
     let e = new(no_selector, 3).unwrap_err();
     assert!(matches!(e, Error::Recipe(RecipeError::Combination { .. })), "{e}");
     assert_eq!(e.kind(), ErrorKind::Unsupported);
-    let bad = Geometry { rope: RopeKind::ThreeD { theta: 1e4, height: 2, width: 2 }, ..geometry(1, 1) };
+    let bad = Geometry { rope: RopeKind::wan(2, 2), ..geometry(1, 1) };
     assert!(KvCache::new(Host::new(), bad, Recipe::fifo()).is_err());
     let bad = Geometry { query_heads: 3, kv_heads: 2, ..geometry(1, 1) };
     assert!(KvCache::new(Host::new(), bad, Recipe::fifo()).is_err());
@@ -272,7 +309,7 @@ fn sizes_that_cannot_work_are_refused() {
 
 #[test]
 fn an_empty_layer_has_nothing_to_attend_to() {
-    let cache = KvCache::new(Host::new(), geometry(1, 1), Recipe::fifo()).unwrap();
+    let mut cache = KvCache::new(Host::new(), geometry(1, 1), Recipe::fifo()).unwrap();
     let c = chunk(0);
     let mut out = HostTensor::zeros(&[FRAME, 2, 4], DType::F32).unwrap();
     assert!(matches!(cache.attend(0, &c.q, &mut out), Err(Error::Empty { .. })));
@@ -425,7 +462,7 @@ fn an_edit_that_does_not_fit_the_storage_type_is_refused() {
     let geometry = Geometry {
         dtype: DType::F16,
         tokens_per_unit: 16,
-        rope: RopeKind::ThreeD { theta: 10_000.0, height: 4, width: 4 },
+        rope: RopeKind::wan(4, 4),
         query_heads: 1,
         ..geometry(1, 1)
     };

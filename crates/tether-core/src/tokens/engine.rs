@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use super::{
     AttendOptions, BlockTables, ChosenTokens, NewQueries, ObservedLayer, PageChoice, PageLists, PagedKv,
-    Rotation, RowLists, ScoreLeaf, ScoreOp, StandIns, TokenLayout, WindowSpec,
+    RowLists, ScoreLeaf, ScoreOp, StandIns, TokenLayout, WindowSpec,
 };
 use crate::{CoreError, DType, Engine};
 
@@ -16,8 +16,6 @@ use crate::{CoreError, DType, Engine};
 pub trait TokenEngine: Engine {
     /// Row, page or token numbers on the device.
     type Indices: Debug;
-    /// An uploaded [`Rotation`].
-    type Rotation: Debug;
     /// Lists of pages: uploaded [`BlockTables`], or [`PageLists`] of a table that is there.
     type Tables: Debug;
     /// A page table that stays on the device and is written in place.
@@ -36,12 +34,6 @@ pub trait TokenEngine: Engine {
     /// # Errors
     /// [`CoreError::Device`].
     fn read_indices(&self, indices: &Self::Indices) -> Result<Vec<u32>, CoreError>;
-
-    /// Copies a rotation to the device.
-    ///
-    /// # Errors
-    /// Those of [`Rotation::extents`], [`CoreError::Device`].
-    fn upload_rotation(&self, rotation: &Rotation<'_>) -> Result<Self::Rotation, CoreError>;
 
     /// Copies block tables to the device.
     ///

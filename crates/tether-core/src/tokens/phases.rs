@@ -2,12 +2,57 @@
 
 use crate::{CoreError, Rotation, RotationExtents};
 
-/// A [`Rotation`] as cosines and sines: once per entry and pair, for every head of every token.
+/// A [`Rotation`] as cosines and sines: once per pair and position of its axis, for every head of every token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RotationPhases {
     extents: RotationExtents,
-    /// `[entries, pairs]`; `None` where nothing changes.
-    phases: Vec<Option<[f32; 2]>>,
+    axes: Vec<AxisPhases>,
+}
+
+/// The pairs that turn with one axis.
+#[derive(Clone, Debug, PartialEq)]
+struct AxisPhases {
+    pairs: Vec<u32>,
+    /// The row of each entry; [`STILL`] where nothing changes.
+    rows: Vec<u32>,
+    /// `[rows, pairs]`.
+    phases: Vec<[f32; 2]>,
+}
+
+const STILL: u32 = u32::MAX;
+
+impl AxisPhases {
+    fn new(rotation: &Rotation<'_>, axis: usize) -> Result<Self, CoreError> {
+        let of = |pair: usize| rotation.axes.get(pair).map_or(0, |&a| usize::from(a));
+        let pairs: Vec<u32> =
+            (0..rotation.frequencies.len()).filter(|&p| of(p) == axis).map(|p| p as u32).collect();
+        let deltas = rotation.deltas[axis];
+        let turns = |delta: i32| delta != 0 || rotation.scale != 1.0;
+        let (lowest, highest) = deltas.iter().fold((i32::MAX, i32::MIN), |(a, b), &d| (a.min(d), b.max(d)));
+        let span = (i64::from(highest) - i64::from(lowest) + 1).max(0) as usize;
+        // Tokens of a frame share rows and columns, and those of a text that moves its distance. Where positions lie far apart each has a row.
+        let shared = span <= deltas.len();
+        let row = |(entry, &delta): (usize, &i32)| {
+            let row = if shared { (i64::from(delta) - i64::from(lowest)) as usize } else { entry };
+            if turns(delta) { row as u32 } else { STILL }
+        };
+        let rows = deltas.iter().enumerate().map(row).collect();
+        let positions = if shared { span } else { deltas.len() };
+        let len = crate::tensor::element_count(&[positions, pairs.len()])?;
+        let mut phases = Vec::new();
+        phases
+            .try_reserve_exact(len)
+            .map_err(|_| CoreError::OutOfMemory { bytes: len * size_of::<[f32; 2]>() })?;
+        let scale = f64::from(rotation.scale);
+        for row in 0..positions {
+            let delta = if shared { i64::from(lowest) + row as i64 } else { i64::from(deltas[row]) };
+            phases.extend(pairs.iter().map(|&pair| {
+                let (sin, cos) = sin_cos_of_product(delta as f64, rotation.frequencies[pair as usize]);
+                [(scale * cos) as f32, (scale * sin) as f32]
+            }));
+        }
+        Ok(Self { pairs, rows, phases })
+    }
 }
 
 impl RotationPhases {
@@ -17,23 +62,8 @@ impl RotationPhases {
     /// Those of [`Rotation::extents`]; [`CoreError::OutOfMemory`].
     pub fn new(rotation: &Rotation<'_>) -> Result<Self, CoreError> {
         let extents = rotation.extents()?;
-        let len = crate::tensor::element_count(&[extents.entries, extents.pairs])?;
-        let scale = f64::from(rotation.scale);
-        let mut phases = Vec::new();
-        phases
-            .try_reserve_exact(len)
-            .map_err(|_| CoreError::OutOfMemory { bytes: len * size_of::<Option<[f32; 2]>>() })?;
-        for entry in 0..extents.entries {
-            for (pair, &frequency) in rotation.frequencies.iter().enumerate() {
-                let axis = rotation.axes.get(pair).copied().unwrap_or(0);
-                let delta = rotation.deltas[usize::from(axis)][entry];
-                phases.push((delta != 0 || rotation.scale != 1.0).then(|| {
-                    let (sin, cos) = sin_cos_of_product(f64::from(delta), frequency);
-                    [(scale * cos) as f32, (scale * sin) as f32]
-                }));
-            }
-        }
-        Ok(Self { extents, phases })
+        let axes = (0..extents.axes).map(|axis| AxisPhases::new(rotation, axis)).collect::<Result<_, _>>()?;
+        Ok(Self { extents, axes })
     }
 
     /// Extents of the rotation.
@@ -53,13 +83,19 @@ impl RotationPhases {
         widen: impl Fn(T) -> f32,
         narrow: impl Fn(f32) -> T,
     ) {
-        let entry = token / self.extents.tokens_per_delta * self.extents.pairs;
-        for (pair, phase) in self.phases[entry..][..self.extents.pairs].iter().enumerate() {
-            let Some([cos, sin]) = *phase else { continue };
-            let (i, j) = self.extents.channels(pair);
-            let (a, b) = (widen(head[i]), widen(head[j]));
-            head[i] = narrow(a * cos - b * sin);
-            head[j] = narrow(a * sin + b * cos);
+        let entry = token / self.extents.tokens_per_delta;
+        for axis in &self.axes {
+            let row = axis.rows[entry];
+            if row == STILL {
+                continue;
+            }
+            let phases = &axis.phases[row as usize * axis.pairs.len()..][..axis.pairs.len()];
+            for (&pair, &[cos, sin]) in axis.pairs.iter().zip(phases) {
+                let (i, j) = self.extents.channels(pair as usize);
+                let (a, b) = (widen(head[i]), widen(head[j]));
+                head[i] = narrow(a * cos - b * sin);
+                head[j] = narrow(a * sin + b * cos);
+            }
         }
     }
 }

@@ -10,9 +10,9 @@ use tether_codec::{
 };
 use tether_core::{
     AlignJob, AttendOptions, AttendTable, BlockTables, ChosenTokens, CoreError, DType, Engine, MeanRotation,
-    NEIGHBOURS, NewQueries, ObservedLayer, PageChoice, PageLists, PagedKv, Pairing, PhaseRows, PhaseTable,
-    Pool, Rotation, RowLists, ScoreLeaf, ScoreOp, Side, SlotId, StandIns, StoreSpec, Summaries, TokenEngine,
-    TokenGrid, TokenLayout, WindowSpec,
+    NEIGHBOURS, NewQueries, ObservedLayer, PageChoice, PageLists, PagedKv, Pairing, Pool, Rotation, RowLists,
+    ScoreLeaf, ScoreOp, Side, SlotId, StandIns, StoreSpec, Summaries, TokenEngine, TokenGrid, TokenLayout,
+    WindowSpec,
 };
 use tether_reuse::{Base, Grid, Reduction, ReuseEngine};
 
@@ -47,10 +47,19 @@ fn spec(heads: usize, dim: usize, dtype: DType) -> StoreSpec {
     StoreSpec { slots: 2, tokens_per_unit: 4, kv_heads: heads, head_dim_k: dim, head_dim_v: dim, dtype }
 }
 
-fn phases(pairing: Pairing, dim: usize) -> Result<PhaseTable, CoreError> {
-    let pairs = dim / 2;
-    let units = PhaseRows { rows: 4, pairs, entries: vec![[1.0, 0.0]; 4 * pairs] };
-    PhaseTable::new(pairing, units, PhaseRows::still(4))
+/// Of units of four tokens at four positions.
+fn unit_rotation(pairing: Pairing, dim: usize, frequencies: &[f64]) -> Rotation<'_> {
+    const POSITIONS: [i32; 16] = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3];
+    Rotation {
+        pairing,
+        rotary_dim: dim,
+        first_pair: 0,
+        frequencies: &frequencies[..dim / 2],
+        axes: &[],
+        deltas: &[&POSITIONS],
+        tokens_per_delta: 1,
+        scale: 1.0,
+    }
 }
 
 const SLOTS: [SlotId; 2] = [SlotId(0), SlotId(1)];
@@ -95,36 +104,37 @@ fn units(cases: &Cases) {
             e.gather(&store, Side::Values, &SLOTS, None).map(drop)
         });
         cases.each(format!("attend, {of}"), |e, dtype| {
-            let store = e.create_store(&spec(heads, dim, dtype))?;
+            let mut store = e.create_store(&spec(heads, dim, dtype))?;
             let q = zeros(e, &[4, 2 * heads, dim], dtype)?;
             let mut out = zeros(e, &[4, 2 * heads, dim], DType::F32)?;
             let table = AttendTable { slots: &SLOTS, positions: &[0, 1], query_position: 0 };
-            e.attend(&store, None, &q, &[table], &mut out)
+            e.attend(&mut store, None, &q, &[table], &mut out)
         });
     }
     // So many tokens that a task is cut by its keys.
     cases.each(format!("attend, long, heads of {DIM}"), |e, dtype| {
-        let store = e.create_store(&StoreSpec { tokens_per_unit: 256, ..spec(2, DIM, dtype) })?;
+        let mut store = e.create_store(&StoreSpec { tokens_per_unit: 256, ..spec(2, DIM, dtype) })?;
         let q = zeros(e, &[256, 4, DIM], dtype)?;
         let mut out = zeros(e, &[256, 4, DIM], DType::F32)?;
         let table = AttendTable { slots: &SLOTS, positions: &[0, 1], query_position: 0 };
-        e.attend(&store, None, &q, &[table], &mut out)
+        e.attend(&mut store, None, &q, &[table], &mut out)
     });
+    let frequencies = vec![0.5; DIM / 2];
     for (pairs, pairing) in PAIRINGS {
         for (heads, dim) in [(1, 6), (2, 64), (2, DIM)] {
             let of = format!("{pairs}, {heads} heads of {dim}");
             cases.each(format!("gather units, {of}"), |e, dtype| {
                 let store = e.create_store(&spec(heads, dim, dtype))?;
-                let phases = e.upload_phases(&phases(pairing, dim)?)?;
-                e.gather(&store, Side::Keys, &SLOTS, Some((&phases, &[0, 1]))).map(drop)
+                let rotation = e.upload_rotation(&unit_rotation(pairing, dim, &frequencies))?;
+                e.gather(&store, Side::Keys, &SLOTS, Some((&rotation, &[0, 1]))).map(drop)
             });
             cases.each(format!("attend, {of}"), |e, dtype| {
-                let store = e.create_store(&spec(heads, dim, dtype))?;
-                let phases = e.upload_phases(&phases(pairing, dim)?)?;
+                let mut store = e.create_store(&spec(heads, dim, dtype))?;
+                let rotation = e.upload_rotation(&unit_rotation(pairing, dim, &frequencies))?;
                 let q = zeros(e, &[4, 2 * heads, dim], dtype)?;
                 let mut out = zeros(e, &[4, 2 * heads, dim], DType::F32)?;
                 let table = AttendTable { slots: &SLOTS, positions: &[0, 1], query_position: 0 };
-                e.attend(&store, Some(&phases), &q, &[table], &mut out)
+                e.attend(&mut store, Some(&rotation), &q, &[table], &mut out)
             });
         }
     }
@@ -251,6 +261,7 @@ fn leaves(cases: &Cases) {
         cases.each(format!("observe {name}"), |e, dtype| {
             let pool = zeros(e, &[4, 16, 1, DIM], dtype)?;
             let rotation = MeanRotation::new((&[0.5], Pairing::Half), 1.0, (32, 8), DIM)?;
+            let rows = e.upload_indices(&[2, 32], &[0; 64])?;
             let layer = ObservedLayer {
                 sums: Some(&zeros(e, &[4, 16, 1, 4], DType::F32)?),
                 queries: Some(&zeros(e, &[8, queries, DIM], dtype)?),
@@ -263,7 +274,7 @@ fn leaves(cases: &Cases) {
                     newest: (16..32).collect(),
                     older: (0..16).collect(),
                 }),
-                ..ObservedLayer::new((&pool, &pool), &e.upload_indices(&[2, 32], &[0; 64])?, 0.1)
+                ..ObservedLayer::new((&pool, &pool), &rows, 0.1)
             };
             e.observe(&leaf, &layer).map(drop)
         });

@@ -87,6 +87,7 @@ impl<R: Runtime> Cube<R> {
         for slot in &edited {
             store.rows[slot.index()] ^= 1;
         }
+        store.written(&edited);
         let bytes =
             edited.len() * (store.unit_len(Side::Keys) + store.unit_len(Side::Values)) * spec.dtype.bytes();
         self.traffic.add(Traffic { edited: bytes as u64, ..Traffic::default() });

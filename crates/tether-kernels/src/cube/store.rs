@@ -1,7 +1,9 @@
 //! One layer's keys, values and moments on the device.
 
 use cubecl::server::Handle;
-use tether_core::{Side, SlotId, StoreSpec};
+use tether_core::{RotatedPlaces, Side, SlotId, StoreSpec};
+
+use super::CubeRotation;
 
 /// K and V `[slots, tokens_per_unit, kv_heads, head_dim]` and their moments.
 #[derive(Debug)]
@@ -14,6 +16,16 @@ pub struct CubeStore {
     pub(super) moments: Handle,
     /// Which row of `[slots * 2]` is each slot's.
     pub(super) rows: Vec<u32>,
+    pub(super) rotated: Option<RotatedKeys>,
+}
+
+/// Keys `[capacity, tokens_per_unit, kv_heads, head_dim_k]` of the units of a window, rotated.
+#[derive(Debug)]
+pub(super) struct RotatedKeys {
+    pub(super) rotation: CubeRotation,
+    pub(super) places: RotatedPlaces,
+    pub(super) keys: Handle,
+    pub(super) capacity: usize,
 }
 
 /// Buffers of keys or of values.
@@ -47,6 +59,13 @@ impl CubeStore {
     /// Elements of all slots.
     pub(super) fn data_len(&self, side: Side) -> usize {
         self.spec.slots * self.unit_len(side)
+    }
+
+    /// Slots that were written hold other keys than those that were rotated.
+    pub(super) fn written(&mut self, slots: &[SlotId]) {
+        if let Some(rotated) = &mut self.rotated {
+            rotated.places.written(slots);
+        }
     }
 
     /// Numbers in a row of moments.

@@ -1,5 +1,7 @@
 //! Token operations on the device.
 
+use std::sync::Arc;
+
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use tether_core::{
@@ -53,6 +55,37 @@ pub struct CubeRotation {
     /// `i32` `[axes, entries]`, as `u32`.
     pub(crate) deltas: Handle,
     pub(crate) scale: f32,
+    /// Which upload it is of.
+    identity: Arc<()>,
+}
+
+impl CubeRotation {
+    /// True for clones of one upload.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.identity, &other.identity)
+    }
+
+    pub(super) fn new<R: Runtime>(
+        client: &ComputeClient<R>,
+        rotation: &Rotation<'_>,
+    ) -> Result<Self, CoreError> {
+        let extents = rotation.extents()?;
+        let pairs: Vec<u32> = (rotation.frequencies.iter().enumerate())
+            .flat_map(|(pair, &frequency)| {
+                let (high, low) = ops::rotate::fixed_point_turns(frequency);
+                [high, low, rotation.axes.get(pair).copied().unwrap_or(0).into()]
+            })
+            .collect();
+        let deltas: Vec<u32> =
+            rotation.deltas.iter().flat_map(|axis| axis.iter().map(|d| d.cast_unsigned())).collect();
+        Ok(Self {
+            extents,
+            pairs: uploaded(client, &pairs).0,
+            deltas: uploaded(client, &deltas).0,
+            scale: rotation.scale,
+            identity: Arc::default(),
+        })
+    }
 }
 
 /// Lists of pages on the device.
@@ -253,7 +286,6 @@ impl<R: Runtime> Cube<R> {
 
 impl<R: Runtime> TokenEngine for Cube<R> {
     type Indices = CubeIndices;
-    type Rotation = CubeRotation;
     type Tables = CubeTables;
     type PageTable = CubePageTable;
     type Attention = CubeAttention;
@@ -275,24 +307,6 @@ impl<R: Runtime> TokenEngine for Cube<R> {
         let bytes = bytes.ok_or_else(|| device("fewer indices came back than there are".into()))?;
         self.traffic.add(Traffic { read_back: bytes.len() as u64, ..Traffic::default() });
         Ok(u32::from_bytes(bytes).to_vec())
-    }
-
-    fn upload_rotation(&self, rotation: &Rotation<'_>) -> Result<CubeRotation, CoreError> {
-        let extents = rotation.extents()?;
-        let pairs: Vec<u32> = (rotation.frequencies.iter().enumerate())
-            .flat_map(|(pair, &frequency)| {
-                let (high, low) = ops::rotate::fixed_point_turns(frequency);
-                [high, low, rotation.axes.get(pair).copied().unwrap_or(0).into()]
-            })
-            .collect();
-        let deltas: Vec<u32> =
-            rotation.deltas.iter().flat_map(|axis| axis.iter().map(|d| d.cast_unsigned())).collect();
-        Ok(CubeRotation {
-            extents,
-            pairs: uploaded(&self.client, &pairs).0,
-            deltas: uploaded(&self.client, &deltas).0,
-            scale: rotation.scale,
-        })
     }
 
     fn upload_tables(&self, tables: &BlockTables<'_>) -> Result<CubeTables, CoreError> {

@@ -2,12 +2,16 @@
 
 use cubecl::prelude::*;
 use cubecl::server::Handle;
-use tether_core::{CoreError, DType, Side, SlotId, StoreSpec, Summaries, Traffic, checks};
+use tether_core::{
+    AttendTable, CoreError, DType, RotatedPlaces, Side, SlotId, StoreSpec, Summaries, Traffic, UnitToRotate,
+    checks,
+};
 
 use super::launch::{Inline, array, flat, spread, vector_size, with_storage, words};
-use super::store::SideBuffers;
-use super::{Cube, CubePhases, CubeStore, CubeTensor};
-use crate::kernels::{column, copy, moments, rotate};
+use super::store::{RotatedKeys, SideBuffers};
+use super::{Cube, CubeRotation, CubeStore, CubeTensor};
+use crate::kernels::{column, copy, moments};
+use crate::ops;
 
 /// Cubes that copy `len` vectors.
 fn blocks(len: usize) -> usize {
@@ -57,6 +61,7 @@ impl<R: Runtime> Cube<R> {
             values: side(len_v, spec.head_dim_v),
             moments: self.zeros(DType::F32, moments),
             rows: (0..spec.slots as u32).map(|slot| 2 * slot).collect(),
+            rotated: None,
         })
     }
 
@@ -163,41 +168,56 @@ impl<R: Runtime> Cube<R> {
         Ok(out)
     }
 
-    /// Keys in the order of `slots`, rotated where there is a rotation. Arguments are checked.
+    /// Keys in the order of `slots`, rotated to positions. Arguments are checked.
     pub(super) fn gather_keys(
         &self,
         store: &CubeStore,
         slots: &[SlotId],
-        rotation: Option<(&CubePhases, &[u32])>,
+        (rotation, positions): (&CubeRotation, &[u32]),
     ) -> Result<CubeTensor, CoreError> {
-        let Some((phases, positions)) = rotation else {
-            return self.gather_plain(store, Side::Keys, slots);
-        };
         let spec = &store.spec;
         let shape = [slots.len() * spec.tokens_per_unit, spec.kv_heads, spec.head_dim_k];
         let out = self.tensor(&shape, spec.dtype)?;
-        if out.len() == 0 {
-            return Ok(out);
-        }
-        // A vector does not straddle heads, or halves of one where pairs lie half a head apart.
-        let whole = if phases.half { spec.head_dim_k / 2 } else { spec.head_dim_k };
-        let size = vector_size(&self.client, spec.dtype.bytes(), &[whole]);
-        let threads = spec.tokens_per_unit * spec.kv_heads * (whole / size);
-        let table: Vec<u32> = slots.iter().zip(positions).flat_map(|(slot, &p)| [slot.0, p]).collect();
-        let (x, dim) =
-            (threads.div_ceil(super::launch::THREADS as usize), CubeDim::new_1d(super::launch::THREADS));
-        #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-        // SAFETY: the kernel stops at as many units of `tokens_per_unit * kv_heads` heads as there are slots, `out` has room for them, the
-        // slots exist, and the phase tables cover the positions, tokens and pairs.
-        unsafe {
-            with_storage!(spec.dtype, F => rotate::gather_rotated::launch_unchecked::<F, R>(
-                &self.client, per_unit(x, slots.len()), dim, size, array(&store.keys.data, store.data_len(Side::Keys)),
-                words(&self.client, &table, Inline::Never), array(&phases.unit, phases.unit_len),
-                array(&phases.token, phases.token_len), array(&out.handle, out.len()), slots.len() as u32,
-                spec.tokens_per_unit as u32, spec.kv_heads as u32, phases.unit_pairs, phases.token_pairs, phases.half,
-            ));
-        }
+        let units = slots.iter().zip(positions).enumerate();
+        let units: Vec<UnitToRotate> =
+            units.map(|(place, (&slot, &position))| UnitToRotate { slot, place, position }).collect();
+        let from = (&store.keys.data, store.data_len(Side::Keys));
+        ops::rotate::launch_units(&self.client, spec, rotation, from, (&out.handle, out.len()), &units);
         Ok(out)
+    }
+
+    /// Sees to it that all units of `tables` stand rotated beside the store, one after the other. Arguments are checked.
+    pub(super) fn rotate_window(
+        &self,
+        store: &mut CubeStore,
+        rotation: &CubeRotation,
+        tables: &[AttendTable<'_>],
+    ) -> Result<(), CoreError> {
+        let spec = store.spec;
+        let unit_len = store.unit_len(Side::Keys);
+        let places: usize = tables.iter().map(|table| table.slots.len()).sum();
+        let known = store.rotated.take();
+        let known = known.filter(|known| known.rotation.is(rotation) && known.capacity >= places);
+        let mut rotated = match known {
+            Some(known) => known,
+            None => {
+                // A window that is still being filled grows, and has all of its slots from the start where it is bounded.
+                let capacity = places.max((places + places / 2).min(spec.slots));
+                let shape = [capacity, spec.tokens_per_unit, spec.kv_heads, spec.head_dim_k];
+                let len = checks::index_space("rotated keys", &shape, u32::MAX as usize)?;
+                let keys = self.client.empty(len.max(1) * spec.dtype.bytes());
+                RotatedKeys { rotation: rotation.clone(), places: RotatedPlaces::default(), keys, capacity }
+            }
+        };
+        let wanted = tables.iter().flat_map(|t| t.slots.iter().copied().zip(t.positions.iter().copied()));
+        let stale = rotated.places.stale(wanted);
+        let from = (&store.keys.data, store.data_len(Side::Keys));
+        let to = (&rotated.keys, rotated.capacity * unit_len);
+        ops::rotate::launch_units(&self.client, &spec, rotation, from, to, &stale);
+        let bytes = stale.len() * unit_len * spec.dtype.bytes();
+        self.traffic.add(Traffic { rotated: bytes as u64, ..Traffic::default() });
+        store.rotated = Some(rotated);
+        Ok(())
     }
 
     pub(super) fn gather_moments(

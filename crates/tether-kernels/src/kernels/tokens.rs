@@ -40,7 +40,7 @@ fn phase_of(pairs: &Array<u32>, deltas: &Array<u32>, pair: u32, entry: u32, entr
 /// Cosine and sine of pair `pair`, scaled, and whether it turns at all: what does not move keeps its bits. A pair of another part of
 /// the head does not turn.
 #[cube]
-fn angle(
+pub(super) fn angle(
     pairs: &Array<u32>,
     deltas: &Array<u32>,
     pair: u32,
@@ -99,9 +99,98 @@ fn turned_pairs<F: Float, N: Size>(
     out
 }
 
-/// Rotates the tokens of `from` into `to`. A thread takes one item of one token and `heads_per_thread` heads: with half-split pairs
-/// an item is a vector and its partner, with interleaved pairs it is a vector of whole pairs; with `N = 1` it is two elements. Items
-/// beyond `pair_items` are vectors that no pair touches, which are copied. Strides count vectors.
+/// Rotates an item of `heads_per_thread` heads of a token that begins at `source` of `from` into `target` of `to`. With half-split pairs an item is a
+/// vector and its partner, with interleaved pairs it is a vector of whole pairs; with `N = 1` it is two elements. Items beyond `pair_items` are vectors
+/// that no pair touches, which are copied. Strides count vectors.
+#[cube]
+pub(super) fn rotate_item<F: Float, N: Size>(
+    from: &Array<Vector<F, N>>,
+    pairs: &Array<u32>,
+    deltas: &Array<u32>,
+    to: &mut Array<Vector<F, N>>,
+    source: u32,
+    target: u32,
+    item: u32,
+    pair_items: u32,
+    head_step: u32,
+    entry: u32,
+    entries: u32,
+    first_item: u32,
+    first_pair: u32,
+    pair_count: u32,
+    partner: u32,
+    tail: u32,
+    scale: f32,
+    #[comptime] half: bool,
+    #[comptime] heads_per_thread: usize,
+) {
+    let vector = N::value();
+    let width = N::value() as u32;
+    if item < pair_items {
+        let item = item + first_item;
+        if comptime!(half || vector == 1) {
+            let spread = comptime!(if half { 1u32 } else { 2u32 });
+            // Loads first: they are under way while sines and cosines are worked out.
+            let within = item * spread;
+            let mut a = Array::<Vector<F, N>>::new(heads_per_thread);
+            let mut b = Array::<Vector<F, N>>::new(heads_per_thread);
+            #[unroll]
+            for h in 0..heads_per_thread {
+                a[h] = from[(source + within + h as u32 * head_step) as usize];
+                b[h] = from[(source + within + h as u32 * head_step + partner) as usize];
+            }
+            let mut cos = Vector::<f32, N>::empty();
+            let mut sin = Vector::<f32, N>::empty();
+            let mut turns = Array::<bool>::new(N::value());
+            #[unroll]
+            for i in 0..N::value() {
+                let pair = item * width + i as u32 - first_pair;
+                let (c, s, turn) = angle(pairs, deltas, pair, pair_count, entry, entries, scale);
+                cos[i] = c;
+                sin[i] = s;
+                turns[i] = turn;
+            }
+            #[unroll]
+            for h in 0..heads_per_thread {
+                let (x, y) = turned_halves::<F, N>(a[h], b[h], cos, sin, &turns);
+                to[(target + within + h as u32 * head_step) as usize] = x;
+                to[(target + within + h as u32 * head_step + partner) as usize] = y;
+            }
+        } else {
+            let in_vector = comptime!(vector / 2);
+            let mut a = Array::<Vector<F, N>>::new(heads_per_thread);
+            #[unroll]
+            for h in 0..heads_per_thread {
+                a[h] = from[(source + item + h as u32 * head_step) as usize];
+            }
+            let mut cos = Array::<f32>::new(in_vector);
+            let mut sin = Array::<f32>::new(in_vector);
+            let mut turns = Array::<bool>::new(in_vector);
+            #[unroll]
+            for i in 0..in_vector {
+                let pair = item * (width / 2) + i as u32 - first_pair;
+                let (c, s, turn) = angle(pairs, deltas, pair, pair_count, entry, entries, scale);
+                cos[i] = c;
+                sin[i] = s;
+                turns[i] = turn;
+            }
+            #[unroll]
+            for h in 0..heads_per_thread {
+                to[(target + item + h as u32 * head_step) as usize] =
+                    turned_pairs::<F, N>(a[h], &cos, &sin, &turns);
+            }
+        }
+    } else {
+        let within = tail + (item - pair_items);
+        #[unroll]
+        for h in 0..heads_per_thread {
+            to[(target + within + h as u32 * head_step) as usize] =
+                from[(source + within + h as u32 * head_step) as usize];
+        }
+    }
+}
+
+/// Rotates the tokens of `from` into `to`. A thread takes one item of one token and `heads_per_thread` heads; see [`rotate_item`].
 #[cube(launch_unchecked)]
 pub(crate) fn rotate_tokens<F: Float, N: Size>(
     from: &Array<Vector<F, N>>,
@@ -126,8 +215,6 @@ pub(crate) fn rotate_tokens<F: Float, N: Size>(
     #[comptime] heads_per_thread: usize,
     #[comptime] tokens_outermost: bool,
 ) {
-    let vector = N::value();
-    let width = N::value() as u32;
     let item = ABSOLUTE_POS as u32 % items;
     let rest = ABSOLUTE_POS as u32 / items;
     let (token, block) = if comptime!(tokens_outermost) {
@@ -136,70 +223,28 @@ pub(crate) fn rotate_tokens<F: Float, N: Size>(
         (rest % tokens, rest / tokens)
     };
     if token < tokens && block < head_blocks {
-        let entry = token / tokens_per_delta;
         let place = token * token_stride + block * head_stride;
-        let head_step = head_blocks * head_stride;
-        if item < pair_items {
-            let item = item + first_item;
-            if comptime!(half || vector == 1) {
-                let spread = comptime!(if half { 1u32 } else { 2u32 });
-                // Loads first: they are under way while sines and cosines are worked out.
-                let at = place + item * spread;
-                let mut a = Array::<Vector<F, N>>::new(heads_per_thread);
-                let mut b = Array::<Vector<F, N>>::new(heads_per_thread);
-                #[unroll]
-                for h in 0..heads_per_thread {
-                    a[h] = from[(at + h as u32 * head_step) as usize];
-                    b[h] = from[(at + h as u32 * head_step + partner) as usize];
-                }
-                let mut cos = Vector::<f32, N>::empty();
-                let mut sin = Vector::<f32, N>::empty();
-                let mut turns = Array::<bool>::new(N::value());
-                #[unroll]
-                for i in 0..N::value() {
-                    let pair = item * width + i as u32 - first_pair;
-                    let (c, s, turn) = angle(pairs, deltas, pair, pair_count, entry, entries, scale);
-                    cos[i] = c;
-                    sin[i] = s;
-                    turns[i] = turn;
-                }
-                #[unroll]
-                for h in 0..heads_per_thread {
-                    let (x, y) = turned_halves::<F, N>(a[h], b[h], cos, sin, &turns);
-                    to[(at + h as u32 * head_step) as usize] = x;
-                    to[(at + h as u32 * head_step + partner) as usize] = y;
-                }
-            } else {
-                let in_vector = comptime!(vector / 2);
-                let at = place + item;
-                let mut a = Array::<Vector<F, N>>::new(heads_per_thread);
-                #[unroll]
-                for h in 0..heads_per_thread {
-                    a[h] = from[(at + h as u32 * head_step) as usize];
-                }
-                let mut cos = Array::<f32>::new(in_vector);
-                let mut sin = Array::<f32>::new(in_vector);
-                let mut turns = Array::<bool>::new(in_vector);
-                #[unroll]
-                for i in 0..in_vector {
-                    let pair = item * (width / 2) + i as u32 - first_pair;
-                    let (c, s, turn) = angle(pairs, deltas, pair, pair_count, entry, entries, scale);
-                    cos[i] = c;
-                    sin[i] = s;
-                    turns[i] = turn;
-                }
-                #[unroll]
-                for h in 0..heads_per_thread {
-                    to[(at + h as u32 * head_step) as usize] = turned_pairs::<F, N>(a[h], &cos, &sin, &turns);
-                }
-            }
-        } else {
-            let at = place + tail + (item - pair_items);
-            #[unroll]
-            for h in 0..heads_per_thread {
-                to[(at + h as u32 * head_step) as usize] = from[(at + h as u32 * head_step) as usize];
-            }
-        }
+        rotate_item::<F, N>(
+            from,
+            pairs,
+            deltas,
+            to,
+            place,
+            place,
+            item,
+            pair_items,
+            head_blocks * head_stride,
+            token / tokens_per_delta,
+            entries,
+            first_item,
+            first_pair,
+            pair_count,
+            partner,
+            tail,
+            scale,
+            half,
+            heads_per_thread,
+        );
     }
 }
 

@@ -1,10 +1,11 @@
 //! Rotations of tokens by positions, in place or into a copy.
 
 use cubecl::prelude::*;
-use tether_core::{Pairing, RotationExtents, TokenLayout, TokenShape};
+use tether_core::{DType, Pairing, RotationExtents, StoreSpec, TokenLayout, TokenShape, UnitToRotate};
 
-use crate::cube::launch::{array, flat_by, spread, vector_size, with_storage};
-use crate::kernels::tokens;
+use super::attend::Buffer;
+use crate::cube::launch::{Inline, array, flat_by, spread, vector_size, with_storage, words};
+use crate::kernels::{rotate, tokens};
 use crate::{CubeRotation, CubeTensor};
 
 /// Turns per position, modulo one, as 64-bit fixed point (high word, low word), so that a position times a frequency wraps exactly.
@@ -204,6 +205,108 @@ pub(crate) fn launch<R: Runtime>(
             );
         }
     });
+}
+
+/// Threads of a cube that rotates units.
+const UNIT_THREADS: u32 = 256;
+
+/// Copies units of a store to places of `to`, rotated. Slots and positions are checked, and `to` has room.
+pub(crate) fn launch_units<R: Runtime>(
+    client: &ComputeClient<R>,
+    spec: &StoreSpec,
+    rotation: &CubeRotation,
+    (from, from_len): Buffer<'_>,
+    (to, to_len): Buffer<'_>,
+    units: &[UnitToRotate],
+) {
+    let extents = &rotation.extents;
+    let (heads, head_dim) = spec.rotated_heads(extents);
+    let shape = TokenShape { tokens: spec.tokens_per_unit, heads, head_dim, layout: TokenLayout::Nhd };
+    let print = Blueprint::new(client, &shape, extents, spec.dtype.bytes(), true);
+    let head_blocks = heads / print.heads_per_thread;
+    let threads = shape.tokens * head_blocks * print.items;
+    if threads == 0 || units.is_empty() {
+        return;
+    }
+    let table: Vec<u32> = units.iter().flat_map(|u| [u.slot.0, u.place as u32, u.position]).collect();
+    let (y, z) = spread(units.len());
+    let count = CubeCount::Static(threads.div_ceil(UNIT_THREADS as usize) as u32, y, z);
+    with_storage!(spec.dtype, F => {
+        #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
+        // SAFETY: the kernel stops at as many units of `tokens` tokens as `table` names; slots, places and positions exist; items and partners lie in a
+        // head by the blueprint, pairs in their table by `checks::rotation`.
+        unsafe {
+            rotate::gather_rotated::launch_unchecked::<F, R>(
+                client, count, CubeDim::new_1d(UNIT_THREADS), print.vector,
+                array(from, from_len / print.vector),
+                words(client, &table, Inline::Never),
+                array(&rotation.pairs, (3 * extents.pairs).max(1)),
+                array(&rotation.deltas, (extents.axes * extents.entries).max(1)),
+                array(to, to_len / print.vector),
+                units.len() as u32,
+                shape.tokens as u32,
+                print.items as u32,
+                print.pair_items as u32,
+                head_blocks as u32,
+                extents.entries as u32,
+                (head_dim / print.vector) as u32,
+                print.first_item as u32,
+                extents.first_pair as u32,
+                extents.pairs as u32,
+                print.partner as u32,
+                (extents.rotary_dim / print.vector) as u32,
+                rotation.scale,
+                extents.pairing == Pairing::Half,
+                print.heads_per_thread,
+            );
+        }
+    });
+}
+
+/// Queries `[sequences, tokens, heads, head_dim]` of type `dtype`, of which those of a sequence begin at a unit position each.
+#[derive(Clone, Copy)]
+pub(crate) struct Queries<'a> {
+    pub dtype: DType,
+    pub q: Buffer<'a>,
+    pub starts: Buffer<'a>,
+    pub tokens: usize,
+    pub heads: usize,
+    pub head_dim: usize,
+    pub unit_tokens: usize,
+}
+
+/// Queries as `f32`, scaled, and rotated where there is a rotation.
+pub(crate) fn launch_queries<R: Runtime>(
+    client: &ComputeClient<R>,
+    queries: Queries<'_>,
+    rotation: Option<&CubeRotation>,
+    scale: f32,
+    out: &cubecl::server::Handle,
+) {
+    let Queries { dtype, q: (q, len), starts: (starts, starts_len), tokens, unit_tokens, .. } = queries;
+    let nothing = client.create_from_slice(u32::as_bytes(&[0]));
+    let pairs_and_deltas = match rotation {
+        Some(r) => [
+            (&r.pairs, (3 * r.extents.pairs).max(1)),
+            (&r.deltas, (r.extents.axes * r.extents.entries).max(1)),
+        ],
+        None => [(&nothing, 1); 2],
+    };
+    let [pairs, deltas] = pairs_and_deltas.map(|(handle, len)| array(handle, len));
+    // As the rotation sees heads.
+    let extents = rotation.map(|r| &r.extents);
+    let (heads, dim) = match extents {
+        Some(e) if e.rotary_dim > queries.head_dim => (1, queries.heads * queries.head_dim),
+        _ => (queries.heads, queries.head_dim),
+    };
+    let of = |what: fn(&RotationExtents) -> usize| extents.map_or(0, what) as u32;
+    let (count, threads) = flat_by(if rotation.is_some() { len / 2 } else { len }, UNIT_THREADS);
+    with_storage!(dtype, F => rotate::prepare_queries::launch::<F, R>(
+        client, count, threads, array(q, len), array(starts, starts_len), pairs, deltas, array(out, len),
+        tokens as u32, unit_tokens as u32, heads as u32, dim as u32, of(|e| e.rotary_dim / 2), of(|e| e.first_pair),
+        of(|e| e.pairs), of(|e| e.entries), rotation.map_or(1.0, |r| r.scale), scale, rotation.is_some(),
+        extents.is_some_and(|e| e.pairing == Pairing::Half),
+    ));
 }
 
 #[cfg(test)]

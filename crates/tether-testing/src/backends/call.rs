@@ -10,8 +10,6 @@ pub enum Call {
     Read,
     /// [`Readback::wait`](tether_core::Readback::wait).
     Wait,
-    /// [`Engine::upload_phases`](tether_core::Engine::upload_phases).
-    UploadPhases,
     /// [`Engine::create_store`](tether_core::Engine::create_store).
     CreateStore,
     /// [`Engine::grow_store`](tether_core::Engine::grow_store).
@@ -34,7 +32,7 @@ pub enum Call {
     UploadIndices,
     /// [`TokenEngine::read_indices`](tether_core::TokenEngine::read_indices), which waits.
     ReadIndices,
-    /// [`TokenEngine::upload_rotation`](tether_core::TokenEngine::upload_rotation).
+    /// [`Engine::upload_rotation`](tether_core::Engine::upload_rotation).
     UploadRotation,
     /// [`TokenEngine::upload_tables`](tether_core::TokenEngine::upload_tables).
     UploadTables,

@@ -4,7 +4,7 @@ mod codes;
 mod tokens;
 
 use tether_core::{
-    AlignJob, AttendTable, CoreError, DType, Engine, HostTensor, LogitQuery, PhaseTable, Readback, Side,
+    AlignJob, AttendTable, CoreError, DType, Engine, HostTensor, LogitQuery, Readback, Rotation, Side,
     SlotId, StoreSpec, Summaries, Traffic,
 };
 
@@ -89,7 +89,7 @@ impl<R: Readback> Readback for WatchedRead<R> {
 impl<E: Engine> Engine for Faulty<E> {
     type Tensor = E::Tensor;
     type Store = E::Store;
-    type Phases = E::Phases;
+    type Rotation = E::Rotation;
     type Read = WatchedRead<E::Read>;
 
     fn name(&self) -> &'static str {
@@ -123,10 +123,11 @@ impl<E: Engine> Engine for Faulty<E> {
         Ok(WatchedRead { read, engine: self.engine.name(), watch: self.watch.clone() })
     }
 
-    fn upload_phases(&self, table: &PhaseTable) -> Result<E::Phases, CoreError> {
-        let bytes = list(table.unit_phases()) + list(table.token_phases());
-        self.enter(Call::UploadPhases, Bytes::ToDevice(bytes))?;
-        self.engine.upload_phases(table)
+    fn upload_rotation(&self, rotation: &Rotation<'_>) -> Result<E::Rotation, CoreError> {
+        let deltas: u64 = rotation.deltas.iter().map(|axis| list(axis)).sum();
+        let bytes = list(rotation.frequencies) + list(rotation.axes) + deltas;
+        self.enter(Call::UploadRotation, Bytes::ToDevice(bytes))?;
+        self.engine.upload_rotation(rotation)
     }
 
     fn create_store(&self, spec: &StoreSpec) -> Result<E::Store, CoreError> {
@@ -141,6 +142,14 @@ impl<E: Engine> Engine for Faulty<E> {
 
     fn store_bytes(&self, store: &E::Store) -> u64 {
         self.engine.store_bytes(store)
+    }
+
+    fn rotated_bytes(&self, store: &E::Store) -> u64 {
+        self.engine.rotated_bytes(store)
+    }
+
+    fn forget_rotated(&self, store: &mut E::Store) {
+        self.engine.forget_rotated(store);
     }
 
     fn write(
@@ -178,15 +187,15 @@ impl<E: Engine> Engine for Faulty<E> {
 
     fn attend(
         &self,
-        store: &E::Store,
-        phases: Option<&E::Phases>,
+        store: &mut E::Store,
+        rotation: Option<&E::Rotation>,
         q: &E::Tensor,
         tables: &[AttendTable<'_>],
         out: &mut E::Tensor,
     ) -> Result<(), CoreError> {
         let bytes = tables.iter().map(|table| list(table.slots) + list(table.positions)).sum();
         self.enter(Call::Attend, Bytes::ToDevice(bytes))?;
-        self.engine.attend(store, phases, q, tables, out)
+        self.engine.attend(store, rotation, q, tables, out)
     }
 
     fn gather(
@@ -194,7 +203,7 @@ impl<E: Engine> Engine for Faulty<E> {
         store: &E::Store,
         side: Side,
         slots: &[SlotId],
-        rotation: Option<(&E::Phases, &[u32])>,
+        rotation: Option<(&E::Rotation, &[u32])>,
     ) -> Result<E::Tensor, CoreError> {
         let positions = rotation.map_or(0, |(_, positions)| list(positions));
         self.enter(Call::Gather, Bytes::ToDevice(list(slots) + positions))?;

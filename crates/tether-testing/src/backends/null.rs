@@ -5,8 +5,8 @@ mod tokens;
 pub use tokens::{NullIndices, NullTables};
 
 use tether_core::{
-    AlignJob, AttendTable, CoreError, DType, Engine, HostTensor, LogitQuery, PhaseExtents, PhaseTable,
-    Readback, Shape, Side, SlotId, StoreSpec, Summaries, Traffic, checks,
+    AlignJob, AttendTable, CoreError, DType, Engine, HostTensor, LogitQuery, Readback, Rotation,
+    RotationExtents, Shape, Side, SlotId, StoreSpec, Summaries, Traffic, checks,
 };
 
 /// A backend that does nothing: results have the shapes and dtypes that they should have, there is no arithmetic, and nothing is stored but
@@ -61,7 +61,7 @@ fn head_dim(spec: &StoreSpec, side: Side) -> usize {
 impl Engine for Null {
     type Tensor = NullTensor;
     type Store = StoreSpec;
-    type Phases = PhaseExtents;
+    type Rotation = RotationExtents;
     type Read = NullRead;
 
     fn name(&self) -> &'static str {
@@ -84,8 +84,8 @@ impl Engine for Null {
         Ok(NullRead(tensors.iter().map(|&tensor| tensor.clone()).collect()))
     }
 
-    fn upload_phases(&self, table: &PhaseTable) -> Result<PhaseExtents, CoreError> {
-        Ok(table.extents())
+    fn upload_rotation(&self, rotation: &Rotation<'_>) -> Result<RotationExtents, CoreError> {
+        rotation.extents()
     }
 
     fn create_store(&self, spec: &StoreSpec) -> Result<StoreSpec, CoreError> {
@@ -102,6 +102,12 @@ impl Engine for Null {
         let numbers = store.slots * store.tokens_per_unit * token * store.dtype.bytes();
         (numbers + store.slots * 2 * token * size_of::<f32>()) as u64
     }
+
+    fn rotated_bytes(&self, _store: &StoreSpec) -> u64 {
+        0
+    }
+
+    fn forget_rotated(&self, _store: &mut StoreSpec) {}
 
     fn write(
         &self,
@@ -140,13 +146,13 @@ impl Engine for Null {
 
     fn attend(
         &self,
-        store: &StoreSpec,
-        phases: Option<&PhaseExtents>,
+        store: &mut StoreSpec,
+        rotation: Option<&RotationExtents>,
         q: &NullTensor,
         tables: &[AttendTable<'_>],
         out: &mut NullTensor,
     ) -> Result<(), CoreError> {
-        checks::attention(store, &q.shape, tables, phases.copied(), (&out.shape, out.dtype)).map(drop)
+        checks::attention(store, &q.shape, tables, rotation, (&out.shape, out.dtype)).map(drop)
     }
 
     fn gather(
@@ -154,12 +160,12 @@ impl Engine for Null {
         store: &StoreSpec,
         side: Side,
         slots: &[SlotId],
-        rotation: Option<(&PhaseExtents, &[u32])>,
+        rotation: Option<(&RotationExtents, &[u32])>,
     ) -> Result<NullTensor, CoreError> {
         checks::slots(store.slots, slots)?;
-        if let Some((&phases, positions)) = rotation {
+        if let Some((rotation, positions)) = rotation {
             checks::count("positions", slots.len(), positions.len())?;
-            checks::phases(store, phases, positions.iter().map(|&p| p as usize))?;
+            checks::rotation(store, store.kv_heads, rotation, positions.iter().map(|&p| p as usize))?;
         }
         let shape = [slots.len() * store.tokens_per_unit, store.kv_heads, head_dim(store, side)];
         Ok(NullTensor::new(&shape, store.dtype))

@@ -11,6 +11,8 @@ pub struct CacheBytes {
     /// Allocated: every slot of every store, used or not, and the moments; of stores that hold codes, the codes. What follows is counted as numbers of
     /// the geometry's type.
     pub resident: u64,
+    /// Keys of the windows, rotated, beside what is resident: what passes over the same window share.
+    pub rotated: u64,
     /// K and V of the slots in use: the window, units that wait for a clean pass, and an archive.
     pub in_use: u64,
     /// K and V that one pass attends to.

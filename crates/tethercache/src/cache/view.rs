@@ -1,9 +1,9 @@
 //! What attention reads.
 
-use tether_core::{AttendTable, DType, Engine, LayerId, Side};
+use tether_core::{AttendTable, DType, Engine, Geometry, LayerId, Side, SlotId};
 use tether_layout::{Csr, Window};
 
-use super::KvCache;
+use super::{KvCache, Layer};
 use crate::Error;
 
 /// A layer's window as attention sees it: tables for a paged kernel. Valid until the cache changes.
@@ -25,6 +25,26 @@ impl View<'_> {
     }
 }
 
+/// The tables of a layer's windows at `positions` `0, 1, ..`.
+fn view_of<'a>(
+    layer: LayerId,
+    windows: &'a [Window],
+    positions: &'a [u32],
+    geometry: &Geometry,
+) -> Result<View<'a>, Error> {
+    if windows.iter().any(|w| w.slots().is_empty()) {
+        return Err(Error::Empty { layer });
+    }
+    let chunk = geometry.units_per_chunk;
+    let table = |slots: &'a [SlotId]| AttendTable {
+        slots,
+        positions: &positions[..slots.len()],
+        query_position: positions[slots.len() - chunk],
+    };
+    let tables = windows.iter().map(Window::slots).map(table).collect();
+    Ok(View { tables, tokens_per_unit: geometry.tokens_per_unit as u32 })
+}
+
 impl<E: Engine> KvCache<E> {
     /// The window of `layer`.
     ///
@@ -33,21 +53,7 @@ impl<E: Engine> KvCache<E> {
     pub fn view(&self, layer: impl Into<LayerId>) -> Result<View<'_>, Error> {
         let layer = layer.into();
         let windows = self.layers[self.layer_index(layer)?].tables.windows();
-        if windows.iter().any(|w| w.slots().is_empty()) {
-            return Err(Error::Empty { layer });
-        }
-        let chunk = self.geometry.units_per_chunk;
-        let tables = windows
-            .iter()
-            .map(Window::slots)
-            .map(|slots| AttendTable {
-                slots,
-                positions: &self.positions[..slots.len()],
-                query_position: self.positions[slots.len() - chunk],
-            })
-            .collect();
-        let tokens_per_unit = self.geometry.tokens_per_unit as u32;
-        Ok(View { tables, tokens_per_unit })
+        view_of(layer, windows, &self.positions, &self.geometry)
     }
 
     /// Attention of a pass's queries (un-rotated, `[tokens, query_heads, head_dim_k]`) over the layer's window, the staged chunk
@@ -55,13 +61,25 @@ impl<E: Engine> KvCache<E> {
     ///
     /// # Errors
     /// [`Error::Empty`] before anything was staged, wrong shapes and dtypes.
-    pub fn attend(&self, layer: impl Into<LayerId>, q: &E::Tensor, out: &mut E::Tensor) -> Result<(), Error> {
+    pub fn attend(
+        &mut self,
+        layer: impl Into<LayerId>,
+        q: &E::Tensor,
+        out: &mut E::Tensor,
+    ) -> Result<(), Error> {
         let layer = layer.into();
-        let view = self.view(layer)?;
+        self.view(layer)?;
         self.expect("q", q, &self.geometry.query_shape(), self.geometry.dtype)?;
         self.expect("out", out, &self.geometry.output_shape(), DType::F32)?;
-        let store = &self.layers[layer.index()].store;
-        Ok(self.engine.attend(store, self.phases.as_ref(), q, view.tables(), out)?)
+        let index = self.layer_index(layer)?;
+        let Layer { store, tables, .. } = &mut self.layers[index];
+        let view = view_of(layer, tables.windows(), &self.positions, &self.geometry)?;
+        let rotation = self.rotation.as_ref();
+        let attended = self.engine.attend(store, rotation, q, view.tables(), out);
+        if !self.keeps_rotated {
+            self.engine.forget_rotated(store);
+        }
+        Ok(attended?)
     }
 
     /// Copies the window of one sequence out in logical order, for attention of the caller's own: keys
@@ -99,8 +117,8 @@ impl<E: Engine> KvCache<E> {
         let sequences = view.tables().len();
         let table = view.tables().get(sequence).ok_or(Error::NoSuchSequence { sequence, sequences })?;
         let store = &self.layers[layer.index()].store;
-        let phases = self.phases.as_ref().filter(|_| rotated).map(|p| (p, table.positions));
-        let keys = self.engine.gather(store, Side::Keys, table.slots, phases)?;
+        let rotation = self.rotation.as_ref().filter(|_| rotated).map(|r| (r, table.positions));
+        let keys = self.engine.gather(store, Side::Keys, table.slots, rotation)?;
         let values = self.engine.gather(store, Side::Values, table.slots, None)?;
         Ok((keys, values))
     }
@@ -112,7 +130,7 @@ impl<E: Engine> KvCache<E> {
     pub fn slots(
         &self,
         layer: impl Into<LayerId>,
-        slots: &[tether_core::SlotId],
+        slots: &[SlotId],
     ) -> Result<(E::Tensor, E::Tensor), Error> {
         let store = &self.layers[self.layer_index(layer.into())?].store;
         Ok((

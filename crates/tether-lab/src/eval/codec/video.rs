@@ -3,10 +3,10 @@
 use std::io::Write;
 
 use anyhow::{Context, Result};
-use tether_core::{Geometry, HostTensor, PhaseTable};
+use tether_core::{Geometry, HostTensor};
 use tether_host::Host;
 use tether_models::{ChunkAttention, Frame, Scene, TinyVideo, VideoSession, patchify};
-use tethercache::rope::{phase_table, rotate_units};
+use tethercache::rope::FrameRope;
 use tethercache::{KvCache, Pass, Recipe};
 
 use super::record::{HeadTrace, column};
@@ -49,7 +49,7 @@ struct VideoHead {
 }
 
 /// Reads real frames of a scene, as many as the model was trained on; all heads of all layers.
-fn record(model: &TinyVideo, scene: &Scene) -> Result<(Vec<VideoHead>, PhaseTable)> {
+fn record(model: &TinyVideo, scene: &Scene) -> Result<(Vec<VideoHead>, FrameRope)> {
     let config = model.config();
     let geometry: Geometry = VideoSession::<Host>::geometry(model);
     let mut recorder = Recorder {
@@ -66,9 +66,9 @@ fn record(model: &TinyVideo, scene: &Scene) -> Result<(Vec<VideoHead>, PhaseTabl
         model.forward(&mut workspace, &pixels, 0.0, &mut recorder, &mut velocity)?;
     }
     let units = config.train_frames;
-    let table = phase_table(geometry.rope, config.head_dim, config.tokens_per_frame, 0..units as i64)?;
-    let table = table.context("the model has no rotation")?;
-    let positions: Vec<usize> = (0..units).collect();
+    let rope = FrameRope::new(&geometry.rope, (1, config.head_dim), config.tokens_per_frame)?;
+    let rope = rope.context("the model has no rotation")?;
+    let positions: Vec<i32> = (0..units as i32).collect();
     let mut heads = Vec::new();
     for (layer, q) in recorder.q.iter().enumerate() {
         let (k, v) = recorder.cache.contiguous_unrotated(layer, 0)?;
@@ -81,13 +81,13 @@ fn record(model: &TinyVideo, scene: &Scene) -> Result<(Vec<VideoHead>, PhaseTabl
             let plain =
                 HeadTrace { q: vec![of(q)], k: of(&k), v: of(&v), dim: config.head_dim, causal: false };
             let mut rotated = plain.clone();
-            rotate_units(&table, &mut rotated.k, config.head_dim, &positions)?;
+            rope.rotate(&mut rotated.k, (1, config.head_dim), &positions)?;
             let last = &positions[units - config.chunk_frames..];
-            rotated.q.iter_mut().try_for_each(|q| rotate_units(&table, q, config.head_dim, last))?;
+            rotated.q.iter_mut().try_for_each(|q| rope.rotate(q, (1, config.head_dim), last))?;
             heads.push(VideoHead { rotated, plain });
         }
     }
-    Ok((heads, table))
+    Ok((heads, rope))
 }
 
 /// Share of the keys' squared length that their mean has.
@@ -101,16 +101,16 @@ fn share_of_mean(k: &[f32], dim: usize) -> f64 {
 /// Prints the table.
 pub(super) fn table(out: &mut impl Write, scenes: usize, seed: u64) -> Result<()> {
     let model = TinyVideo::bundled().context("cannot load the bundled model")?;
-    let (mut heads, mut phases) = (Vec::new(), None);
+    let (mut heads, mut rope) = (Vec::new(), None);
     for number in 0..scenes {
-        let (of_scene, table) = record(&model, &Scene::sample(seed, number as u64))?;
+        let (of_scene, of_model) = record(&model, &Scene::sample(seed, number as u64))?;
         heads.extend(of_scene);
-        phases = Some(table);
+        rope = Some(of_model);
     }
-    let (Some(table), Some(first)) = (phases, heads.first()) else { return Ok(()) };
+    let (Some(rope), Some(first)) = (rope, heads.first()) else { return Ok(()) };
     let config = model.config();
     let (dim, queries) = (config.head_dim, config.chunk_tokens());
-    let positions: Vec<usize> = (0..first.plain.tokens() / config.tokens_per_frame).collect();
+    let positions: Vec<i32> = (0..(first.plain.tokens() / config.tokens_per_frame) as i32).collect();
     writeln!(out, "### Keys of the video model, coded before and after the rotary embedding\n")?;
     let measured = [
         "bits per channel",
@@ -135,7 +135,7 @@ pub(super) fn table(out: &mut impl Write, scenes: usize, seed: u64) -> Result<()
             bits += cost / heads.len() as f64;
             after.push(changed(keys));
             let (mut keys, _) = scheme.keys(&head.plain, 0)?;
-            rotate_units(&table, &mut keys, dim, &positions)?;
+            rope.rotate(&mut keys, (1, dim), &positions)?;
             before.push(changed(keys));
         }
         let (after, before) = (scores(&after, queries), scores(&before, queries));

@@ -2,8 +2,7 @@
 
 use tether_core::{
     AttendOptions, BlockTables, ChosenTokens, CoreError, DType, NewQueries, ObservedLayer, PageChoice,
-    PageLists, PagedKv, Rotation, RowLists, ScoreLeaf, ScoreOp, StandIns, TokenEngine, TokenLayout,
-    WindowSpec,
+    PageLists, PagedKv, RowLists, ScoreLeaf, ScoreOp, StandIns, TokenEngine, TokenLayout, WindowSpec,
 };
 
 use super::super::watch::Bytes;
@@ -11,7 +10,6 @@ use super::{Call, Faulty, list};
 
 impl<E: TokenEngine> TokenEngine for Faulty<E> {
     type Indices = E::Indices;
-    type Rotation = E::Rotation;
     type Tables = E::Tables;
     type PageTable = E::PageTable;
     type Attention = E::Attention;
@@ -27,13 +25,6 @@ impl<E: TokenEngine> TokenEngine for Faulty<E> {
         let read = self.engine.read_indices(indices)?;
         self.watch.arrived(Call::ReadIndices, list(&read));
         Ok(read)
-    }
-
-    fn upload_rotation(&self, rotation: &Rotation<'_>) -> Result<E::Rotation, CoreError> {
-        let deltas: u64 = rotation.deltas.iter().map(|axis| list(axis)).sum();
-        let bytes = list(rotation.frequencies) + list(rotation.axes) + deltas;
-        self.enter(Call::UploadRotation, Bytes::ToDevice(bytes))?;
-        self.engine.upload_rotation(rotation)
     }
 
     fn upload_tables(&self, tables: &BlockTables<'_>) -> Result<E::Tables, CoreError> {

@@ -3,9 +3,9 @@
 use tether_core::{
     AttendOptions, BlockTables, ChosenTokens, CoreError, DType, DecodeProblem, LeafProblem, MeanRotation,
     NewQueries, ObservedLayer, ObservedShapes, PageChoice, PageLists, PageProblem, PagedKv, PoolRows,
-    Rotation, RotationExtents, RowLists, RowProblem, ScoreLeaf, ScoreOp, Shape, StandInProblem, StandIns,
-    TokenEngine, TokenGrid, TokenLayout, TokenShape, TopKProblem, WindowProblem, WindowSpec, batch_problem,
-    check_bounds, check_starts, check_sums, checks,
+    RotationExtents, RowLists, RowProblem, ScoreLeaf, ScoreOp, Shape, StandInProblem, StandIns, TokenEngine,
+    TokenGrid, TokenLayout, TokenShape, TopKProblem, WindowProblem, WindowSpec, batch_problem, check_bounds,
+    check_starts, check_sums, checks,
 };
 
 use super::{Null, NullTensor};
@@ -39,7 +39,6 @@ fn same_dtype(what: &'static str, expected: DType, got: DType) -> Result<(), Cor
 
 impl TokenEngine for Null {
     type Indices = NullIndices;
-    type Rotation = RotationExtents;
     type Tables = NullTables;
     /// Entries.
     type PageTable = usize;
@@ -57,10 +56,6 @@ impl TokenEngine for Null {
         let columns = indices.shape.last().copied().unwrap_or(1);
         let rows = indices.shape.iter().product::<usize>() / columns.max(1);
         Ok((0..rows).flat_map(|_| (0..columns as u32).map(|i| i * indices.apart as u32)).collect())
-    }
-
-    fn upload_rotation(&self, rotation: &Rotation<'_>) -> Result<RotationExtents, CoreError> {
-        rotation.extents()
     }
 
     fn upload_tables(&self, tables: &BlockTables<'_>) -> Result<NullTables, CoreError> {
