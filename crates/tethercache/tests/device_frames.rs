@@ -1,4 +1,5 @@
-//! Sessions of frames on a device beside the same on the host: they hold the same frames and attend alike, and what travels is counted.
+//! Sessions of frames on a device beside the same on the host: they hold the same frames and attend alike, and what
+//! travels is counted.
 
 #![cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]

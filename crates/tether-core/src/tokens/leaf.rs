@@ -1,4 +1,5 @@
-//! What a backend is asked to work out of keys, values and queries so that tokens can be scored: the leaves of score expressions.
+//! What a backend is asked to work out of keys, values and queries so that tokens can be scored: the leaves of score
+//! expressions.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,15 +11,16 @@ use crate::{CoreError, DType, Shape, checks};
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ScoreLeaf {
-    /// Attention that each token before the last `queries` gets from their queries: averaged over them, smoothed along the tokens, then averaged over
-    /// the query heads of a key head (`SnapKV`, arXiv:2404.14469).
+    /// Attention that each token before the last `queries` gets from their queries: averaged over them, smoothed
+    /// along the tokens, then averaged over the query heads of a key head (`SnapKV`, arXiv:2404.14469).
     WindowAttention {
         /// Last tokens whose queries are asked; they have no score of their own.
         queries: usize,
         /// Smoothing along the tokens.
         smoothing: Pool,
     },
-    /// Attention that each token got from all queries so far, averaged over the query heads of a key head (H2O, arXiv:2306.14048).
+    /// Attention that each token got from all queries so far, averaged over the query heads of a key head (H2O,
+    /// arXiv:2306.14048).
     AttentionSums,
     /// Length of the key.
     KeyNorm,
@@ -26,25 +28,29 @@ pub enum ScoreLeaf {
     ValueNorm,
     /// Cosine of the key and the mean direction of all keys of the head (arXiv:2504.15364).
     KeyMeanCosine,
-    /// Mean logit that the last `queries` tokens' queries give the key, over them and over the query heads of a key head.
+    /// Mean logit that the last `queries` tokens' queries give the key, over them and over the query heads of a key
+    /// head.
     MeanLogit {
         /// Last tokens whose queries are asked.
         queries: usize,
     },
-    /// Attention that each token gets from `queries` queries at equal distances over the text, the last one's among them, each of which sees the tokens up to its
-    /// own: averaged over them and over the query heads of a key head (arXiv:2504.09261).
+    /// Attention that each token gets from `queries` queries at equal distances over the text, the last one's among
+    /// them, each of which sees the tokens up to its own: averaged over them and over the query heads of a key head
+    /// (arXiv:2504.09261).
     SampledAttention {
         /// Queries, or as many as there are tokens.
         queries: usize,
     },
-    /// Attention that each token before the last `queries` gets from their queries, which see those tokens alone: the largest logit of a key head's query heads
-    /// stands for all of them; averaged over the queries (`FlowCache`, arXiv:2602.10825).
+    /// Attention that each token before the last `queries` gets from their queries, which see those tokens alone: the
+    /// largest logit of a key head's query heads stands for all of them; averaged over the queries (`FlowCache`,
+    /// arXiv:2602.10825).
     LargestAttention {
         /// Last tokens whose queries are asked; they have no score of their own.
         queries: usize,
     },
-    /// What spans of `span` tokens before the last `queries` get from their queries: of each query head, the mean of the `best` tokens of the span that its queries attend to
-    /// most, averaged over the query heads of a key head (`WindowKV`, arXiv:2503.17922). A number for each span, the last of which may be shorter.
+    /// What spans of `span` tokens before the last `queries` get from their queries: of each query head, the mean of
+    /// the `best` tokens of the span that its queries attend to most, averaged over the query heads of a key head
+    /// (`WindowKV`, arXiv:2503.17922). A number for each span, the last of which may be shorter.
     SpanAttention {
         /// Last tokens whose queries are asked; they are in no span.
         queries: usize,
@@ -53,8 +59,9 @@ pub enum ScoreLeaf {
         /// Tokens of it that count.
         best: usize,
     },
-    /// Attention that each token gets from probes, which stand after the text and see each other up to themselves: summed over them, smoothed along the tokens, then averaged
-    /// over the query heads of a key head (`DapQ`, arXiv:2603.11564).
+    /// Attention that each token gets from probes, which stand after the text and see each other up to themselves:
+    /// summed over them, smoothed along the tokens, then averaged over the query heads of a key head (`DapQ`,
+    /// arXiv:2603.11564).
     ProbeAttention {
         /// Smoothing along the tokens.
         smoothing: Pool,
@@ -64,8 +71,9 @@ pub enum ScoreLeaf {
         /// Last tokens that have no number and are compared with none.
         newest: usize,
     },
-    /// Attention that each token after the first `sink` is expected to get, among those, from queries to come, which are taken as normally distributed before the rotation and rotated to
-    /// `future` positions: averaged over the query heads of a key head (arXiv:2510.00636).
+    /// Attention that each token after the first `sink` is expected to get, among those, from queries to come, which
+    /// are taken as normally distributed before the rotation and rotated to `future` positions: averaged over the
+    /// query heads of a key head (arXiv:2510.00636).
     ExpectedAttention {
         /// Positions to come over which the rotation is averaged.
         future: usize,
@@ -74,10 +82,12 @@ pub enum ScoreLeaf {
         /// Whether the queries' covariance counts, and not their mean alone.
         covariance: bool,
     },
-    /// Sum of the absolute numbers of the value under the output projection of a query head, averaged over the query heads of a key head (arXiv:2502.03805).
+    /// Sum of the absolute numbers of the value under the output projection of a query head, averaged over the query
+    /// heads of a key head (arXiv:2502.03805).
     ProjectedValueNorm,
-    /// How unevenly each key of a block of `size` tokens after the first `first` spreads over the channels, in units of the next block's range of each channel, as a softmax over the
-    /// block (`LagKV`, arXiv:2504.04704). The last whole block, which has no next one, has no numbers.
+    /// How unevenly each key of a block of `size` tokens after the first `first` spreads over the channels, in units
+    /// of the next block's range of each channel, as a softmax over the block (`LagKV`, arXiv:2504.04704). The last
+    /// whole block, which has no next one, has no numbers.
     KeySpread {
         /// Tokens before the first block.
         first: usize,
@@ -91,11 +101,13 @@ pub enum ScoreLeaf {
         /// Tokens of a block.
         size: usize,
     },
-    /// One less the mean cosine of a visual token's key and those of its neighbours in the frame, before the rotation and over all heads together; 0 for text and for a token
-    /// without neighbours. The same for all heads (`ST-Lite`, arXiv:2603.00188).
+    /// One less the mean cosine of a visual token's key and those of its neighbours in the frame, before the rotation
+    /// and over all heads together; 0 for text and for a token without neighbours. The same for all heads (`ST-Lite`,
+    /// arXiv:2603.00188).
     FrameSaliency,
-    /// 1 for text, for tokens of the newest frame, and for the `kept` tokens of older ones whose keys are least like any of the newest frame's, with those that are equally like; 0 for the
-    /// others. Likeness as of [`ScoreLeaf::FrameSaliency`].
+    /// 1 for text, for tokens of the newest frame, and for the `kept` tokens of older ones whose keys are least like
+    /// any of the newest frame's, with those that are equally like; 0 for the others. Likeness as of
+    /// [`ScoreLeaf::FrameSaliency`].
     FrameGate {
         /// Tokens of older frames.
         kept: usize,
@@ -257,8 +269,9 @@ impl LeafProblem {
     /// From the shapes of what is observed.
     ///
     /// # Errors
-    /// [`CoreError::ShapeMismatch`], [`CoreError::Geometry`] for heads that do not group evenly and for blocks, spans and smoothing windows of no tokens, [`CoreError::Count`] for what is
-    /// missing, and for other queries than the leaf asks, [`CoreError::DTypeMismatch`].
+    /// [`CoreError::ShapeMismatch`], [`CoreError::Geometry`] for heads that do not group evenly and for blocks, spans
+    /// and smoothing windows of no tokens, [`CoreError::Count`] for what is missing, and for other queries than the
+    /// leaf asks, [`CoreError::DTypeMismatch`].
     pub fn new(leaf: &ScoreLeaf, shapes: &ObservedShapes<'_>) -> Result<Self, CoreError> {
         let &[kv_heads, tokens] = shapes.rows else {
             let (expected, got) = ([0, 0].into(), shapes.rows.into());
@@ -346,7 +359,8 @@ impl LeafProblem {
         Ok(problem)
     }
 
-    /// Takes the group, and what is asked of each query head, from the shape `[query_heads, n, dim]` of what every query head has.
+    /// Takes the group, and what is asked of each query head, from the shape `[query_heads, n, dim]` of what every
+    /// query head has.
     fn group_of(&mut self, what: &'static str, shape: &[usize]) -> Result<(), CoreError> {
         let (heads, asked) = match *shape {
             [heads, n, dim] if dim == self.dim && n > 0 => (heads, n),

@@ -2,8 +2,8 @@
 
 use crate::{CoreError, Pairing};
 
-/// The mean of the rotations to several positions: `x_a' = c x_a - s x_b` and `x_b' = c x_b + s x_a` of each pair of channels `a` and `b`; channels
-/// beyond the rotation stay as they are.
+/// The mean of the rotations to several positions: `x_a' = c x_a - s x_b` and `x_b' = c x_b + s x_a` of each pair of
+/// channels `a` and `b`; channels beyond the rotation stay as they are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MeanRotation {
     /// The other channel of each channel's pair; the channel itself where it is not rotated.
@@ -13,7 +13,8 @@ pub struct MeanRotation {
 }
 
 impl MeanRotation {
-    /// Over `count` positions from `first` on: `frequencies` are radians per position, and `factor` is what rotated channels are longer by.
+    /// Over `count` positions from `first` on: `frequencies` are radians per position, and `factor` is what rotated
+    /// channels are longer by.
     ///
     /// # Errors
     /// [`CoreError::Count`] for more frequencies than `dim` channels have pairs.

@@ -18,8 +18,8 @@ pub enum ScoreOp {
     Sum,
     /// The product of two, likewise.
     Product,
-    /// Each number over the highest of its row, the first and the last ones left out; at most 1 where those are not higher. Rows without a number above 0 are divided by the least
-    /// number there is.
+    /// Each number over the highest of its row, the first and the last ones left out; at most 1 where those are not
+    /// higher. Rows without a number above 0 are divided by the least number there is.
     PerHighest {
         /// First columns that do not count.
         first: usize,
@@ -66,8 +66,8 @@ pub enum ScoreOp {
     HeadMean,
     /// One column: 0 for a head whose numbers are all finite, and no number for another.
     Finite,
-    /// The first of two, but the largest finite number in the `count` columns that are best by the second: the `first` and the `last` ones, and the highest between them, of
-    /// equal ones the earlier.
+    /// The first of two, but the largest finite number in the `count` columns that are best by the second: the
+    /// `first` and the `last` ones, and the highest between them, of equal ones the earlier.
     Raise {
         /// Columns that are raised.
         count: usize,
@@ -101,8 +101,9 @@ impl ScoreOp {
     /// The shape of what comes out, of what goes in.
     ///
     /// # Errors
-    /// [`CoreError::ShapeMismatch`] for scores that are no table, [`CoreError::Count`] for another number of scores, or for columns that are not there, [`CoreError::Geometry`] for
-    /// spans, blocks and smoothing windows of no columns.
+    /// [`CoreError::ShapeMismatch`] for scores that are no table, [`CoreError::Count`] for another number of scores,
+    /// or for columns that are not there, [`CoreError::Geometry`] for spans, blocks and smoothing windows of no
+    /// columns.
     pub fn shape(&self, of: &[&[usize]]) -> Result<[usize; 2], CoreError> {
         if of.len() != self.inputs() {
             return Err(CoreError::Count { what: "scores", expected: self.inputs(), got: of.len() });
@@ -162,7 +163,8 @@ impl ScoreOp {
         }
     }
 
-    /// What comes out, on the host. `of` are numbers of the shape `[heads, columns]`, which [`ScoreOp::shape`] has seen.
+    /// What comes out, on the host. `of` are numbers of the shape `[heads, columns]`, which [`ScoreOp::shape`] has
+    /// seen.
     pub fn apply(&self, of: &[&[f32]], [heads, columns]: [usize; 2]) -> Vec<f32> {
         let [x, y] = [of[0], of.get(1).copied().unwrap_or_default()];
         let rows = || x.chunks_exact(columns.max(1)).take(heads);

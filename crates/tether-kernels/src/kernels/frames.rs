@@ -8,8 +8,9 @@ pub(crate) const THREADS: u32 = 128;
 /// A length that nothing is divided by less than.
 const SHORTEST: f32 = 1e-12;
 
-/// One less the mean cosine of each row of `x`, `[tokens, dim]`, whose `lengths` are known, and of `places` others, `neighbours` `[tokens, places]`; a row is not its own neighbour, and 0 is what it
-/// has without any. The same for all heads: `[heads, tokens]`.
+/// One less the mean cosine of each row of `x`, `[tokens, dim]`, whose `lengths` are known, and of `places` others,
+/// `neighbours` `[tokens, places]`; a row is not its own neighbour, and 0 is what it has without any. The same for
+/// all heads: `[heads, tokens]`.
 #[cube(launch_unchecked)]
 pub(crate) fn neighbour_saliency<F: Float>(
     x: &Array<F>,
@@ -57,7 +58,8 @@ pub(crate) fn negated_quotients(x: &Array<f32>, lengths: &Array<f32>, out: &mut 
     }
 }
 
-/// 0 for each token whose likeness, minus its number in `numbers`, is above `limit`, and 1 for the others: `[heads, tokens]`. `places` say where a token's number is; those without one have the place `none`.
+/// 0 for each token whose likeness, minus its number in `numbers`, is above `limit`, and 1 for the others: `[heads,
+/// tokens]`. `places` say where a token's number is; those without one have the place `none`.
 #[cube(launch_unchecked)]
 pub(crate) fn open_gate(
     numbers: &Array<f32>,
@@ -72,10 +74,10 @@ pub(crate) fn open_gate(
     if at < heads * tokens {
         let place = places[(at % tokens) as usize];
         let mut open = 1.0f32;
-        if place != none {
-            if -numbers[place as usize] > limit[0] {
-                open = 0.0f32;
-            }
+        let there = place != none;
+        let likeness = -numbers[select(there, place, 0u32) as usize];
+        if there && likeness > limit[0] {
+            open = 0.0f32;
         }
         out[at as usize] = open;
     }

@@ -12,7 +12,8 @@ pub(crate) const LANES: u32 = 16;
 pub(crate) const EACH: u32 = BLOCK / LANES;
 /// Channels in shared memory at a time.
 pub(crate) const DEPTH: u32 = 16;
-/// Words from a channel to the next in shared memory: one more than there are, or all writes of a token would meet in one bank.
+/// Words from a channel to the next in shared memory: one more than there are, or all writes of a token would meet in
+/// one bank.
 pub(crate) const STRIDE: u32 = BLOCK + 1;
 
 /// Channels `depth..depth + DEPTH` of rows `first..first + rows`; zero where there are none.

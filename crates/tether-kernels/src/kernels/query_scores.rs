@@ -1,4 +1,5 @@
-//! Attention of a few queries, each of which sees a number of tokens of its own: logits, their softmax, and the best of spans.
+//! Attention of a few queries, each of which sees a number of tokens of its own: logits, their softmax, and the best
+//! of spans.
 
 use cubecl::prelude::*;
 
@@ -10,9 +11,10 @@ pub(crate) const THREADS: u32 = 256;
 /// The logit of what a query does not see, and below every logit that counts.
 const MASKED: f32 = -1e30;
 
-/// Logits of key heads from `first_head` on, `[heads, rows, columns]`: of queries `[kv_heads, group, count, dim]` with the first `columns` of the keys
-/// `[kv_heads, tokens, dim]`. Query `i` of a query head sees `visible[i]` tokens. Rows are a key head's queries, or with `largest` those of one query head, each with the largest
-/// logit over the group. Cube x counts blocks of columns, cube y blocks of rows, cube z key heads.
+/// Logits of key heads from `first_head` on, `[heads, rows, columns]`: of queries `[kv_heads, group, count, dim]`
+/// with the first `columns` of the keys `[kv_heads, tokens, dim]`. Query `i` of a query head sees `visible[i]`
+/// tokens. Rows are a key head's queries, or with `largest` those of one query head, each with the largest logit over
+/// the group. Cube x counts blocks of columns, cube y blocks of rows, cube z key heads.
 #[cube(launch_unchecked)]
 pub(crate) fn query_logits<F: Float, N: Size>(
     q: &Array<Vector<F, N>>,
@@ -81,7 +83,8 @@ pub(crate) fn query_logits<F: Float, N: Size>(
     }
 }
 
-/// The softmax of each row of `x`, `[rows, columns]`, in place, over the columns from `first` on; the others stay as they are. A cube has a row.
+/// The softmax of each row of `x`, `[rows, columns]`, in place, over the columns from `first` on; the others stay as
+/// they are. A cube has a row.
 #[cube(launch_unchecked)]
 pub(crate) fn softmax_rows(x: &mut Array<f32>, rows: u32, columns: u32, first: u32) {
     let mut parts = SharedMemory::<f32>::new(comptime!(THREADS as usize));
@@ -122,7 +125,8 @@ pub(crate) fn softmax_rows(x: &mut Array<f32>, rows: u32, columns: u32, first: u
     }
 }
 
-/// The mean of the `best` largest of each span of `span` of the first `columns` numbers of each row of `x`, `[rows, columns]`: `[rows, spans]`. The last span may be shorter.
+/// The mean of the `best` largest of each span of `span` of the first `columns` numbers of each row of `x`, `[rows,
+/// columns]`: `[rows, spans]`. The last span may be shorter.
 #[cube(launch_unchecked)]
 pub(crate) fn span_means(
     x: &Array<f32>,

@@ -21,8 +21,9 @@ const SHORTEST: f32 = 1e-12;
 /// Below every product that counts.
 const LOWEST: f32 = -1e30;
 
-/// One number for each row of `x` `[heads / group, stride, dim]`, of which `rows` count, and each of the `group` heads that it belongs to: `[heads, rows]`. `matrices` is
-/// `[heads, count, dim]` and `numbers` `[heads, count]`. Rows are single numbers where the form is quadratic. Cube x counts blocks of rows, cube y heads.
+/// One number for each row of `x` `[heads / group, stride, dim]`, of which `rows` count, and each of the `group`
+/// heads that it belongs to: `[heads, rows]`. `matrices` is `[heads, count, dim]` and `numbers` `[heads, count]`.
+/// Rows are single numbers where the form is quadratic. Cube x counts blocks of rows, cube y heads.
 #[cube(launch_unchecked)]
 pub(crate) fn row_forms<A: Float, M: Size, F: Float, N: Size>(
     matrices: &Array<Vector<A, M>>,
@@ -107,8 +108,8 @@ pub(crate) fn row_forms<A: Float, M: Size, F: Float, N: Size>(
     }
 }
 
-/// Sums over a part of the rows of `x`, `[heads, rows, dim]`, of the products of channels less their `means` `[heads, dim]`: `[heads, parts, dim, dim]`. Cube x counts parts,
-/// cube y heads, cube z blocks of 64 by 64 channels.
+/// Sums over a part of the rows of `x`, `[heads, rows, dim]`, of the products of channels less their `means` `[heads,
+/// dim]`: `[heads, parts, dim, dim]`. Cube x counts parts, cube y heads, cube z blocks of 64 by 64 channels.
 #[cube(launch_unchecked)]
 pub(crate) fn row_covariances<F: Float>(
     x: &Array<F>,
@@ -185,8 +186,9 @@ pub(crate) fn row_covariances<F: Float>(
     }
 }
 
-/// Means `[heads, dim]` and covariances `[heads, dim, dim]` under a linear map that makes of each channel and its partner a channel: `factors` is `[dim, 2]`. Both times a factor;
-/// without `covariance` there is none, and nothing is read.
+/// Means `[heads, dim]` and covariances `[heads, dim, dim]` under a linear map that makes of each channel and its
+/// partner a channel: `factors` is `[dim, 2]`. Both times a factor; without `covariance` there is none, and nothing
+/// is read.
 #[cube(launch_unchecked)]
 pub(crate) fn rotated_moments(
     means: &Array<f32>,

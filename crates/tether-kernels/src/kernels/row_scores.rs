@@ -14,7 +14,8 @@ pub(crate) enum Product {
     Dot,
     /// The cosine of both.
     Cosine,
-    /// The mean cosine of the row and the other ones, where `vector` is the mean of their directions and `factor` one over their number.
+    /// The mean cosine of the row and the other ones, where `vector` is the mean of their directions and `factor` one
+    /// over their number.
     Others,
 }
 
@@ -24,7 +25,8 @@ const SHORTEST: f32 = 1e-12;
 /// What keeps a row of no length from being divided by it.
 const EPSILON: f32 = 1e-8;
 
-/// One number for each of the first `rows` rows of a head of `x`, `[heads, stride, dim]`, times `factor`. A row is `row` vectors; `vectors` is `[heads, dim]`.
+/// One number for each of the first `rows` rows of a head of `x`, `[heads, stride, dim]`, times `factor`. A row is
+/// `row` vectors; `vectors` is `[heads, dim]`.
 #[cube(launch_unchecked)]
 pub(crate) fn row_products<F: Float, N: Size>(
     x: &Array<Vector<F, N>>,
@@ -80,8 +82,9 @@ pub(crate) fn row_products<F: Float, N: Size>(
     }
 }
 
-/// Means of a part of the first `rows` rows of each head of `x`, `[heads, stride, dim]`: `[heads, parts, dim]`, where rows count divided by their `lengths` `[heads, rows]` with `directions`. Sums are divided by
-/// `total`. Cube x counts blocks of channels, cube y parts, cube z heads.
+/// Means of a part of the first `rows` rows of each head of `x`, `[heads, stride, dim]`: `[heads, parts, dim]`, where
+/// rows count divided by their `lengths` `[heads, rows]` with `directions`. Sums are divided by `total`. Cube x
+/// counts blocks of channels, cube y parts, cube z heads.
 #[cube(launch_unchecked)]
 pub(crate) fn row_means<F: Float>(
     x: &Array<F>,
@@ -117,7 +120,8 @@ pub(crate) fn row_means<F: Float>(
     }
 }
 
-/// Sums of a part of each head's numbers times `factor`, `x` `[heads, columns]`: `[heads, parts]`. Cube x counts parts, cube y heads.
+/// Sums of a part of each head's numbers times `factor`, `x` `[heads, columns]`: `[heads, parts]`. Cube x counts
+/// parts, cube y heads.
 #[cube(launch_unchecked)]
 pub(crate) fn column_sums(x: &Array<f32>, out: &mut Array<f32>, columns: u32, factor: f32) {
     let mut sums = SharedMemory::<f32>::new(comptime!(THREADS as usize));
@@ -144,7 +148,8 @@ pub(crate) fn column_sums(x: &Array<f32>, out: &mut Array<f32>, columns: u32, fa
     }
 }
 
-/// Means of `count` numbers that lie `step` apart: number `[h, i]` of `[heads, columns]`, which begin at `to` of `out`, is that of `x` from `h * head_step + (first + i) * column_step` on, times `factor`.
+/// Means of `count` numbers that lie `step` apart: number `[h, i]` of `[heads, columns]`, which begin at `to` of
+/// `out`, is that of `x` from `h * head_step + (first + i) * column_step` on, times `factor`.
 #[cube(launch_unchecked)]
 pub(crate) fn strided_means(
     x: &Array<f32>,
@@ -170,7 +175,8 @@ pub(crate) fn strided_means(
     }
 }
 
-/// Rows of the pools of some tokens of lists of `tokens`: the first ones, those of `chosen`, counted from there on, and the last ones. `[lists, count]`.
+/// Rows of the pools of some tokens of lists of `tokens`: the first ones, those of `chosen`, counted from there on,
+/// and the last ones. `[lists, count]`.
 #[cube(launch_unchecked)]
 pub(crate) fn chosen_rows(
     starts: &Array<u32>,

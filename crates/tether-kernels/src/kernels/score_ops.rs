@@ -56,7 +56,8 @@ pub(crate) struct Placement {
     pub(crate) times: u32,
 }
 
-/// Columns of `x`, `[heads, from]`, times `by`, among others that have one score: `[heads, columns]`. That score is `end`, or with `above` 1 more than the highest of `highest`, `[heads]`.
+/// Columns of `x`, `[heads, from]`, times `by`, among others that have one score: `[heads, columns]`. That score is
+/// `end`, or with `above` 1 more than the highest of `highest`, `[heads]`.
 #[cube(launch_unchecked)]
 pub(crate) fn place_columns(
     x: &Array<f32>,
@@ -112,7 +113,8 @@ pub(crate) fn row_maxima(x: &Array<f32>, out: &mut Array<f32>, columns: u32) {
     }
 }
 
-/// Each number of `x`, `[rows, columns]`, over the highest of its row, the `first` and the `last` columns left out, or over `least` where that is less. A cube has a row.
+/// Each number of `x`, `[rows, columns]`, over the highest of its row, the `first` and the `last` columns left out,
+/// or over `least` where that is less. A cube has a row.
 #[cube(launch_unchecked)]
 pub(crate) fn per_highest(
     x: &Array<f32>,
@@ -166,7 +168,8 @@ pub(crate) fn block_ranks(x: &Array<f32>, out: &mut Array<f32>, count: u32, colu
     }
 }
 
-/// `x`, `[heads, columns]`, but `score` in the `first` and the `last` columns and in those of `chosen`, `[heads, k]`, which count from `first` on and ascend.
+/// `x`, `[heads, columns]`, but `score` in the `first` and the `last` columns and in those of `chosen`, `[heads, k]`,
+/// which count from `first` on and ascend.
 #[cube(launch_unchecked)]
 pub(crate) fn raise_columns(
     x: &Array<f32>,
@@ -198,17 +201,18 @@ pub(crate) fn raise_columns(
                     high = middle;
                 }
             }
-            if low < k {
-                if chosen[(begin + low) as usize] == column - first {
-                    number = score;
-                }
+            let there = low < k;
+            let found = chosen[select(there, begin + low, 0u32) as usize];
+            if there && found == column - first {
+                number = score;
             }
         }
         out[at as usize] = number;
     }
 }
 
-/// Means of `x`, `[heads, columns]`, over all heads and over spans of `size` columns from `first` on, the last of which ends at `end`.
+/// Means of `x`, `[heads, columns]`, over all heads and over spans of `size` columns from `first` on, the last of
+/// which ends at `end`.
 #[cube(launch_unchecked)]
 pub(crate) fn span_averages(
     x: &Array<f32>,

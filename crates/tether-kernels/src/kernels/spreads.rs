@@ -5,8 +5,9 @@ use cubecl::prelude::*;
 /// Threads of a cube.
 pub(crate) const THREADS: u32 = 128;
 
-/// The lowest number of each channel over the rows of each block but the first, and one over how far the highest is from it, 0 where it is not: `[heads, blocks, 2, dim]`. `x` is `[heads, tokens, dim]`
-/// and has a block more. Cube x counts channels, cube y blocks, cube z heads.
+/// The lowest number of each channel over the rows of each block but the first, and one over how far the highest is
+/// from it, 0 where it is not: `[heads, blocks, 2, dim]`. `x` is `[heads, tokens, dim]` and has a block more. Cube x
+/// counts channels, cube y blocks, cube z heads.
 #[cube(launch_unchecked)]
 pub(crate) fn block_ranges<F: Float>(
     x: &Array<F>,
@@ -37,7 +38,8 @@ pub(crate) fn block_ranges<F: Float>(
     }
 }
 
-/// The deviation over channels of each row of each block of `x`, less the lowest and times one over the range of the next block: `[heads, blocks, size]`.
+/// The deviation over channels of each row of each block of `x`, less the lowest and times one over the range of the
+/// next block: `[heads, blocks, size]`.
 #[cube(launch_unchecked)]
 pub(crate) fn block_spreads<F: Float>(
     x: &Array<F>,

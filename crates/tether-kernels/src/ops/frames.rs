@@ -20,7 +20,8 @@ impl<R: Runtime> Cube<R> {
         let out = self.tensor(&[heads, tokens], DType::F32)?;
         let (count, threads) = flat_by(tokens, THREADS);
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-        // SAFETY: one thread a token; neighbours are tokens of the grid, of which there are as many as rows (checked with the leaf).
+        // SAFETY: one thread a token; neighbours are tokens of the grid, of which there are as many as rows (checked
+        // with the leaf).
         unsafe {
             with_storage!(x.dtype, F => frames::neighbour_saliency::launch_unchecked::<F, R>(
                 self.client(), count, threads, array(&x.handle, x.len()), array(&lengths.handle, lengths.len()),

@@ -120,7 +120,8 @@ impl<R: Runtime> Cube<R> {
         }
     }
 
-    /// Rows of both, one head after the other: `x` `[heads, n, dim]` and `y` `[heads, m, dim]` as `[heads, n + m, dim]`.
+    /// Rows of both, one head after the other: `x` `[heads, n, dim]` and `y` `[heads, m, dim]` as `[heads, n + m,
+    /// dim]`.
     fn joined(&self, x: &CubeTensor, y: &CubeTensor) -> Result<CubeTensor, CoreError> {
         let (heads, n, m, dim) = (x.shape[0], x.shape[1], y.shape[1], x.shape[2]);
         let mut both = self.tensor(&[heads, n + m, dim], x.dtype)?;

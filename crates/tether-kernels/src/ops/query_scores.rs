@@ -25,8 +25,8 @@ pub(crate) struct QueryRows {
 }
 
 impl<R: Runtime> Cube<R> {
-    /// Attention that the first `kept` tokens get from queries `q`, averaged over all rows of a key head, or over those of each of its `units`: `[kv_heads * units, kept]`. `k` is
-    /// `[kv_heads, tokens, dim]`.
+    /// Attention that the first `kept` tokens get from queries `q`, averaged over all rows of a key head, or over
+    /// those of each of its `units`: `[kv_heads * units, kept]`. `k` is `[kv_heads, tokens, dim]`.
     pub(crate) fn query_attention(
         &self,
         (q, k): (&CubeTensor, &CubeTensor),
@@ -56,7 +56,8 @@ impl<R: Runtime> Cube<R> {
             let cubes =
                 CubeCount::Static(columns.div_ceil(BLOCK as usize) as u32, blocks as u32, heads as u32);
             #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-            // SAFETY: the kernel stops at a key head's rows and at `columns`, which are tokens of `k`; every query has a number of tokens that it sees.
+            // SAFETY: the kernel stops at a key head's rows and at `columns`, which are tokens of `k`; every query
+            // has a number of tokens that it sees.
             unsafe {
                 with_storage!(k.dtype, F => query_scores::query_logits::launch_unchecked::<F, R>(
                     client, cubes, CubeDim::new_1d(PRODUCTS), width, array(&q.handle, q.len() / width),

@@ -21,8 +21,9 @@ pub(crate) struct MomentsToCome {
 }
 
 impl<R: Runtime> Cube<R> {
-    /// One number for each row of `x` `[heads / group, rows, dim]` and each of the `group` heads that it belongs to: `[heads, rows]`. `matrices` is `[heads, count, dim]`
-    /// and `numbers` `[heads, count]`, which forms without numbers do not read.
+    /// One number for each row of `x` `[heads / group, rows, dim]` and each of the `group` heads that it belongs to:
+    /// `[heads, rows]`. `matrices` is `[heads, count, dim]` and `numbers` `[heads, count]`, which forms without
+    /// numbers do not read.
     pub(crate) fn row_forms(
         &self,
         x: &CubeTensor,
@@ -53,7 +54,8 @@ impl<R: Runtime> Cube<R> {
         let numbers = numbers.unwrap_or(matrices);
         let cubes = CubeCount::Static(rows.div_ceil(BLOCK as usize) as u32, heads as u32, 1);
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-        // SAFETY: the kernel stops at `rows` rows of a head, at `count` rows of its matrix, and reads a number for each of those where it is given some.
+        // SAFETY: the kernel stops at `rows` rows of a head, at `count` rows of its matrix, and reads a number for
+        // each of those where it is given some.
         unsafe {
             macro_rules! launch {
                 ($A:ty, $F:ty) => {
@@ -85,7 +87,8 @@ impl<R: Runtime> Cube<R> {
         Ok(out)
     }
 
-    /// `|P v|_1` of each value of `x` `[kv_heads, tokens, dim]` under each query head's rows of the projection, averaged over the query heads of a key head.
+    /// `|P v|_1` of each value of `x` `[kv_heads, tokens, dim]` under each query head's rows of the projection,
+    /// averaged over the query heads of a key head.
     pub(crate) fn projected_norms(
         &self,
         x: &CubeTensor,
@@ -115,7 +118,8 @@ impl<R: Runtime> Cube<R> {
         let (factors, factors_len) = uploaded(client, &factors);
         let (count, threads) = flat_by(matrices.len(), THREADS);
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-        // SAFETY: one thread a number of a matrix; partners are channels, of which the rotation has as many as the queries (checked with the leaf).
+        // SAFETY: one thread a number of a matrix; partners are channels, of which the rotation has as many as the
+        // queries (checked with the leaf).
         unsafe {
             row_forms::rotated_moments::launch_unchecked::<R>(
                 client,
@@ -137,7 +141,8 @@ impl<R: Runtime> Cube<R> {
         Ok(MomentsToCome { vectors, matrices })
     }
 
-    /// Softmax of the expected logits of keys `x` `[kv_heads, tokens, dim]` after the first `sink`, averaged over the query heads of a key head.
+    /// Softmax of the expected logits of keys `x` `[kv_heads, tokens, dim]` after the first `sink`, averaged over the
+    /// query heads of a key head.
     pub(crate) fn expected_attention(
         &self,
         x: &CubeTensor,

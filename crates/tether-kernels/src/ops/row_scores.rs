@@ -21,7 +21,8 @@ pub(crate) struct Strides {
 }
 
 impl<R: Runtime> Cube<R> {
-    /// One number for each of the first `rows` rows of each head of `x`, `[heads, stride, dim]`, with a vector for each head: `[heads, rows]`.
+    /// One number for each of the first `rows` rows of each head of `x`, `[heads, stride, dim]`, with a vector for
+    /// each head: `[heads, rows]`.
     pub(crate) fn row_products(
         &self,
         (x, rows): (&CubeTensor, usize),
@@ -40,7 +41,8 @@ impl<R: Runtime> Cube<R> {
         // Lengths ask for no vectors; something has to be named.
         let vectors = vectors.unwrap_or(&out);
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-        // SAFETY: the kernel stops at `heads * rows` rows, each of `dim` numbers, and reads vectors of as many where it is given some.
+        // SAFETY: the kernel stops at `heads * rows` rows, each of `dim` numbers, and reads vectors of as many where
+        // it is given some.
         unsafe {
             with_storage!(x.dtype, F => row_scores::row_products::launch_unchecked::<F, R>(
                 client, count, threads, width, array(&x.handle, x.len() / width),
@@ -51,7 +53,8 @@ impl<R: Runtime> Cube<R> {
         Ok(out)
     }
 
-    /// The mean of the first `rows` rows of each head of `x`, `[heads, stride, dim]`, or with `lengths` `[heads, rows]` the mean of their directions: `[heads, 1, dim]`.
+    /// The mean of the first `rows` rows of each head of `x`, `[heads, stride, dim]`, or with `lengths` `[heads,
+    /// rows]` the mean of their directions: `[heads, 1, dim]`.
     pub(crate) fn row_means(
         &self,
         (x, rows): (&CubeTensor, usize),
@@ -110,7 +113,8 @@ impl<R: Runtime> Cube<R> {
         let count = CubeCount::Static((dim as u32).div_ceil(THREADS), parts as u32, heads as u32);
         let of = lengths.unwrap_or(&out);
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-        // SAFETY: the kernel stops at `rows` rows of each head and `dim` channels, and reads a length for each row where it is given some.
+        // SAFETY: the kernel stops at `rows` rows of each head and `dim` channels, and reads a length for each row
+        // where it is given some.
         unsafe {
             with_storage!(x.dtype, F => row_scores::row_means::launch_unchecked::<F, R>(
                 self.client(), count, CubeDim::new_1d(THREADS), array(&x.handle, x.len()),
@@ -149,7 +153,8 @@ impl<R: Runtime> Cube<R> {
         let (count, threads) = flat_by(heads * columns, THREADS);
         let Strides { first, head, column, step, count: of } = strides;
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-        // SAFETY: callers name strides that stay within `x`, and a place from which `out` has room; the kernel stops at `heads * columns` numbers.
+        // SAFETY: callers name strides that stay within `x`, and a place from which `out` has room; the kernel stops
+        // at `heads * columns` numbers.
         unsafe {
             row_scores::strided_means::launch_unchecked::<R>(
                 self.client(),
@@ -179,7 +184,8 @@ impl<R: Runtime> Cube<R> {
         }
         let (count, threads) = flat_by(out.len(), THREADS);
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-        // SAFETY: lists are `tokens` tokens long, and their pages are entries of the table (checked when they were made).
+        // SAFETY: lists are `tokens` tokens long, and their pages are entries of the table (checked when they were
+        // made).
         unsafe {
             row_scores::list_rows::launch_unchecked::<R>(
                 self.client(),
@@ -210,7 +216,8 @@ impl<R: Runtime> Cube<R> {
         }
         let (cubes, threads) = flat_by(out.len(), THREADS);
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-        // SAFETY: lists are `tokens` tokens long, their pages are entries of the table, and what was chosen is below that (checked).
+        // SAFETY: lists are `tokens` tokens long, their pages are entries of the table, and what was chosen is below
+        // that (checked).
         unsafe {
             row_scores::chosen_rows::launch_unchecked::<R>(
                 self.client(),

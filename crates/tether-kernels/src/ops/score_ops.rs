@@ -92,7 +92,8 @@ impl<R: Runtime> Cube<R> {
         let out = self.tensor(&x.shape, DType::F32)?;
         let (count, threads) = flat_by(out.len(), THREADS);
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-        // SAFETY: one thread a number; the first input has as many as the output, and the second one row for several of them.
+        // SAFETY: one thread a number; the first input has as many as the output, and the second one row for several
+        // of them.
         unsafe {
             score_ops::map_scores::launch_unchecked::<R>(
                 self.client(),
@@ -129,7 +130,8 @@ impl<R: Runtime> Cube<R> {
             times as u32,
         );
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-        // SAFETY: one thread a column, which reads one that is there (checked by the shape of the operation), or the highest of each head.
+        // SAFETY: one thread a column, which reads one that is there (checked by the shape of the operation), or the
+        // highest of each head.
         unsafe {
             score_ops::place_columns::launch_unchecked::<R>(
                 self.client(),
@@ -298,7 +300,8 @@ impl<R: Runtime> Cube<R> {
         let out = self.tensor(&[1, spans], DType::F32)?;
         let (count, threads) = flat_by(spans, THREADS);
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-        // SAFETY: one thread a span, which ends at `end` at the latest; that many columns there are (checked by the shape of the operation).
+        // SAFETY: one thread a span, which ends at `end` at the latest; that many columns there are (checked by the
+        // shape of the operation).
         unsafe {
             score_ops::span_averages::launch_unchecked::<R>(
                 self.client(),

@@ -9,7 +9,8 @@ use crate::kernels::spreads::{self, THREADS};
 use crate::{Cube, CubeTensor};
 
 impl<R: Runtime> Cube<R> {
-    /// Softmax over each block of `size` rows of `x`, `[heads, tokens, dim]`, after the first `first`: `[heads, blocks * size]`. One block more than `blocks` is there.
+    /// Softmax over each block of `size` rows of `x`, `[heads, tokens, dim]`, after the first `first`: `[heads,
+    /// blocks * size]`. One block more than `blocks` is there.
     pub(crate) fn block_spreads(
         &self,
         x: &CubeTensor,
@@ -27,7 +28,8 @@ impl<R: Runtime> Cube<R> {
         let cubes = CubeCount::Static((dim as u32).div_ceil(THREADS), blocks as u32, heads as u32);
         let (count, threads) = flat_by(out.len(), THREADS);
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-        // SAFETY: the first kernel stops at `dim` channels of blocks that are there, the second one at the rows of `blocks` blocks.
+        // SAFETY: the first kernel stops at `dim` channels of blocks that are there, the second one at the rows of
+        // `blocks` blocks.
         unsafe {
             with_storage!(x.dtype, F => {
                 spreads::block_ranges::launch_unchecked::<F, R>(

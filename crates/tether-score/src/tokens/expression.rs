@@ -17,8 +17,8 @@ pub enum EndScore {
     Is(f32),
 }
 
-/// A score of each token of each key head. What is made of keys, values and queries are its leaves, which a device works out; all else is arithmetic over as many
-/// numbers as there are tokens, which are all that travels.
+/// A score of each token of each key head. What is made of keys, values and queries are its leaves, which a device
+/// works out; all else is arithmetic over as many numbers as there are tokens, which are all that travels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -100,7 +100,8 @@ pub enum ScoreExpr {
     },
     /// The softmax of a score over the tokens of each head.
     Softmax(Box<Self>),
-    /// The rank of a score in its block of tokens, as a share of the block: 0 for the lowest, of equal ones for the first.
+    /// The rank of a score in its block of tokens, as a share of the block: 0 for the lowest, of equal ones for the
+    /// first.
     Rank {
         /// The score.
         of: Box<Self>,
@@ -205,8 +206,9 @@ impl ScoreExpr {
         }
     }
 
-    /// A score that orders the tokens between the first `sink` and the last `recent` as this one does, or the other way round where the number is negative, and how many first tokens it
-    /// says nothing about: what stands around it and does not change the order is left out.
+    /// A score that orders the tokens between the first `sink` and the last `recent` as this one does, or the other
+    /// way round where the number is negative, and how many first tokens it says nothing about: what stands around it
+    /// and does not change the order is left out.
     pub fn ordering(&self, (sink, recent): (usize, usize)) -> (&Self, f32, usize) {
         match self {
             Self::Within { of, first, last, .. } if *first <= sink && *last <= recent => {
@@ -224,8 +226,8 @@ impl ScoreExpr {
     /// The scores. Leaves that `seen` has not had worked out are worked out here.
     ///
     /// # Errors
-    /// [`ScoreError::Missing`] for what a leaf is made of and was not recorded, [`ScoreError::Count`] and [`ScoreError::Core`] for parts that do not fit each other,
-    /// [`ScoreError::NonFiniteToken`].
+    /// [`ScoreError::Missing`] for what a leaf is made of and was not recorded, [`ScoreError::Count`] and
+    /// [`ScoreError::Core`] for parts that do not fit each other, [`ScoreError::NonFiniteToken`].
     pub fn evaluate(&self, seen: &dyn TokenObservation) -> Result<HeadScores, ScoreError> {
         let scores = self.work_out(&mut HostArithmetic(seen))?;
         if scores.tokens() == seen.tokens() {

@@ -7,6 +7,7 @@ const LOWEST: f32 = -1e38;
 
 /// `out[head, token]`: for each unit of the head, its blocks' weights added up and smoothed over `size` tokens; the units added up. One score a
 /// thread. Tokens that are not there count as 0 in a mean, and not at all in a maximum.
+#[allow(clippy::eq_op, reason = "only what is no number differs from itself")]
 #[cube(launch_unchecked)]
 pub(crate) fn smooth_scores(
     weights: &Array<f32>,

@@ -16,7 +16,8 @@ pub(super) fn sampled(seen: &dyn TokenObservation, queries: usize) -> Result<Vec
     Ok(group_mean(&means, heads, seen.query_heads(), tokens))
 }
 
-/// Attention of the last queries to the tokens before them alone, where the largest logit over the query heads of a key head counts.
+/// Attention of the last queries to the tokens before them alone, where the largest logit over the query heads of a
+/// key head counts.
 pub(super) fn largest(seen: &dyn TokenObservation, window: usize) -> Result<Vec<f32>, ScoreError> {
     let (tokens, dim, group) = (seen.tokens(), seen.head_dim_k(), group(seen)?);
     let prefix = tokens - window;

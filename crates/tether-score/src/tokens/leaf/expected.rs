@@ -8,7 +8,8 @@ use crate::ScoreError;
 use crate::tokens::TokenObservation;
 use crate::tokens::attention::{group, group_mean};
 
-/// Softmax of the expected exponentials of logits of queries at `future` positions to come, over the tokens after the first `sink`.
+/// Softmax of the expected exponentials of logits of queries at `future` positions to come, over the tokens after the
+/// first `sink`.
 pub(super) fn attention(
     seen: &dyn TokenObservation,
     (future, sink): (usize, usize),

@@ -51,8 +51,8 @@ impl Features {
     }
 }
 
-/// Which tokens pass: all text, all of the last frame, and of older frames the `budget` tokens that are least like any of the last frame,
-/// with those that are equally like.
+/// Which tokens pass: all text, all of the last frame, and of older frames the `budget` tokens that are least like
+/// any of the last frame, with those that are equally like.
 fn gate(grid: &[Option<GridPlace>], features: &Features, budget: usize) -> Vec<bool> {
     let TokenGrid { newest: now, older: before, .. } = token_grid(grid);
     let mut open = vec![true; grid.len()];

@@ -1,6 +1,7 @@
 //! How rows of a block spread, in units of the next block.
 
-/// Of `rows`, `[heads, tokens, dim]`, the softmax over each block of `size` tokens after the first `first` that has a next one: `[heads, blocks * size]`.
+/// Of `rows`, `[heads, tokens, dim]`, the softmax over each block of `size` tokens after the first `first` that has a
+/// next one: `[heads, blocks * size]`.
 pub(super) fn of_heads(
     rows: &[f32],
     (tokens, dim): (usize, usize),

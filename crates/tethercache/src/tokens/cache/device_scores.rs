@@ -1,4 +1,5 @@
-//! Scores that are worked out where the keys are, and the choice by them: numbers of tokens come back, and not their scores.
+//! Scores that are worked out where the keys are, and the choice by them: numbers of tokens come back, and not their
+//! scores.
 
 use std::ops::Range;
 
@@ -97,7 +98,8 @@ pub(super) enum Choice {
 }
 
 impl Choosing {
-    /// Which result has the numbers of the tokens that stay between the protected ones, as many in each head; none where it has others.
+    /// Which result has the numbers of the tokens that stay between the protected ones, as many in each head; none
+    /// where it has others.
     pub(super) fn staying(&self) -> Option<(usize, Protected)> {
         match self.how {
             How::Staying(ends) => Some((self.numbers, ends)),
@@ -150,7 +152,8 @@ fn after(ends: Protected, tokens: usize) -> Range<u32> {
 }
 
 impl<E: TokenEngine> TokenCache<E> {
-    /// Queues a choice by scores of a layer whose heads hold equally many tokens. None where nothing of the scores is on the device.
+    /// Queues a choice by scores of a layer whose heads hold equally many tokens. None where nothing of the scores is
+    /// on the device.
     pub(super) fn ask_choice(
         &self,
         layer: usize,
@@ -203,7 +206,8 @@ impl<E: TokenEngine> TokenCache<E> {
                 let all = engine.score_op(&ScoreOp::Interleaved, &[&columns])?;
                 queue(How::Together(ends), engine.words(&engine.top_k(&all, heads * stays)?)?, finite)
             }
-            // Fewer numbers come back: those that stay or those that leave, of which of equal scores the later leave first.
+            // Fewer numbers come back: those that stay or those that leave, of which of equal scores the later leave
+            // first.
             _ if between - stays < stays => {
                 let columns = columns(-by, true)?;
                 let finite = finite(&columns)?;

@@ -1,4 +1,5 @@
-//! Leaves of scores, queued with what they are made of: rows, queries of whichever sort, and what is known of the model.
+//! Leaves of scores, queued with what they are made of: rows, queries of whichever sort, and what is known of the
+//! model.
 
 use std::ops::Range;
 
@@ -13,7 +14,8 @@ use super::probes::{Probes, heads_of};
 use super::{SequenceLayer, TokenCache, TokenGeometry};
 use crate::Error;
 
-/// The output projections of all layers, `[hidden, query_heads * head_dim_v]` each, as those of their query heads, `[query_heads, hidden, head_dim_v]`.
+/// The output projections of all layers, `[hidden, query_heads * head_dim_v]` each, as those of their query heads,
+/// `[query_heads, hidden, head_dim_v]`.
 pub(super) fn projections<E: TokenEngine>(
     engine: &E,
     geometry: &TokenGeometry,
@@ -131,7 +133,8 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok(engine.read_rows(&keys, &engine.upload_indices(&[tokens, lists.len()], &places)?)?)
     }
 
-    /// The rows of lists of equally many tokens, in the order of positions. Those of lists that are in order are told from the page table that is on the device.
+    /// The rows of lists of equally many tokens, in the order of positions. Those of lists that are in order are told
+    /// from the page table that is on the device.
     fn rows_on_device(&self, layer: usize, lists: &[HeadPages]) -> Result<E::Indices, CoreError> {
         let (size, tokens) = (self.geometry.block_size, lists[0].len());
         if lists.iter().all(|list| list.is_in_order() && list.is_in_table()) {

@@ -1,11 +1,11 @@
 //! Tokens that change their position while they are held.
 //!
-//! What counts for attention is how far a token stands from a query. So what stays does not move to `0, 1, ..`, with queries counted anew, but up to
-//! the position of the token that comes next: the distances are the same, a caller's positions go on as they were, and the newest tokens, which are most
-//! of what stays, do not move at all.
+//! What counts for attention is how far a token stands from a query. So what stays does not move to `0, 1, ..`, with
+//! queries counted anew, but up to the position of the token that comes next: the distances are the same, a caller's
+//! positions go on as they were, and the newest tokens, which are most of what stays, do not move at all.
 //!
-//! A key that moves is always rotated from what it was when it came: every rotation of a stored key would round it again. Keys as they came stay on the
-//! device, next to each other in one tensor a layer.
+//! A key that moves is always rotated from what it was when it came: every rotation of a stored key would round it
+//! again. Keys as they came stay on the device, next to each other in one tensor a layer.
 
 use std::collections::BTreeMap;
 
@@ -52,7 +52,8 @@ pub(super) struct HeadMoves {
 #[derive(Debug)]
 pub(super) struct Moves<T> {
     pub heads: Vec<HeadMoves>,
-    /// Keys of the tokens that move, rotated to their new positions, head after head `[n, 1, head_dim_k]`; none where nothing moves.
+    /// Keys of the tokens that move, rotated to their new positions, head after head `[n, 1, head_dim_k]`; none where
+    /// nothing moves.
     pub rotated: Option<T>,
     /// The layer's original keys from then on.
     pub originals: Option<T>,
@@ -72,7 +73,8 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok(rope)
     }
 
-    /// Where the plan leaves the tokens of each head, and their keys; nothing is changed yet. None where the recipe moves no tokens.
+    /// Where the plan leaves the tokens of each head, and their keys; nothing is changed yet. None where the recipe
+    /// moves no tokens.
     pub(super) fn moves(
         &self,
         heads: &[HeadPages],
@@ -81,7 +83,8 @@ impl<E: TokenEngine> TokenCache<E> {
     ) -> Result<Option<Moves<E::Tensor>>, Error> {
         let Some(planned) = &plan.positions else { return Ok(None) };
         let size = self.geometry.block_size;
-        // Without evictions while a text grows, nothing moves twice; and what is read of a retained text is chosen from the text as it came.
+        // Without evictions while a text grows, nothing moves twice; and what is read of a retained text is chosen
+        // from the text as it came.
         let again = self.planner.recipe().decode.is_some() && !plan.retain;
         // A merged key is another key, and as it came where it is.
         let merged = |head: usize, token: u32| {
