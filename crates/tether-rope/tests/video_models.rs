@@ -177,14 +177,12 @@ fn qwen3_vl() {
     let mut got = x.clone();
     rotate_rows(&mut got, 1, 128, &rope.to_positions(&lists), Angles::Exact).unwrap();
     let mut expected = x.clone();
-    for token in 0..2 {
-        for pair in 0..64 {
-            let angle = f64::from(at[qwen3_axis(pair)][token]) * 5e6f64.powf(-(pair as f64) / 64.0);
-            let (i, j) = (token * 128 + pair, token * 128 + pair + 64);
-            let (a, b) = (f64::from(x[i]), f64::from(x[j]));
-            expected[i] = (a * angle.cos() - b * angle.sin()) as f32;
-            expected[j] = (a * angle.sin() + b * angle.cos()) as f32;
-        }
+    for (token, pair) in (0..2).flat_map(|token| (0..64).map(move |pair| (token, pair))) {
+        let angle = f64::from(at[qwen3_axis(pair)][token]) * 5e6f64.powf(-(pair as f64) / 64.0);
+        let (i, j) = (token * 128 + pair, token * 128 + pair + 64);
+        let (a, b) = (f64::from(x[i]), f64::from(x[j]));
+        expected[i] = (a * angle.cos() - b * angle.sin()) as f32;
+        expected[j] = (a * angle.sin() + b * angle.cos()) as f32;
     }
     assert_close("tokens of Qwen3-VL", &got, &expected, tolerance(Op::Rotate, DType::F32));
     // Where the axes agree, it is the plain rotation.

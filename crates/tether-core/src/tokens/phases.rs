@@ -44,12 +44,16 @@ impl AxisPhases {
             .try_reserve_exact(len)
             .map_err(|_| CoreError::OutOfMemory { bytes: len * size_of::<[f32; 2]>() })?;
         let scale = f64::from(rotation.scale);
-        for row in 0..positions {
-            let delta = if shared { i64::from(lowest) + row as i64 } else { i64::from(deltas[row]) };
+        let mut add = |delta: i64| {
             phases.extend(pairs.iter().map(|&pair| {
                 let (sin, cos) = sin_cos_of_product(delta as f64, rotation.frequencies[pair as usize]);
                 [(scale * cos) as f32, (scale * sin) as f32]
             }));
+        };
+        if shared {
+            (0..span as i64).for_each(|row| add(i64::from(lowest) + row));
+        } else {
+            deltas.iter().for_each(|&delta| add(i64::from(delta)));
         }
         Ok(Self { pairs, rows, phases })
     }
