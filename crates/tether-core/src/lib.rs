@@ -34,8 +34,8 @@ pub use tokens::{
     AttendOptions, BlockTables, CausalLists, ChosenTokens, DecodeProblem, EMPTY_LSE, LeafProblem,
     LeafQueries, MAX_AXES, MeanRotation, NEIGHBOURS, NewQueries, ObservedLayer, ObservedShapes, PageChoice,
     PageChoiceProblem, PageLists, PageProblem, PagedKv, Pool, PoolRows, Rotation, RotationExtents,
-    RotationPhases, RowLists, RowProblem, ScoreLeaf, ScoreOp, StandInProblem, StandIns, TokenEngine,
-    TokenGrid, TokenLayout, TokenShape, TopKProblem, WindowProblem, WindowSpec, batch_problem, check_bounds,
-    check_entries, check_lengths, check_positions, check_starts, check_sums, merge_partial,
+    RotationPhases, RowLists, RowProblem, ScoreLeaf, ScoreOp, SimilarRows, StandInProblem, StandIns,
+    TokenEngine, TokenGrid, TokenLayout, TokenShape, TopKProblem, WindowProblem, WindowSpec, batch_problem,
+    check_bounds, check_entries, check_lengths, check_positions, check_starts, check_sums, merge_partial,
 };
 pub use traffic::{Traffic, TrafficCounters};

@@ -34,7 +34,7 @@ pub use page_choice::{PageChoice, PageChoiceProblem, check_bounds};
 pub use page_table::{ChosenTokens, PageLists, check_entries};
 pub use phases::RotationPhases;
 pub use rotation::{MAX_AXES, Rotation, RotationExtents};
-pub use row_lists::{RowLists, StandInProblem, StandIns};
+pub use row_lists::{RowLists, SimilarRows, StandInProblem, StandIns};
 pub use rows::PoolRows;
 pub use score_op::ScoreOp;
 pub use shape::{TokenLayout, TokenShape};

@@ -21,6 +21,13 @@ pub use merge_similar::MergeSimilar;
 pub enum TokenEdit {
     /// Evicted tokens become part of kept ones.
     Merge(Merge),
+    /// Values of evicted tokens become part of those of kept ones whose keys are most like theirs: which ones, keys and values say.
+    MergeSimilar {
+        /// The head.
+        head: usize,
+        /// How they merge.
+        by: MergeSimilar,
+    },
     /// One more token stands for all that leave a head.
     Compensate {
         /// The head.

@@ -222,9 +222,9 @@ impl TokenEngine for Host {
         &self,
         bounds: &mut HostTensor,
         keys: &HostTensor,
-        pages: &HostIndices,
+        which: &HostIndices,
     ) -> Result<(), CoreError> {
-        segments::write_page_bounds(bounds, keys, pages)
+        segments::write_page_bounds(bounds, keys, which)
     }
 
     fn add_attention(

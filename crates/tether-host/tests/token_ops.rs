@@ -143,6 +143,11 @@ fn writes_page_bounds() {
 }
 
 #[test]
+fn joins_similar_rows() {
+    on_host_for_all_dtypes(token_cases::joins_similar_rows);
+}
+
+#[test]
 fn chooses_pages() {
     on_host_for_all_dtypes(token_cases::chooses_pages);
 }

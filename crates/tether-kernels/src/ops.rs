@@ -15,6 +15,7 @@ pub(crate) mod row_forms;
 pub(crate) mod row_scores;
 pub(crate) mod score_ops;
 pub(crate) mod segments;
+pub(crate) mod similar;
 pub(crate) mod spherical;
 pub(crate) mod spreads;
 pub(crate) mod sums;

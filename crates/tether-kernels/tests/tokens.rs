@@ -62,6 +62,10 @@ on_each_runtime! {
         every_dtype(&engine, token_cases::writes_page_bounds);
     }
 
+    fn joins_similar_rows(engine) {
+        every_dtype(&engine, token_cases::joins_similar_rows);
+    }
+
     fn chooses_pages(engine) {
         every_dtype(&engine, token_cases::chooses_pages);
     }

@@ -14,6 +14,7 @@ mod rotate;
 mod rows;
 mod score_ops;
 mod segments;
+mod similar;
 mod sums;
 mod top_k;
 mod window;
@@ -29,6 +30,7 @@ pub use rotate::{refuses_rotations_that_do_not_fit, rotates_by_positions, undoes
 pub use rows::{reads_and_writes_rows, refuses_rows_that_are_not_there};
 pub use score_ops::works_with_scores;
 pub use segments::{attends_to_stand_ins, averages_rows};
+pub use similar::joins_similar_rows;
 pub use sums::{adds_attention_up, adds_attention_with_options_up};
 pub use top_k::{compacts_what_it_selects, refuses_selections_that_do_not_fit, selects_the_best};
 pub use window::{refuses_windows_that_do_not_fit, scores_by_a_window};

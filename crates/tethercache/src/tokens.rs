@@ -18,7 +18,7 @@ pub use codec::{BudgetScope, CodecPart, RetentionPart};
 pub use compact::{KeptHead, kept_heads};
 pub use geometry::TokenGeometry;
 pub use plan::TokenPlan;
-pub use planner::{LayerContext, ScoreAsked, ScoreChoice, SequenceState, TokenPlanner};
+pub use planner::{LayerContext, PagesRead, ScoreAsked, ScoreChoice, SequenceState, TokenPlanner};
 pub use recipe::{
     DecodePart, FixedPlace, PrefillPart, StoredKeys, TokenPositionPart, TokenPositions, TokenRecipe,
     TokenUnit,

@@ -3,30 +3,26 @@
 #![cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-use tether_core::{DType, HostTensor, Pairing, Readback, TokenEngine};
+#[path = "support/tokens.rs"]
+mod support;
+
+use support::{DIM, KV_HEADS, LAYERS, Noise, QUERY_HEADS, facts, geometry, grid, small};
+use tether_core::{DType, Engine, HostTensor, Readback, TokenEngine};
 use tether_host::Host;
-use tether_rope::TokenRope;
-use tether_score::tokens::{GridPlace, HeadProfile, LayerProfile};
 use tether_testing::or_skip;
 use tethercache::catalogue;
 use tethercache::kernels::{Cube, ProbeError, cubecl::Runtime};
-use tethercache::tokens::{
-    ModelInfo, NewTokens, SequenceId, TokenAttention, TokenCache, TokenGeometry, TokenRecipe,
-};
+use tethercache::tokens::{NewTokens, SequenceId, TokenBatch, TokenCache, TokenRecipe};
 
-const LAYERS: usize = 2;
-const QUERY_HEADS: usize = 4;
-const KV_HEADS: usize = 2;
-const DIM: usize = 32;
 const PROMPT: usize = 400;
 const STEPS: usize = 12;
 
 /// Recipes whose evictions read keys, values or queries back: their scorers ask for them themselves, or an editor or a codec does.
-const READ_AT_EVICTIONS: [&str; 9] =
-    ["merging", "hack", "rekv", "int8", "int4", "kivi", "spherical", "spherical-rdr", "spherical-published"];
-/// Recipes whose steps do: what is read is chosen on the host for each token, or attention to codes is made there.
-const READ_AT_STEPS: [&str; 8] =
-    ["quest", "rekv", "int8", "int4", "kivi", "spherical", "spherical-rdr", "spherical-published"];
+const READ_AT_EVICTIONS: [&str; 6] =
+    ["int8", "int4", "kivi", "spherical", "spherical-rdr", "spherical-published"];
+/// Recipes whose steps do: attention to codes is made on the host.
+const READ_AT_STEPS: [&str; 6] =
+    ["int8", "int4", "kivi", "spherical", "spherical-rdr", "spherical-published"];
 
 /// Recipes that are chosen by where the scores are, so that no score travels.
 const CHOSEN_THERE: [&str; 17] = [
@@ -49,86 +45,6 @@ const CHOSEN_THERE: [&str; 17] = [
     "question-guided",
 ];
 
-fn geometry(dtype: DType) -> TokenGeometry {
-    TokenGeometry {
-        layers: LAYERS,
-        query_heads: QUERY_HEADS,
-        kv_heads: KV_HEADS,
-        head_dim_k: DIM,
-        head_dim_v: DIM,
-        block_size: 4,
-        dtype,
-        attention: TokenAttention::default(),
-    }
-}
-
-fn facts() -> ModelInfo {
-    let layer = |other: f32| LayerProfile {
-        echo: vec![0.1, 0.3],
-        induction: vec![0.9 * other, 0.2],
-        variance: vec![0.5, 2.0 + other],
-    };
-    ModelInfo {
-        rope: Some(TokenRope::new(Pairing::Half, 10_000.0, DIM).unwrap()),
-        output_projections: vec![
-            (0..16 * QUERY_HEADS * DIM).map(|i| ((i * 7) % 13) as f32 - 6.0).collect();
-            LAYERS
-        ],
-        head_profile: Some(HeadProfile { layers: vec![layer(0.3), layer(1.0)], ..HeadProfile::default() }),
-    }
-}
-
-/// Xorshift, roughly normal.
-struct Noise(u64);
-
-impl Noise {
-    fn tensor(&mut self, shape: &[usize]) -> HostTensor {
-        let mut next = || {
-            let mut sum = 0.0;
-            for _ in 0..4 {
-                self.0 ^= self.0 << 13;
-                self.0 ^= self.0 >> 7;
-                self.0 ^= self.0 << 17;
-                sum += (self.0 >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
-            }
-            1.7 * sum
-        };
-        HostTensor::from_f32(shape, (0..shape.iter().product()).map(|_| next()).collect()).unwrap()
-    }
-}
-
-fn small(name: &str) -> TokenRecipe {
-    let recipe = TokenRecipe::named(name).unwrap();
-    let fitted: &[&str] = match name {
-        "snapkv" | "adakv" | "pyramidkv" => &["score.window=8"],
-        "criticalkv" => &["score.base.window=8"],
-        "chunkkv" => &["score.window=8", "select.length=5"],
-        "expected-attention" => &["score.future=8"],
-        "question-guided" => &["score.question=6"],
-        "flowcache" => &["score.window=8"],
-        "lagkv" => &["score.lag=8"],
-        "window-kv" => &["score.suffix=8", "budget.layers.shared=2"],
-        "razor-attention" => &["budget.ratio=0.4", "budget.heads.induction=0.25", "decode.every=3"],
-        "hack" => &["edit.threshold=0"],
-        "elastic-cache" => &["decode.place.distance=-4"],
-        "dapq" => &["score.first=1", "score.last=3", "score.recent=4"],
-        "quest" => &["score.page=4", "select.size=4", "budget.dense=0"],
-        "rekv" => &["score.block=4", "score.init=4", "score.question=4", "select.size=4", "select.top=4"],
-        "spherical-rdr" => &[
-            "codec.sink=2",
-            "codec.recent=5",
-            "codec.page=8",
-            "codec.retention.window=4",
-            "codec.retention.every=3",
-        ],
-        "int8" | "int4" | "kivi" | "spherical" | "spherical-published" => {
-            &["codec.sink=2", "codec.recent=5", "codec.page=8"]
-        }
-        _ => &[],
-    };
-    recipe.with_overrides(fitted).unwrap()
-}
-
 /// A session, and the tensors that it is given.
 struct Session<E: TokenEngine> {
     cache: TokenCache<E>,
@@ -150,9 +66,7 @@ impl<E: TokenEngine> Session<E> {
     fn extend(&mut self, sequence: SequenceId, tokens: usize) -> Vec<Vec<f32>> {
         let dtype = self.cache.geometry().dtype;
         let positions: Vec<i32> = (self.seen..self.seen + tokens).map(|p| p as i32).collect();
-        let place =
-            |t: i32| Some(GridPlace { frame: t as u32 / 24, row: t as u32 / 6 % 4, column: t as u32 % 6 });
-        let grid: Vec<_> = positions.iter().map(|&t| place(t)).collect();
+        let grid = grid(&positions);
         let grid = self.cache.planner().needs().grid.then_some(grid);
         let mut outputs = Vec::new();
         for layer in 0..LAYERS {
@@ -250,6 +164,77 @@ fn every_recipe<R: Runtime>(name: &str, probe: fn() -> Result<Cube<R>, ProbeErro
     }
 }
 
+/// Steps of several tokens, of several sequences together, of pages of several blocks, and of pages that are read whatever they hold: each token reads what it reads on the host,
+/// and nothing comes back.
+fn reads_pages_by_choice<R: Runtime>(name: &str, probe: fn() -> Result<Cube<R>, ProbeError>) {
+    for overrides in [
+        &["budget.ratio=0.3"][..],
+        &["budget.ratio=0.3", "score.page=8", "select.size=8"],
+        &["budget.ratio=0.4", "budget.sink=5", "budget.recent=7"],
+        &["budget.tokens=100"],
+    ] {
+        let Some(engine) = or_skip(name, probe()) else { return };
+        let recipe = small("quest").with_overrides(overrides).unwrap();
+        let mut device = Session::new(engine, recipe.clone(), DType::F32);
+        let mut host = Session::new(Host::new(), recipe, DType::F32);
+        let (first, second) = (device.sequence, host.sequence);
+        let what = format!("{overrides:?}");
+        assert_near(&device.extend(first, 203), &host.extend(second, 203), 2e-5, &what);
+        assert_eq!(device.evict().0, 0, "{what}: nothing leaves");
+        host.evict();
+        for tokens in [1, 5, 1, 9, 1] {
+            let (got, expected) = (device.extend(first, tokens), host.extend(second, tokens));
+            assert_near(&got, &expected, 2e-5, &format!("{what}, {tokens} tokens"));
+        }
+        // Drafts that are taken back leave nothing behind.
+        assert_near(&device.extend(first, 7), &host.extend(second, 7), 2e-5, &what);
+        device.cache.truncate(first, 7).unwrap();
+        host.cache.truncate(second, 7).unwrap();
+        (device.seen, host.seen) = (device.seen - 7, host.seen - 7);
+        let forks = (device.cache.fork(first).unwrap(), host.cache.fork(second).unwrap());
+        for step in 0..6 {
+            let counts = [1 + step % 3, 1];
+            let (total, seen) = (counts[0] + counts[1], device.seen as i32 + 3 * step as i32);
+            let positions: Vec<i32> = counts.iter().flat_map(|&n| seen..seen + n as i32).collect();
+            let starts = [0, counts[0] as u32, total as u32];
+            for layer in 0..LAYERS {
+                let mut noise = Noise(0x99 + (step * LAYERS + layer) as u64);
+                let tensors = [QUERY_HEADS, KV_HEADS, KV_HEADS].map(|h| noise.tensor(&[total, h, DIM]));
+                let on_device = tensors.each_ref().map(|x| device.cache.engine().upload(x).unwrap());
+                let [q, k, v] = &on_device;
+                let batch = TokenBatch {
+                    sequences: &[first, forks.0],
+                    starts: &starts,
+                    tokens: NewTokens::new(q, k, v, &positions),
+                };
+                let before = device.cache.engine().traffic().read_back;
+                let out = device.cache.extend_batch(layer, &batch).unwrap();
+                assert_eq!(
+                    device.cache.engine().traffic().read_back,
+                    before,
+                    "{what}: a batch reads nothing back"
+                );
+                let got = device.cache.engine().read(&[&out]).unwrap().wait().unwrap()[0].to_f32_vec();
+                let mut expected = Vec::new();
+                for (number, sequence) in [second, forks.1].into_iter().enumerate() {
+                    let of = starts[number] as usize..starts[number + 1] as usize;
+                    let part = |x: &HostTensor, heads: usize| {
+                        let row = heads * DIM;
+                        let numbers = x.to_f32_vec()[of.start * row..of.end * row].to_vec();
+                        HostTensor::from_f32(&[of.len(), heads, DIM], numbers).unwrap()
+                    };
+                    let (q, k) = (part(&tensors[0], QUERY_HEADS), part(&tensors[1], KV_HEADS));
+                    let v = part(&tensors[2], KV_HEADS);
+                    let new = NewTokens::new(&q, &k, &v, &positions[of.clone()]);
+                    expected.extend(host.cache.extend(sequence, layer, &new).unwrap().to_f32_vec());
+                }
+                assert_near(&[got], &[expected], 2e-5, &format!("{what}, batch {step}"));
+            }
+        }
+        assert!(!device.read_at_steps, "{what}: steps read nothing back");
+    }
+}
+
 /// The name by which `TETHER_REQUIRE` knows what wgpu compiles to.
 #[cfg(feature = "wgpu")]
 const WGPU: &str = match (cfg!(feature = "vulkan"), cfg!(feature = "metal")) {
@@ -274,4 +259,22 @@ fn cuda_keeps_what_the_host_keeps() {
 #[test]
 fn rocm_keeps_what_the_host_keeps() {
     every_recipe("rocm", tethercache::kernels::rocm, DType::F32);
+}
+
+#[cfg(feature = "wgpu")]
+#[test]
+fn wgpu_reads_the_pages_that_the_host_reads() {
+    reads_pages_by_choice(WGPU, tethercache::kernels::wgpu);
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda_reads_the_pages_that_the_host_reads() {
+    reads_pages_by_choice("cuda", tethercache::kernels::cuda);
+}
+
+#[cfg(feature = "rocm")]
+#[test]
+fn rocm_reads_the_pages_that_the_host_reads() {
+    reads_pages_by_choice("rocm", tethercache::kernels::rocm);
 }

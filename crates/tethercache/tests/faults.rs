@@ -2,101 +2,25 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-use tether_core::{DType, HostTensor, Pairing};
+#[path = "support/tokens.rs"]
+mod support;
+
+use support::{KV_HEADS, LAYERS, Noise, QUERY_HEADS, facts, geometry, grid, small};
+use tether_core::DType;
 use tether_host::Host;
-use tether_rope::TokenRope;
-use tether_score::tokens::{GridPlace, HeadProfile, LayerProfile};
 use tether_testing::backends::{Faulty, Watch};
-use tethercache::tokens::{
-    HeadContents, ModelInfo, NewTokens, SequenceId, TokenAttention, TokenCache, TokenGeometry, TokenRecipe,
-};
+use tethercache::tokens::{HeadContents, NewTokens, SequenceId, TokenCache, TokenRecipe};
 use tethercache::{Error, ErrorKind, catalogue};
 
-const LAYERS: usize = 2;
-const QUERY_HEADS: usize = 4;
-const KV_HEADS: usize = 2;
-const DIM: usize = 32;
-
-fn geometry() -> TokenGeometry {
-    TokenGeometry {
-        layers: LAYERS,
-        query_heads: QUERY_HEADS,
-        kv_heads: KV_HEADS,
-        head_dim_k: DIM,
-        head_dim_v: DIM,
-        block_size: 4,
-        dtype: DType::F32,
-        attention: TokenAttention::default(),
-    }
-}
-
-fn facts() -> ModelInfo {
-    let layer = |other: f32| LayerProfile {
-        echo: vec![0.1, 0.3],
-        induction: vec![0.9 * other, 0.2],
-        variance: vec![0.5, 2.0 + other],
-    };
-    let weights = (0..8 * QUERY_HEADS * DIM).map(|i| ((i * 7) % 13) as f32 - 6.0).collect();
-    ModelInfo {
-        rope: Some(TokenRope::new(Pairing::Half, 10_000.0, DIM).unwrap()),
-        output_projections: vec![weights; LAYERS],
-        head_profile: Some(HeadProfile { layers: vec![layer(0.3), layer(1.0)], ..HeadProfile::default() }),
-    }
-}
-
-/// Recipes with small regions, that evict again while a text grows where they can.
+/// Recipes that evict again while a text grows where they can.
 fn recipes() -> Vec<TokenRecipe> {
-    let small = |name: &str| {
-        let fitted: &[&str] = match name {
-            "snapkv" | "adakv" | "pyramidkv" => &["score.window=6", "decode.every=3"],
-            "criticalkv" => &["score.base.window=6"],
-            "chunkkv" => &["score.window=6", "select.length=5"],
-            "expected-attention" => &["score.future=8"],
-            "question-guided" => &["score.question=6"],
-            "flowcache" => &["score.window=6"],
-            "lagkv" => &["score.lag=6"],
-            "window-kv" => &["score.suffix=6", "budget.layers.shared=2"],
-            "razor-attention" => &["budget.ratio=0.4", "budget.heads.induction=0.25", "decode.every=3"],
-            "hack" => &["edit.threshold=0", "decode.every=3"],
-            "merging" => &["decode.every=3"],
-            "elastic-cache" => &["decode.place.distance=-4"],
-            "dapq" => &["score.first=1", "score.last=3", "score.recent=4"],
-            "quest" => &["score.page=4", "select.size=4", "budget.dense=0"],
-            "rekv" => &["score.block=4", "score.init=4", "score.question=4", "select.size=4", "select.top=4"],
-            "spherical-rdr" => &[
-                "codec.sink=2",
-                "codec.recent=5",
-                "codec.page=8",
-                "codec.retention.window=4",
-                "codec.retention.every=3",
-            ],
-            "int8" | "int4" | "kivi" | "spherical" | "spherical-published" => {
-                &["codec.sink=2", "codec.recent=5", "codec.page=8"]
-            }
-            _ => &[],
-        };
-        TokenRecipe::named(name).unwrap().with_overrides(fitted).unwrap()
+    let growing = |name: &str| match name {
+        "snapkv" | "adakv" | "pyramidkv" | "hack" | "merging" => {
+            small(name).with_overrides(&["decode.every=3"]).unwrap()
+        }
+        _ => small(name),
     };
-    catalogue().iter().filter(|c| c.unit == "token").map(|c| small(c.name)).collect()
-}
-
-/// Xorshift, roughly normal.
-struct Noise(u64);
-
-impl Noise {
-    fn tensor(&mut self, shape: &[usize]) -> HostTensor {
-        let mut next = || {
-            let mut sum = 0.0;
-            for _ in 0..4 {
-                self.0 ^= self.0 << 13;
-                self.0 ^= self.0 >> 7;
-                self.0 ^= self.0 << 17;
-                sum += (self.0 >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
-            }
-            1.7 * sum
-        };
-        HostTensor::from_f32(shape, (0..shape.iter().product()).map(|_| next()).collect()).unwrap()
-    }
+    catalogue().iter().filter(|c| c.unit == "token").map(|c| growing(c.name)).collect()
 }
 
 /// What a test does to a session.
@@ -126,7 +50,7 @@ impl Session {
     fn new(recipe: &TokenRecipe, script: &[Step]) -> Self {
         let watch = Watch::new();
         let engine = Faulty::watched(Host::new(), watch.clone());
-        let mut cache = TokenCache::new(engine, geometry(), recipe.clone(), facts()).unwrap();
+        let mut cache = TokenCache::new(engine, geometry(DType::F32), recipe.clone(), facts()).unwrap();
         let sequence = cache.start();
         let mut session = Self { cache, watch, sequence, fork: sequence, seen: 0, done: 0 };
         session.step(Step::Extend(41)).unwrap();
@@ -143,13 +67,11 @@ impl Session {
     /// Tensors that depend on where in the text they are and on nothing else, so that a step may be taken again.
     fn extend(&mut self, sequence: SequenceId, tokens: usize) -> Result<(), Error> {
         let positions: Vec<i32> = (self.seen..self.seen + tokens).map(|p| p as i32).collect();
-        let place =
-            |t: i32| Some(GridPlace { frame: t as u32 / 24, row: t as u32 / 6 % 4, column: t as u32 % 6 });
-        let grid: Vec<_> = positions.iter().map(|&t| place(t)).collect();
+        let grid = grid(&positions);
         let grid = self.cache.planner().needs().grid.then_some(grid);
         while self.done < LAYERS {
             let mut noise = Noise((self.seen * LAYERS + self.done + 1) as u64 * 0x9E37_79B9);
-            let mut tensor = |heads| noise.tensor(&[tokens, heads, DIM]);
+            let mut tensor = |heads| noise.tensor(&[tokens, heads, support::DIM]);
             let (q, k, v) = (tensor(QUERY_HEADS), tensor(KV_HEADS), tensor(KV_HEADS));
             let new = NewTokens {
                 raw_q: Some(&q),

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use super::{
     AttendOptions, BlockTables, ChosenTokens, NewQueries, ObservedLayer, PageChoice, PageLists, PagedKv,
-    RowLists, ScoreLeaf, ScoreOp, StandIns, TokenLayout, WindowSpec,
+    RowLists, ScoreLeaf, ScoreOp, SimilarRows, StandIns, TokenLayout, WindowSpec,
 };
 use crate::{CoreError, DType, Engine};
 
@@ -180,6 +180,20 @@ pub trait TokenEngine: Engine {
         dtype: DType,
     ) -> Result<Self::Tensor, CoreError>;
 
+    /// Whether [`TokenEngine::join_similar`] works on the device. Whoever is told that it does not reads the rows, and finds out on the host which join which: on the
+    /// host that is no loss.
+    fn joins_similar(&self) -> bool {
+        false
+    }
+
+    /// Values of the rows that stay, in the order of their numbers, with those of the rows that leave: `[kept, row]` in their dtype.
+    ///
+    /// # Errors
+    /// Those of [`SimilarRows::check`] and [`super::PoolRows::new`], [`CoreError::Count`] for a row outside the pool, [`CoreError::Unsupported`].
+    fn join_similar(&self, _rows: &SimilarRows<'_, Self>) -> Result<Self::Tensor, CoreError> {
+        Err(CoreError::Unsupported { engine: self.name(), feature: "rows that join those like them" })
+    }
+
     /// Merges attention to stand-ins into what queries `q`, `[tokens, query_heads, head_dim_k]`, attended to before, an output and its log-sum-exps as
     /// [`TokenEngine::attend_paged`] returns them: of the tokens `tokens` alone.
     ///
@@ -194,16 +208,16 @@ pub trait TokenEngine: Engine {
         results: (&mut Self::Tensor, &mut Self::Tensor),
     ) -> Result<(), CoreError>;
 
-    /// Writes the lowest and the highest number of each channel of whole pages of `keys`, `[pages, page_size, 1, head_dim]`, to `bounds`,
-    /// `[pages, 2, head_dim]`: of pages `pages`, which differ from each other.
+    /// Writes the lowest and the highest number of each channel of parts of the pages of `keys`, `[pages, page_size, 1, head_dim]`, to `bounds`,
+    /// `[pages, parts, 2, head_dim]`: of the parts `which`, counted through the pages, which differ from each other.
     ///
     /// # Errors
-    /// Those of [`super::check_bounds`], [`CoreError::Count`] for a page outside the pool.
+    /// Those of [`super::check_bounds`], [`CoreError::Count`] for a part outside the pool.
     fn write_page_bounds(
         &self,
         bounds: &mut Self::Tensor,
         keys: &Self::Tensor,
-        pages: &Self::Indices,
+        which: &Self::Indices,
     ) -> Result<(), CoreError>;
 
     /// Adds the attention that tokens get from a batch of new ones, which [`TokenEngine::attend_paged`] has attended with to the log-sum-exps `lse`, to
@@ -344,6 +358,7 @@ pub trait TokenEngine: Engine {
             ScoreLeaf::ProjectedValueNorm => "norms under an output projection",
             ScoreLeaf::KeySpread { .. } | ScoreLeaf::ValueSpread { .. } => "spreads over channels",
             ScoreLeaf::FrameSaliency | ScoreLeaf::FrameGate { .. } => "likeness in frames",
+            ScoreLeaf::BlockMeanLogit { .. } => "mean logits of blocks",
         };
         Err(CoreError::Unsupported { engine: self.name(), feature })
     }

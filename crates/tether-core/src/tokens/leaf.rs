@@ -112,6 +112,16 @@ pub enum ScoreLeaf {
         /// Tokens of older frames.
         kept: usize,
     },
+    /// Of each whole block of `size` tokens between the first ones and the last `queries`: the product of its mean key and the last tokens' mean queries, summed over the
+    /// query heads of a key head, all before the rotation (`ReKV`, arXiv:2503.00540). Whoever holds means of blocks makes it of [`ScoreLeaf::MeanLogit`].
+    BlockMeanLogit {
+        /// First tokens, which form no block.
+        first: usize,
+        /// Tokens of a block.
+        size: usize,
+        /// Last tokens, whose queries before the rotation are asked.
+        queries: usize,
+    },
 }
 
 /// Queries that a leaf asks.
@@ -152,7 +162,8 @@ impl ScoreLeaf {
             | Self::KeySpread { .. }
             | Self::ValueSpread { .. }
             | Self::FrameSaliency
-            | Self::FrameGate { .. } => LeafQueries::None,
+            | Self::FrameGate { .. }
+            | Self::BlockMeanLogit { .. } => LeafQueries::None,
         }
     }
 
@@ -163,6 +174,9 @@ impl ScoreLeaf {
                 tokens.saturating_sub(queries)
             }
             Self::SpanAttention { queries, span, .. } => tokens.saturating_sub(queries).div_ceil(span.max(1)),
+            Self::BlockMeanLogit { first, size, queries } => {
+                tokens.saturating_sub(first + queries) / size.max(1)
+            }
             Self::KeyRedundancy { newest } => tokens.saturating_sub(newest),
             Self::ExpectedAttention { sink, .. } => tokens.saturating_sub(sink),
             Self::KeySpread { first, size } | Self::ValueSpread { first, size } => {

@@ -12,7 +12,7 @@ use crate::{CoreError, DType, Shape, checks};
 pub struct PageChoice<'a, E: TokenEngine> {
     /// Rotated queries of the token, `[1, query_heads, head_dim_k]`.
     pub q: &'a E::Tensor,
-    /// Lowest and highest numbers of pages, as [`TokenEngine::write_page_bounds`] writes them: those of the pages to choose from.
+    /// Lowest and highest numbers of pages, `[pages, 1, 2, head_dim]`, as [`TokenEngine::write_page_bounds`] writes them: those of the pages to choose from.
     pub bounds: &'a E::Tensor,
     /// The page table.
     pub table: &'a E::PageTable,
@@ -62,7 +62,7 @@ impl<E: TokenEngine> PageChoice<'_, E> {
         checks::count("starts of lists", kv_heads, lists.starts.len())?;
         let length = checks::equally_long(lists.lengths)?;
         let (query_heads, dim) = match (q, bounds.0) {
-            (&[1, heads, dim], &[_, 2, of_bounds]) if dim == of_bounds => (heads, dim),
+            (&[1, heads, dim], &[_, 1, 2, of_bounds]) if dim == of_bounds => (heads, dim),
             _ => {
                 let expected: Shape = [1, kv_heads, bounds.0.last().copied().unwrap_or(0)].as_slice().into();
                 let (expected, got) = (expected.as_slice().into(), q.into());
@@ -95,23 +95,24 @@ impl<E: TokenEngine> PageChoice<'_, E> {
     }
 }
 
-/// Bounds of pages are those of a pool of keys `[pages, page_size, 1, head_dim]`: `[pages, 2, head_dim]` in its dtype.
+/// Bounds are those of parts of the pages of a pool of keys `[pages, page_size, 1, head_dim]`: `[pages, parts, 2, head_dim]` in its dtype. Tokens of a part.
 ///
 /// # Errors
-/// [`CoreError::ShapeMismatch`], [`CoreError::DTypeMismatch`].
-pub fn check_bounds(keys: (&[usize], DType), bounds: (&[usize], DType)) -> Result<(), CoreError> {
-    let &[pages, _, 1, dim] = keys.0 else {
-        let expected: Shape = [0, 0, 1, 0].as_slice().into();
-        let (expected, got) = (expected.as_slice().into(), keys.0.into());
-        return Err(CoreError::ShapeMismatch { what: "keys", expected, got });
+/// [`CoreError::ShapeMismatch`], [`CoreError::DTypeMismatch`], [`CoreError::Geometry`] for parts that do not divide a page.
+pub fn check_bounds(keys: (&[usize], DType), bounds: (&[usize], DType)) -> Result<usize, CoreError> {
+    let mismatch = |what, expected: [usize; 4], got: &[usize]| {
+        let expected: Shape = expected.as_slice().into();
+        Err(CoreError::ShapeMismatch { what, expected: expected.as_slice().into(), got: got.into() })
     };
-    if bounds.0 != [pages, 2, dim] {
-        let expected: Shape = [pages, 2, dim].as_slice().into();
-        let (expected, got) = (expected.as_slice().into(), bounds.0.into());
-        return Err(CoreError::ShapeMismatch { what: "bounds of pages", expected, got });
-    }
+    let &[pages, size, 1, dim] = keys.0 else { return mismatch("keys", [0, 0, 1, 0], keys.0) };
+    let parts = match *bounds.0 {
+        [of, parts, 2, d] if (of, d) == (pages, dim) => parts,
+        _ => return mismatch("bounds of pages", [pages, 1, 2, dim], bounds.0),
+    };
+    let whole = parts > 0 && size.is_multiple_of(parts);
+    checks::setting(whole, "parts", parts, "must divide a page")?;
     if bounds.1 != keys.1 {
         return Err(CoreError::DTypeMismatch { what: "bounds of pages", expected: keys.1, got: bounds.1 });
     }
-    Ok(())
+    Ok(size / parts)
 }

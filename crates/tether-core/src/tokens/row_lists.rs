@@ -114,6 +114,49 @@ impl StandInProblem {
     }
 }
 
+/// Rows of pools of which some leave: their values join those of the rows that stay whose keys are most like theirs.
+///
+/// A leaving row goes to the row with the highest cosine of their keys, of equal ones the first, by the weight `max(cosine, 0) |v| / (|v| + |v of that row| + 1e-6)`; a row that
+/// others join becomes `(v + sum of w v_e) / (1 + sum of w)`.
+#[derive(Debug)]
+pub struct SimilarRows<'a, E: TokenEngine> {
+    /// Pool of keys.
+    pub keys: &'a E::Tensor,
+    /// Pool of values.
+    pub values: &'a E::Tensor,
+    /// Rows that stay, `[kept]`.
+    pub kept: &'a E::Indices,
+    /// Rows that leave, `[leaving]`.
+    pub leaving: &'a E::Indices,
+    /// Rows that are less like any are gone.
+    pub threshold: f32,
+    /// Rows that join at most: the most alike, of equal ones the first.
+    pub most: usize,
+}
+
+impl<E: TokenEngine> Clone for SimilarRows<'_, E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<E: TokenEngine> Copy for SimilarRows<'_, E> {}
+
+impl<E: TokenEngine> SimilarRows<'_, E> {
+    /// Rows are lists.
+    ///
+    /// # Errors
+    /// [`CoreError::ShapeMismatch`].
+    pub fn check(&self, kept: &[usize], leaving: &[usize]) -> Result<(), CoreError> {
+        for (what, got) in [("rows that stay", kept), ("rows that leave", leaving)] {
+            if got.len() != 1 {
+                return Err(CoreError::ShapeMismatch { what, expected: [0].into(), got: got.into() });
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -34,10 +34,18 @@ impl EditTokens for MergeSimilar {
         Self::validate(self)
     }
 
+    fn reads_rows(&self) -> bool {
+        false
+    }
+
     fn plan(&self, head: HeadEdit<'_>) -> Result<Vec<TokenEdit>, EditError> {
-        let dims = (head.head_dim_k, head.head_dim_v);
-        let merges = Self::plan(self, head.head, head.keys, head.values, dims, head.kept)?;
-        Ok(merges.into_iter().map(TokenEdit::Merge).collect())
+        self.validate()?;
+        let HeadEdit { head, tokens, kept, .. } = head;
+        if let Some(&token) = kept.iter().find(|&&token| token as usize >= tokens) {
+            return Err(EditError::NoSuchToken { head, token, tokens });
+        }
+        let merge = !kept.is_empty() && kept.len() < tokens;
+        Ok(merge.then_some(TokenEdit::MergeSimilar { head, by: *self }).into_iter().collect())
     }
 }
 
@@ -56,6 +64,11 @@ impl MergeSimilar {
             return Err(EditError::Setting { setting, value, requirement: "must lie in [0, 1]" });
         }
         Ok(())
+    }
+
+    /// Tokens that merge at most, of `evicted`.
+    pub fn most(&self, evicted: usize) -> usize {
+        (evicted as f64 * self.fraction + 1e-9) as usize
     }
 
     /// The merges of head `head`, whose keys are `keys` `[tokens, dims.0]` and values `values` `[tokens, dims.1]`; `kept` is ascending.
@@ -104,7 +117,7 @@ impl MergeSimilar {
             .map(|(&token, (place, cosine))| (kept[place], token, cosine))
             .collect();
         pairs.retain(|p| p.2 >= self.threshold);
-        let most = (evicted.len() as f64 * self.fraction + 1e-9) as usize;
+        let most = self.most(evicted.len());
         if pairs.len() > most {
             pairs.sort_by(|a, b| b.2.total_cmp(&a.2).then(a.1.cmp(&b.1)));
             pairs.truncate(most);

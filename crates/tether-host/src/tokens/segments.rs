@@ -73,25 +73,25 @@ pub(super) fn attend_stand_ins(
     Ok(())
 }
 
-/// Writes bounds of whole pages.
+/// Writes bounds of parts of pages.
 pub(super) fn write_page_bounds(
     bounds: &mut HostTensor,
     keys: &HostTensor,
-    pages: &HostIndices,
+    which: &HostIndices,
 ) -> Result<(), CoreError> {
-    check_bounds((keys.shape(), keys.dtype()), (bounds.shape(), bounds.dtype()))?;
-    let (size, dim) = (keys.shape()[1], keys.shape()[3]);
-    pages.below("pages", keys.shape()[0])?;
-    for &page in pages.values() {
-        let page = page as usize;
-        let rows = keys.data().widened(page * size * dim..(page + 1) * size * dim);
+    let size = check_bounds((keys.shape(), keys.dtype()), (bounds.shape(), bounds.dtype()))?;
+    let dim = keys.shape()[3];
+    which.below("parts of pages", bounds.shape()[0] * bounds.shape()[1])?;
+    for &part in which.values() {
+        let part = part as usize;
+        let rows = keys.data().widened(part * size * dim..(part + 1) * size * dim);
         let mut found = [rows[..dim].to_vec(), rows[..dim].to_vec()];
         for row in rows.chunks_exact(dim) {
             found[0].iter_mut().zip(row).for_each(|(low, &x)| *low = low.min(x));
             found[1].iter_mut().zip(row).for_each(|(high, &x)| *high = high.max(x));
         }
         let found = TensorData::narrowed(keys.dtype(), &found.concat());
-        crate::store::copy_elements(bounds.elements_mut(), page * 2 * dim, &found, 0, 2 * dim);
+        crate::store::copy_elements(bounds.elements_mut(), part * 2 * dim, &found, 0, 2 * dim);
     }
     Ok(())
 }

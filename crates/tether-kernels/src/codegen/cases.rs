@@ -11,8 +11,8 @@ use tether_codec::{
 use tether_core::{
     AlignJob, AttendOptions, AttendTable, BlockTables, ChosenTokens, CoreError, DType, Engine, MeanRotation,
     NEIGHBOURS, NewQueries, ObservedLayer, PageChoice, PageLists, PagedKv, Pairing, Pool, Rotation, RowLists,
-    ScoreLeaf, ScoreOp, Side, SlotId, StandIns, StoreSpec, Summaries, TokenEngine, TokenGrid, TokenLayout,
-    WindowSpec,
+    ScoreLeaf, ScoreOp, Side, SimilarRows, SlotId, StandIns, StoreSpec, Summaries, TokenEngine, TokenGrid,
+    TokenLayout, WindowSpec,
 };
 use tether_reuse::{Base, Grid, Reduction, ReuseEngine};
 
@@ -290,6 +290,12 @@ fn segments(cases: &Cases) {
             e.weighted_rows(&zeros(e, &[2, DIM], dtype)?, &lists, to.unwrap_or(dtype)).map(drop)
         });
     }
+    cases.each("join similar rows".to_owned(), |e, dtype| {
+        let (keys, values) = (zeros(e, &[4, DIM], dtype)?, zeros(e, &[4, DIM], dtype)?);
+        let (kept, leaving) = (e.upload_indices(&[2], &[0, 1])?, e.upload_indices(&[2], &[2, 3])?);
+        let (keys, values, kept, leaving) = (&keys, &values, &kept, &leaving);
+        e.join_similar(&SimilarRows { keys, values, kept, leaving, threshold: 0.0, most: 2 }).map(drop)
+    });
     cases.each("attend to stand-ins".to_owned(), |e, dtype| {
         let (keys, values) = (zeros(e, &[2, DIM], DType::F32)?, zeros(e, &[2, DIM], DType::F32)?);
         let stand_ins = StandIns { keys: &keys, values: &values, biases: &zeros(e, &[2], DType::F32)? };
@@ -298,14 +304,14 @@ fn segments(cases: &Cases) {
         e.attend_stand_ins(&q, &stand_ins, 0..1, 0.1, (&mut out, &mut lse))
     });
     cases.each("bounds of pages".to_owned(), |e, dtype| {
-        let mut bounds = zeros(e, &[2, 2, DIM], dtype)?;
+        let mut bounds = zeros(e, &[2, 1, 2, DIM], dtype)?;
         e.write_page_bounds(&mut bounds, &zeros(e, &[2, 16, 1, DIM], dtype)?, &e.upload_indices(&[1], &[1])?)
     });
     cases.each("choose pages".to_owned(), |e, dtype| {
         let mut table = e.create_page_table(8)?;
         e.write_page_table(&mut table, &[0, 1, 2, 3, 4, 5, 6, 7], &[0, 1, 2, 3, 4, 5, 6, 7])?;
         let lists = PageLists { page_size: 16, groups: 2, starts: &[0, 4], lengths: &[60, 60] };
-        let (q, bounds) = (zeros(e, &[1, 8, DIM], dtype)?, zeros(e, &[8, 2, DIM], dtype)?);
+        let (q, bounds) = (zeros(e, &[1, 8, DIM], dtype)?, zeros(e, &[8, 1, 2, DIM], dtype)?);
         let (q, bounds, table, lists) = (&q, &bounds, &table, &lists);
         e.choose_pages(&PageChoice { q, bounds, table, lists, run: 1, between: 0..3, count: 1 }).map(drop)
     });

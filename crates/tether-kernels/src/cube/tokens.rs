@@ -7,9 +7,9 @@ use cubecl::server::Handle;
 use tether_core::{
     AttendOptions, BlockTables, ChosenTokens, CoreError, DType, DecodeProblem, LeafProblem, MeanRotation,
     NewQueries, ObservedLayer, ObservedShapes, PageChoice, PageLists, PageProblem, PagedKv, Pool, PoolRows,
-    Rotation, RotationExtents, RowLists, RowProblem, ScoreLeaf, ScoreOp, Shape, StandIns, TokenEngine,
-    TokenGrid, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec, check_entries,
-    check_sums, checks,
+    Rotation, RotationExtents, RowLists, RowProblem, ScoreLeaf, ScoreOp, Shape, SimilarRows, StandIns,
+    TokenEngine, TokenGrid, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec,
+    check_entries, check_sums, checks,
 };
 
 use super::launch::uploaded;
@@ -494,6 +494,14 @@ impl<R: Runtime> TokenEngine for Cube<R> {
         self.weighted_means(pool, lists, dtype)
     }
 
+    fn joins_similar(&self) -> bool {
+        true
+    }
+
+    fn join_similar(&self, rows: &SimilarRows<'_, Self>) -> Result<CubeTensor, CoreError> {
+        self.join_rows(rows)
+    }
+
     fn attend_stand_ins(
         &self,
         q: &CubeTensor,
@@ -509,9 +517,9 @@ impl<R: Runtime> TokenEngine for Cube<R> {
         &self,
         bounds: &mut CubeTensor,
         keys: &CubeTensor,
-        pages: &CubeIndices,
+        which: &CubeIndices,
     ) -> Result<(), CoreError> {
-        self.write_bounds(bounds, keys, pages)
+        self.write_bounds(bounds, keys, which)
     }
 
     fn chooses_pages(&self) -> bool {

@@ -8,30 +8,29 @@ use crate::kernels::page_choice::{self, LANES, THREADS};
 use crate::{Cube, CubeIndices, CubeTables, CubeTensor};
 
 impl<R: Runtime> Cube<R> {
-    /// Writes bounds of whole pages.
+    /// Writes bounds of parts of pages.
     pub(crate) fn write_bounds(
         &self,
         bounds: &CubeTensor,
         keys: &CubeTensor,
-        pages: &CubeIndices,
+        parts: &CubeIndices,
     ) -> Result<(), CoreError> {
-        check_bounds((&keys.shape, keys.dtype), (&bounds.shape, bounds.dtype))?;
-        let (size, dim) = (keys.shape[1], keys.shape[3]);
-        if pages.len() > 0 && pages.bound > keys.shape[0] {
-            let (expected, got) = (pages.bound, keys.shape[0]);
-            return Err(CoreError::Count { what: "pages", expected, got });
+        let size = check_bounds((&keys.shape, keys.dtype), (&bounds.shape, bounds.dtype))?;
+        let (all, dim) = (bounds.shape[0] * bounds.shape[1], keys.shape[3]);
+        if parts.len() > 0 && parts.bound > all {
+            return Err(CoreError::Count { what: "parts of pages", expected: parts.bound, got: all });
         }
         self.require(keys.dtype)?;
-        if pages.len() * size * dim == 0 {
+        if parts.len() * size * dim == 0 {
             return Ok(());
         }
-        let (count, threads) = flat_by(pages.len() * dim, THREADS);
+        let (count, threads) = flat_by(parts.len() * dim, THREADS);
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-        // SAFETY: the kernel stops at `dim` channels of each page that is named, which the pool and its bounds have (checked).
+        // SAFETY: the kernel stops at `dim` channels of each part that is named, which the pool and its bounds have (checked).
         unsafe {
             with_storage!(keys.dtype, F => page_choice::write_bounds::launch_unchecked::<F, R>(
                 self.client(), count, threads, array(&keys.handle, keys.len()),
-                array(&pages.handle, pages.len()), array(&bounds.handle, bounds.len()), pages.len() as u32,
+                array(&parts.handle, parts.len()), array(&bounds.handle, bounds.len()), parts.len() as u32,
                 size as u32, dim as u32,
             ));
         }

@@ -9,8 +9,9 @@ mod values;
 
 use tether_core::ScoreLeaf;
 
-use super::TokenObservation;
 use super::attention::group_mean;
+use super::scorers::block_logits;
+use super::{BlockGrid, TokenObservation};
 use crate::ScoreError;
 
 /// The numbers of each key head, `[kv_heads, columns]`.
@@ -55,6 +56,11 @@ pub(super) fn host_leaf(leaf: &ScoreLeaf, seen: &dyn TokenObservation) -> Result
         }
         ScoreLeaf::FrameSaliency => frames::saliency(seen),
         ScoreLeaf::FrameGate { kept } => frames::open(seen, kept),
+        ScoreLeaf::BlockMeanLogit { first, size, queries } => {
+            let blocks = leaf.columns(tokens);
+            let logits = block_logits(seen, BlockGrid { first, size }, (queries, blocks))?;
+            Ok(logits.into_iter().flatten().map(|x| x as f32).collect())
+        }
         _ => Err(ScoreError::Missing { what: "this leaf of a score on the host" }),
     }
 }

@@ -42,6 +42,11 @@ pub trait ScoreTokens: AnySettings {
         false
     }
 
+    /// Tokens of a page, for a scorer whose scores are the bounds of pages by the last query and nothing else ([`PageBounds`]): a device may choose by them.
+    fn page_bounds(&self) -> Option<usize> {
+        None
+    }
+
     /// The score of heads of `tokens` tokens as data, which a device works out without keys leaving it. `None` for a score that is worked out by
     /// [`ScoreTokens::score`] alone, on the host, from what it asks an observation.
     fn expression(&self, _request: ScoreRequest, _tokens: usize) -> Option<ScoreExpr> {

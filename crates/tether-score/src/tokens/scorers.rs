@@ -19,6 +19,7 @@ mod streaming_llm;
 mod tova;
 mod windowkv;
 
+pub(super) use block_likeness::block_logits;
 pub(super) use keydiff::norm;
 pub(super) use question_guided::mean_row;
 

@@ -54,6 +54,11 @@ pub trait SelectTokens: AnySettings {
         false
     }
 
+    /// Tokens of a page, for a selector that keeps whole pages, those with protected tokens first and then those with the highest scores, as long as they fit, and nothing else.
+    fn whole_pages(&self) -> Option<usize> {
+        None
+    }
+
     /// Spans of tokens whose mean scores over all heads are all that it looks at, where there are such: a device adds them up where the scores are. What it chooses of heads that hold
     /// `tokens` depends on nothing else then but the share.
     fn spans(&self, _share: HeadShare, _tokens: usize) -> Option<ScoreSpans> {

@@ -56,6 +56,8 @@ pub enum Call {
     WriteRows,
     /// [`TokenEngine::weighted_rows`](tether_core::TokenEngine::weighted_rows).
     WeightedRows,
+    /// [`TokenEngine::join_similar`](tether_core::TokenEngine::join_similar).
+    JoinSimilar,
     /// [`TokenEngine::attend_stand_ins`](tether_core::TokenEngine::attend_stand_ins).
     AttendStandIns,
     /// [`TokenEngine::write_page_bounds`](tether_core::TokenEngine::write_page_bounds).

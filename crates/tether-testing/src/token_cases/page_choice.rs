@@ -8,7 +8,7 @@ use super::assert_refused;
 use crate::tensors::{assert_same_bits, poison, random, read, tensor};
 use crate::{Op, assert_close, tolerance};
 
-/// Bounds of whole pages are the lowest and highest numbers, bit by bit; others stay.
+/// Bounds of parts of pages are the lowest and highest numbers, bit by bit; others stay.
 ///
 /// # Errors
 /// What the engine refuses.
@@ -16,32 +16,40 @@ use crate::{Op, assert_close, tolerance};
 /// # Panics
 /// When a bit is wrong.
 pub fn writes_page_bounds<E: TokenEngine>(engine: &E, dtype: DType) -> Result<(), CoreError> {
-    for (i, (pages, size, dim)) in [(5, 4, 6), (7, 16, 128), (3, 1, 80), (2, 3, 1)].into_iter().enumerate() {
+    let shapes = [(5, 4, 6, 1), (7, 16, 128, 1), (3, 1, 80, 1), (2, 3, 1, 3), (4, 12, 32, 4)];
+    for (i, (pages, page, dim, parts)) in shapes.into_iter().enumerate() {
         let seed = 2_201 + 10 * i as u64;
-        let keys = random(seed, &[pages, size, 1, dim], dtype, 0.0);
-        let before = random(seed + 1, &[pages, 2, dim], dtype, 0.0);
-        let named: Vec<u32> = (0..pages as u32).rev().step_by(2).collect();
+        let (size, all) = (page / parts, pages * parts);
+        let keys = random(seed, &[pages, page, 1, dim], dtype, 0.0);
+        let before = random(seed + 1, &[pages, parts, 2, dim], dtype, 0.0);
+        let named: Vec<u32> = (0..all as u32).rev().step_by(2).collect();
         let (numbers, mut expected) = (keys.to_f32_vec(), before.to_f32_vec());
-        for &page in &named {
+        for &part in &named {
             for channel in 0..dim {
-                let of = (0..size).map(|row| numbers[(page as usize * size + row) * dim + channel]);
-                let at = page as usize * 2 * dim + channel;
+                let of = (0..size).map(|row| numbers[(part as usize * size + row) * dim + channel]);
+                let at = part as usize * 2 * dim + channel;
                 expected[at] = of.clone().fold(f32::INFINITY, f32::min);
                 expected[at + dim] = of.fold(f32::NEG_INFINITY, f32::max);
             }
         }
         let (keys, mut bounds) = (engine.upload(&keys)?, engine.upload(&before)?);
-        for pages in [&[][..], &named] {
-            engine.write_page_bounds(&mut bounds, &keys, &engine.upload_indices(&[pages.len()], pages)?)?;
+        for which in [&[][..], &named] {
+            engine.write_page_bounds(&mut bounds, &keys, &engine.upload_indices(&[which.len()], which)?)?;
             let expected =
-                if pages.is_empty() { before.clone() } else { tensor(before.shape(), dtype, &expected) };
-            let what = format!("bounds of {named:?} of {pages:?} pages of {size}, {dtype}");
+                if which.is_empty() { before.clone() } else { tensor(before.shape(), dtype, &expected) };
+            let what = format!("bounds of {which:?} of {pages} pages of {parts} parts of {size}, {dtype}");
             assert_same_bits(&what, &read(engine, &bounds)?, &expected);
         }
-        let beyond = engine.upload_indices(&[1], &[pages as u32])?;
+        let beyond = engine.upload_indices(&[1], &[all as u32])?;
         assert_refused!(
             engine.write_page_bounds(&mut bounds, &keys, &beyond),
-            CoreError::Count { what: "pages", .. }
+            CoreError::Count { what: "parts of pages", .. }
+        );
+        let mut uneven = engine.upload(&HostTensor::zeros(&[pages, page + 1, 2, dim], dtype)?)?;
+        let none = engine.upload_indices(&[0], &[])?;
+        assert_refused!(
+            engine.write_page_bounds(&mut uneven, &keys, &none),
+            CoreError::Geometry { field: "parts", .. }
         );
     }
     Ok(())
@@ -99,7 +107,7 @@ pub fn chooses_pages<E: TokenEngine>(engine: &E, dtype: DType) -> Result<(), Cor
         let q = random(seed + 2, &[1, kv_heads * group, dim], dtype, 0.0);
         let on = |x: &HostTensor| engine.upload(x);
         let (k_on, v_on, q_on) = (on(&k)?, on(&v)?, on(&q)?);
-        let mut bounds = on(&HostTensor::zeros(&[pool_pages, 2, dim], dtype)?)?;
+        let mut bounds = on(&HostTensor::zeros(&[pool_pages, 1, 2, dim], dtype)?)?;
         let every: Vec<u32> = (0..pool_pages as u32).collect();
         engine.write_page_bounds(&mut bounds, &k_on, &engine.upload_indices(&[pool_pages], &every)?)?;
         // Pages in no order, and lists with room between them.

@@ -9,6 +9,7 @@ mod extend;
 mod head_pages;
 mod layer_pools;
 mod leaf_inputs;
+mod merging;
 mod observed;
 mod original_keys;
 mod page_regions;
@@ -46,7 +47,7 @@ use reading::chooses_for_each;
 use recorded::Recorded;
 use shared_evictions::SharedEviction;
 use stand_ins::StandInRows;
-use summaries::Summaries;
+use summaries::Wanted;
 
 pub use evict::EvictReport;
 pub use extend::{NewTokens, TokenBatch};
@@ -64,8 +65,8 @@ pub struct TokenBytes {
     pub in_use: u64,
     /// What a cache that keeps every token of every sequence would hold, not rounded up to blocks.
     pub full: u64,
-    /// Held beside that: keys, as they came, of tokens that move again and again, tokens that stand for evicted ones, and summaries of pages.
-    /// Sequences that share one count it each.
+    /// Held beside that: keys, as they came, of tokens that move again and again, tokens that stand for evicted ones, of which
+    /// sequences that share one count it each, and summaries of pages.
     pub host: u64,
     /// Held on the host beside that: codes, with what they are relative to, scales, radii, headers and positions. A page that several sequences refer to counts once.
     pub coded: u64,
@@ -198,7 +199,6 @@ struct SequenceLayer<T> {
     /// Which eviction wrote rows of the heads' lists last; what only came after them is not counted.
     stamp: u64,
     beside: BesidePages<T>,
-    summaries: Summaries,
     probes: Option<Probes<T>>,
 }
 
@@ -212,7 +212,6 @@ impl<T> Default for SequenceLayer<T> {
             recorded: Recorded::default(),
             stamp: 0,
             beside: BesidePages::default(),
-            summaries: Summaries::default(),
             probes: None,
         }
     }
@@ -300,10 +299,11 @@ impl<E: TokenEngine> TokenCache<E> {
             planner = planner.with_profile(profile);
         }
         let sums = planner.needs().accumulated_attention;
+        let wanted = Wanted::of(planner.needs(), planner.recipe().retain, geometry.block_size);
         let layers = (0..geometry.layers)
             .map(|layer| {
                 let positions = geometry.attention(layer).uses_positions();
-                LayerPools::new(&engine, &geometry, (sums, positions))
+                LayerPools::new(&engine, &geometry, (sums, positions, wanted))
             })
             .collect::<Result<Vec<_>, Error>>()?;
         let of_layer = |layer| engine.upload_attention(&geometry.attention(layer));
@@ -545,7 +545,8 @@ impl<E: TokenEngine> TokenCache<E> {
         let layers = || self.sequences.values().flat_map(|s| &s.layers);
         let seen = layers().map(|l| l.seen as u64).sum::<u64>();
         let by_choice = chooses_for_each(self.planner.recipe());
-        let summaries = |l: &SequenceLayer<E::Tensor>| l.summaries.bytes();
+        let of_page = self.wanted().page_bytes(&self.geometry);
+        let summaries: u64 = self.layers.iter().map(|l| (l.pool.in_use() * of_page) as u64).sum();
         let attended = layers().map(|l| l.attended as u64).sum::<u64>();
         let mut counted = HashSet::new();
         let coded = layers().flat_map(|l| &l.heads).map(|h| h.coded.bytes(&mut counted)).sum();
@@ -563,10 +564,10 @@ impl<E: TokenEngine> TokenCache<E> {
             resident: self.layers.iter().map(|l| l.pool.capacity() as u64 * block).sum(),
             in_use: self.layers.iter().map(|l| l.pool.in_use() as u64 * block).sum(),
             full: seen * token,
-            host: layers().map(summaries).sum::<u64>() + originals + stand_ins,
+            host: summaries + originals + stand_ins,
             coded,
             read: attended * (block / self.geometry.block_size as u64)
-                + layers().filter(|_| by_choice).map(summaries).sum::<u64>()
+                + if by_choice { summaries } else { 0 }
                 + stand_ins
                 + coded,
             observed: (observed * self.geometry.dtype.bytes() + sums * size_of::<f32>()) as u64,

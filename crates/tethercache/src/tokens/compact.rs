@@ -46,12 +46,19 @@ pub fn kept_heads(
     for edit in &plan.edits {
         match edit {
             TokenEdit::Merge(merge) => merges.push(merge.clone()),
-            &TokenEdit::Compensate { head } => {
+            &TokenEdit::MergeSimilar { head, .. } | &TokenEdit::Compensate { head } => {
                 let Some(slot) = compensations.get_mut(head) else { continue };
                 let (keys, values) = (seen.keys()?, seen.values()?);
                 let keys = &keys[head / repeat * tokens * dims.0..][..tokens * dims.0];
                 let values = &values[head / repeat * tokens * dims.1..][..tokens * dims.1];
-                *slot = Compensation::of(head, keys, values, dims, &plan.keep.evicted(head, tokens))?;
+                match edit {
+                    TokenEdit::MergeSimilar { by, .. } => {
+                        merges.extend(by.plan(head, keys, values, dims, plan.keep.head(head))?);
+                    }
+                    _ => {
+                        *slot = Compensation::of(head, keys, values, dims, &plan.keep.evicted(head, tokens))?
+                    }
+                }
             }
         }
     }

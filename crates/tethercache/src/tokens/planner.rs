@@ -63,6 +63,17 @@ pub enum ScoreChoice {
     Spans(ScoreSpans),
 }
 
+/// Pages that a token reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PagesRead {
+    /// Tokens of a page.
+    pub page: usize,
+    /// Pages of which the best are read; all others are, whatever they hold.
+    pub between: Range<usize>,
+    /// How many of them are read.
+    pub count: usize,
+}
+
 /// Turns a recipe for tokens into decisions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenPlanner {
@@ -264,6 +275,48 @@ impl TokenPlanner {
         };
         let row: Vec<f32> = (0..lengths.first().copied().unwrap_or(0)).map(of_token).collect();
         Ok(selector.select(&HeadScores::shared(lengths.len(), &row)?, &shares)?)
+    }
+
+    /// Which pages the newest of `tokens` tokens of `heads` heads reads, where that is for the bounds of pages to say: what [`TokenPlanner::plan`] would keep.
+    /// `None` where something else decides.
+    ///
+    /// # Errors
+    /// [`Error::Score`] for shares that cannot be made.
+    pub fn reads_pages(
+        &self,
+        turn: LayerContext,
+        heads: usize,
+        tokens: usize,
+    ) -> Result<Option<PagesRead>, Error> {
+        let (Some(scorer), Some(selector)) = (&self.recipe.score, &self.recipe.select) else {
+            return Ok(None);
+        };
+        let Some(page) = scorer.page_bounds().filter(|page| selector.whole_pages() == Some(*page)) else {
+            return Ok(None);
+        };
+        if self.recipe.edit.is_some() || self.recipe.budget.layers.group(turn.layer).is_some() {
+            return Ok(None);
+        }
+        let lengths = vec![tokens; heads];
+        let (shares, _) = self.shares(scorer, turn, &lengths, None)?;
+        if shares.keep_all(&lengths) {
+            return Ok(Some(PagesRead { page, between: 0..0, count: 0 }));
+        }
+        let share = match &shares {
+            HeadShares::Each(shares) if shares.iter().all(|s| *s == shares[0]) => shares.first(),
+            _ => None,
+        };
+        let Some(&HeadShare { kept, protected, .. }) = share else { return Ok(None) };
+        let protected = protected.within(kept, tokens);
+        // Pages that are read whatever they hold: those of sinks and of the newest tokens, which the last page is among.
+        let first = protected.sink.div_ceil(page);
+        let last = (tokens - protected.recent) / page;
+        let always = first * page + tokens - last * page;
+        if page > kept || protected.recent == 0 || first > last || always > kept {
+            return Ok(None);
+        }
+        let count = ((kept - always) / page).min(last - first);
+        Ok(Some(PagesRead { page, between: first..last, count }))
     }
 
     /// The plan that keeps `keep` of heads of `lengths` tokens, which was chosen as [`TokenPlanner::plan`] would have.

@@ -64,6 +64,8 @@ fn drafts_are_taken_back_as_if_they_had_never_come() {
         ("streaming-llm", &["budget.ratio=0.5"]),
         ("tova", &["budget.ratio=0.6"]),
         ("knorm", &["budget.ratio=0.4"]),
+        ("quest", &["budget.ratio=0.4", "budget.dense=0", "score.page=4", "select.size=4"]),
+        ("rekv", &["score.block=4", "score.init=4", "score.question=4", "select.size=4", "select.top=4"]),
     ] {
         let recipe = TokenRecipe::named(name).unwrap().with_overrides(overrides).unwrap();
         let (mut plain, mut drafting) =

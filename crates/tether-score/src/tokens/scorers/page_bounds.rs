@@ -56,6 +56,10 @@ impl ScoreTokens for PageBounds {
         Protected { sink: 0, recent: 1 }
     }
 
+    fn page_bounds(&self) -> Option<usize> {
+        Some(self.page)
+    }
+
     fn score(&self, seen: &dyn TokenObservation, _: ScoreRequest) -> Result<HeadScores, ScoreError> {
         let (tokens, dim, group) = (seen.tokens(), seen.head_dim_k(), group(seen)?);
         let queries = seen.queries(1)?;

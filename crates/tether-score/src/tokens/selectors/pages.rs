@@ -27,6 +27,10 @@ impl SelectTokens for Pages {
         at_least("select.size", self.size, 1)
     }
 
+    fn whole_pages(&self) -> Option<usize> {
+        Some(self.size)
+    }
+
     fn choose(&self, rows: &[&[f32]], share: HeadShare) -> Result<Vec<u32>, ScoreError> {
         let scores = rows.first().copied().unwrap_or_default();
         if self.size > share.kept {

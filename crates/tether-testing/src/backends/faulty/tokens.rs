@@ -2,7 +2,8 @@
 
 use tether_core::{
     AttendOptions, BlockTables, ChosenTokens, CoreError, DType, NewQueries, ObservedLayer, PageChoice,
-    PageLists, PagedKv, RowLists, ScoreLeaf, ScoreOp, StandIns, TokenEngine, TokenLayout, WindowSpec,
+    PageLists, PagedKv, RowLists, ScoreLeaf, ScoreOp, SimilarRows, StandIns, TokenEngine, TokenLayout,
+    WindowSpec,
 };
 
 use super::super::watch::Bytes;
@@ -139,6 +140,16 @@ impl<E: TokenEngine> TokenEngine for Faulty<E> {
         self.engine.weighted_rows(pool, lists, dtype)
     }
 
+    fn joins_similar(&self) -> bool {
+        self.engine.joins_similar()
+    }
+
+    fn join_similar(&self, rows: &SimilarRows<'_, Self>) -> Result<E::Tensor, CoreError> {
+        self.enter(Call::JoinSimilar, Bytes::None)?;
+        let &SimilarRows { keys, values, kept, leaving, threshold, most } = rows;
+        self.engine.join_similar(&SimilarRows { keys, values, kept, leaving, threshold, most })
+    }
+
     fn attend_stand_ins(
         &self,
         q: &E::Tensor,
@@ -156,10 +167,10 @@ impl<E: TokenEngine> TokenEngine for Faulty<E> {
         &self,
         bounds: &mut E::Tensor,
         keys: &E::Tensor,
-        pages: &E::Indices,
+        which: &E::Indices,
     ) -> Result<(), CoreError> {
         self.enter(Call::WritePageBounds, Bytes::None)?;
-        self.engine.write_page_bounds(bounds, keys, pages)
+        self.engine.write_page_bounds(bounds, keys, which)
     }
 
     fn chooses_pages(&self) -> bool {

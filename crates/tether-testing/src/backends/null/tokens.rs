@@ -175,9 +175,9 @@ impl TokenEngine for Null {
         &self,
         bounds: &mut NullTensor,
         keys: &NullTensor,
-        _pages: &NullIndices,
+        _which: &NullIndices,
     ) -> Result<(), CoreError> {
-        check_bounds((&keys.shape, keys.dtype), (&bounds.shape, bounds.dtype))
+        check_bounds((&keys.shape, keys.dtype), (&bounds.shape, bounds.dtype)).map(drop)
     }
 
     fn chooses_pages(&self) -> bool {

@@ -13,11 +13,13 @@ use crate::tokens::TokenPlan;
 /// Pages from which on freeing them is worth a copy of what is known of all pages, which is made beside other layers.
 const MANY_PAGES: usize = 1 << 10;
 
-/// What changes of tokens that stay: moves of each head, and merges, head after head.
+/// What changes of tokens that stay: moves of each head, merges, head after head, and heads whose evicted tokens join those like them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Changes<'a> {
     pub moves: Option<&'a [HeadMoves]>,
-    pub merges: &'a [&'a Merge],
+    pub merges: &'a [Merge],
+    /// Heads of which any token that stays may change; none where none does.
+    pub joins: &'a [bool],
 }
 
 impl<'a> Changes<'a> {
@@ -26,8 +28,15 @@ impl<'a> Changes<'a> {
         self.moves.map_or(&[], |moves| &moves[head].moved)
     }
 
+    fn joins(&self, head: usize) -> bool {
+        self.joins.get(head) == Some(&true)
+    }
+
     /// Tokens of `set` that others become part of, by their numbers in it.
     fn merged(&self, head: usize, set: &[u32]) -> Vec<usize> {
+        if self.joins(head) {
+            return (0..set.len()).collect();
+        }
         let of_head = self.merges.iter().filter(|merge| merge.head == head);
         of_head.filter_map(|merge| set.binary_search(&merge.into).ok()).collect()
     }
@@ -44,6 +53,8 @@ pub(super) struct Rows {
     pub positions: Vec<i32>,
     /// For each merge, the number of its token among the rows.
     pub merged: Vec<u32>,
+    /// For each head whose evicted tokens join those like them, the numbers of all that stays of it among the rows.
+    pub joined: Vec<Vec<u32>>,
 }
 
 /// The slots that what stays of a head will have.
@@ -157,11 +168,14 @@ impl<'a> Slots<'a> {
             let HeadSlots { moved, merged, .. } = slots;
             let set = plan.keep.head(number);
             let new_positions = changes.moves.map_or(&[][..], |moves| &moves[number].positions);
-            let mut merged_at = Vec::new();
+            // The number among the rows of each token that others become part of, by its number in the set.
+            let mut merged_at = vec![None; if merged.is_empty() { 0 } else { set.len() }];
+            merged.iter().for_each(|&place| merged_at[place] = Some(0));
             let sources = old.rows(set.iter().copied(), size);
             let targets = head.rows(0..set.len() as u32, size);
             for (place, (source, target)) in sources.zip(targets).enumerate() {
-                let (moves, merges) = (moved.binary_search(&place).is_ok(), merged.contains(&place));
+                let moves = moved.binary_search(&place).is_ok();
+                let merges = merged_at.get(place).is_some_and(Option::is_some);
                 if source == target && !moves && !merges {
                     continue;
                 }
@@ -171,14 +185,18 @@ impl<'a> Slots<'a> {
                     rows.positions.push(new_positions[place]);
                 }
                 if merges {
-                    merged_at.push((place, at));
+                    merged_at[place] = Some(at);
                 }
                 rows.from.push(source);
                 rows.to.push(target);
             }
             // In the order of the head's merges.
-            let at = |place: &usize| merged_at.iter().find(|(p, _)| p == place).map_or(0, |(_, at)| *at);
-            rows.merged.extend(merged.iter().map(at));
+            let at = merged.iter().filter_map(|&place| merged_at[place]);
+            if changes.joins(number) {
+                rows.joined.push(at.collect());
+            } else {
+                rows.merged.extend(at);
+            }
         }
         rows
     }

@@ -1,13 +1,13 @@
 //! A plan carried out on the lists of one layer: prepared first, then done in one write, so that a layer is as before or as after.
 
-use tether_core::{ChosenTokens, CoreError, HostTensor, PageLists, RowLists, TokenEngine};
-use tether_edit::EditError;
-use tether_edit::tokens::{Merge, TokenEdit};
+use tether_core::{ChosenTokens, CoreError, HostTensor, PageLists, TokenEngine};
+use tether_edit::tokens::Merge;
 use tether_score::tokens::Protected;
 
 use super::arrange::{Arranged, Changes, Freed, Rows, Slots};
 use super::head_pages::HeadPages;
 use super::layer_pools::PoolRows;
+use super::merging::Merged;
 use super::pending::{Chosen, PendingLayer};
 use super::{BesidePages, TokenCache};
 use crate::Error;
@@ -19,46 +19,8 @@ pub(super) struct Compacted<T> {
     pub heads: Vec<HeadPages>,
     pub beside: BesidePages<T>,
     pub given_up: Vec<u32>,
-}
-
-/// Rows that are merged into others.
-#[derive(Debug)]
-struct Merged {
-    /// For each merge, the number of its token among the rows.
-    to: Vec<u32>,
-    /// Where the rows of each merge begin.
-    starts: Vec<u32>,
-    /// Rows of the pool, the one that stays first.
-    rows: Vec<u32>,
-    weights: Vec<f32>,
-}
-
-impl Merged {
-    /// Merges of tokens of `heads`, with their numbers among the rows.
-    fn of<'m>(
-        heads: &[HeadPages],
-        block_size: usize,
-        merges: impl Iterator<Item = (&'m Merge, u32)>,
-    ) -> Result<Self, EditError> {
-        let mut all = Self { to: Vec::new(), starts: vec![0], rows: Vec::new(), weights: Vec::new() };
-        for (merge, to) in merges {
-            let (head, list) = (merge.head, &heads[merge.head]);
-            for &(token, weight) in std::iter::once(&(merge.into, 1.0)).chain(&merge.from) {
-                if token as usize >= list.len() {
-                    return Err(EditError::NoSuchToken { head, token, tokens: list.len() });
-                }
-                all.rows.push(list.row(token as usize, block_size));
-                all.weights.push(weight);
-            }
-            all.to.push(to);
-            all.starts.push(all.rows.len() as u32);
-        }
-        Ok(all)
-    }
-
-    fn lists(&self) -> RowLists<'_> {
-        RowLists { starts: &self.starts, rows: &self.rows, weights: &self.weights }
-    }
+    /// Tokens that others became part of, or all that may have where the device finds out which.
+    pub merged: usize,
 }
 
 impl<E: TokenEngine> TokenCache<E> {
@@ -72,13 +34,19 @@ impl<E: TokenEngine> TokenCache<E> {
     ) -> Result<Compacted<E::Tensor>, Error> {
         let size = self.geometry.block_size;
         let made: Vec<HeadPages> = heads.iter().map(HeadPages::emptied).collect();
-        let mut merges: Vec<&Merge> = plan.edits.iter().filter_map(merge_of).collect();
-        // Into what stays, head after head.
-        merges.retain(|m| m.head < heads.len() && plan.keep.head(m.head).binary_search(&m.into).is_ok());
-        merges.sort_by_key(|m| m.head);
+        let merges = self.merges(heads, plan)?;
+        let joins: Vec<bool> = (0..heads.len()).map(|head| self.joins(plan, head).is_some()).collect();
+        // Out of the pools, which are as they were: a merge does not see another one's result.
+        let mut joined = Vec::new();
+        for (number, head) in heads.iter().enumerate() {
+            if let Some(by) = self.joins(plan, number) {
+                joined.push(self.joined((number, head), plan, by)?);
+            }
+        }
         let moves = self.moves(heads, beside.originals.as_ref(), plan)?;
         let stand_ins = self.stand_ins(heads, beside.stand_ins.as_ref(), plan)?;
-        let changes = Changes { moves: moves.as_ref().map(|m| &m.heads[..]), merges: &merges };
+        let moved = moves.as_ref().map(|m| &m.heads[..]);
+        let changes = Changes { moves: moved, merges: &merges, joins: &joins };
         let slots = Slots::new(heads, plan, &changes, size);
         let needed = slots.shared(heads, &self.layers[plan.layer].pool);
         self.layers[plan.layer].reserve(&self.engine, needed)?;
@@ -87,7 +55,7 @@ impl<E: TokenEngine> TokenCache<E> {
         let (mut made, given_up) = slots.lists((heads, made), plan, (pool, &taken), size);
         let rows = slots.rows((heads, &made), plan, &changes, size);
         let rotated = moves.as_ref().and_then(|m| m.rotated.as_ref());
-        if let Err(e) = self.write_compacted((heads, plan.layer), &rows, rotated, &merges) {
+        if let Err(e) = self.write_compacted((heads, plan.layer), &rows, rotated, (&merges, &joined)) {
             let pool = &mut self.layers[plan.layer].pool;
             taken.into_iter().try_for_each(|page| pool.release(page).map(drop))?;
             return Err(e);
@@ -99,7 +67,8 @@ impl<E: TokenEngine> TokenCache<E> {
                 (head.positions, head.originals) = (moves.positions.into(), moves.originals);
             }
         }
-        Ok(Compacted { heads: made, beside: BesidePages { originals, stand_ins }, given_up })
+        let merged = rows.merged.len() + rows.joined.iter().map(Vec::len).sum::<usize>();
+        Ok(Compacted { heads: made, beside: BesidePages { originals, stand_ins }, given_up, merged })
     }
 
     /// [`TokenCache::compact`] of `heads` that were arranged before; and what the pages are then, where that was worked out too.
@@ -111,11 +80,12 @@ impl<E: TokenEngine> TokenCache<E> {
     ) -> Result<(Compacted<E::Tensor>, Option<Freed>), Error> {
         let Arranged { heads: made, rows, given_up, freed } = arranged;
         match (rows, &next.chosen) {
-            (Some(rows), _) => self.write_compacted((heads, next.plan.layer), &rows, None, &[])?,
+            (Some(rows), _) => self.write_compacted((heads, next.plan.layer), &rows, None, (&[], &[]))?,
             (None, Some(chosen)) => self.write_chosen(next.plan.layer, heads, chosen)?,
             (None, None) => {}
         }
-        Ok((Compacted { heads: made, beside: beside.clone(), given_up }, freed))
+        let done = Compacted { heads: made, beside: beside.clone(), given_up, merged: 0 };
+        Ok((done, freed))
     }
 
     /// Moves the tokens that the device chose to the front of lists that are in order, by what the page table there says.
@@ -150,7 +120,7 @@ impl<E: TokenEngine> TokenCache<E> {
         (heads, layer): (&[HeadPages], usize),
         rows: &Rows,
         rotated: Option<&E::Tensor>,
-        merges: &[&Merge],
+        (merges, joined): (&[Merge], &[E::Tensor]),
     ) -> Result<(), Error> {
         if rows.from.is_empty() {
             return Ok(());
@@ -166,7 +136,7 @@ impl<E: TokenEngine> TokenCache<E> {
                 engine.write_rows(positions, &at, &engine.upload(&position_words(&rows.positions)?)?)?;
             }
         }
-        let all = || merges.iter().copied().zip(rows.merged.iter().copied());
+        let all = || merges.iter().zip(rows.merged.iter().copied());
         let values = Merged::of(heads, g.block_size, all())?;
         let keys = Merged::of(heads, g.block_size, all().filter(|(m, _)| m.keys))?;
         // Out of the pools, which are as they were: a merge does not see another one's result.
@@ -176,14 +146,10 @@ impl<E: TokenEngine> TokenCache<E> {
                 engine.write_rows(into, &engine.upload_indices(&[merged.to.len()], &merged.to)?, &means)?;
             }
         }
+        for (values, to) in joined.iter().zip(&rows.joined) {
+            engine.write_rows(&mut data.v, &engine.upload_indices(&[to.len()], to)?, values)?;
+        }
         Ok(pools.write_rows(engine, &engine.upload_indices(&[rows.to.len()], &rows.to)?, &data)?)
-    }
-}
-
-fn merge_of(edit: &TokenEdit) -> Option<&Merge> {
-    match edit {
-        TokenEdit::Merge(merge) => Some(merge),
-        TokenEdit::Compensate { .. } => None,
     }
 }
 

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 use tether_core::{CoreError, Readback, Side, TokenEngine};
-use tether_edit::tokens::TokenEdit;
 use tether_score::tokens::KeptIndices;
 
 use super::arrange::{Arranged, arranged_together};
@@ -40,7 +39,7 @@ pub struct EvictReport {
     pub evicted: usize,
     /// Tokens that stayed, likewise.
     pub kept: usize,
-    /// Tokens that others became part of, likewise.
+    /// Tokens that others became part of, likewise. Where a device finds out which are most alike, all that others may have become part of: it is not waited for.
     pub merged: usize,
     /// Tokens that are codes from now on, likewise.
     pub coded: usize,
@@ -231,6 +230,7 @@ impl<E: TokenEngine> TokenCache<E> {
         let mut shrunk = None;
         let sharer = (sequence, held.stamp);
         if let Some(known) = self.made_before((&held.heads, sharer), &plan)? {
+            report.merged += known.merged;
             let given_up: Vec<u32> = held.heads.iter().flat_map(|h| h.blocks.clone()).collect();
             held.replace_heads(known.heads);
             (held.beside, held.stamp) = (known.beside, known.stamp);
@@ -243,7 +243,8 @@ impl<E: TokenEngine> TokenCache<E> {
                 None => (self.compact(&held.heads, &held.beside, &plan)?, None),
             };
             self.stamps += 1;
-            self.remember(&held.heads, &plan, (sequence, self.stamps), sharers);
+            self.remember(&held.heads, &plan, (sequence, self.stamps), (sharers, done.merged));
+            report.merged += done.merged;
             held.replace_heads(done.heads);
             (held.beside, held.stamp) = (done.beside, self.stamps);
             let pool = &mut self.layers[layer].pool;
@@ -252,7 +253,6 @@ impl<E: TokenEngine> TokenCache<E> {
                 None => done.given_up.into_iter().try_for_each(|page| pool.release(page).map(drop))?,
             }
         }
-        report.merged += plan.edits.iter().filter(|e| matches!(e, TokenEdit::Merge(_))).count();
         Ok(shrunk)
     }
 

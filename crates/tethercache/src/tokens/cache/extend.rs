@@ -7,7 +7,7 @@ use tether_score::tokens::{GridPlace, KeptIndices};
 
 use super::compact::position_words;
 use super::head_pages::{HeadPages, Mark};
-use super::reading::chooses_for_each;
+use super::reading::{PageReading, chooses_for_each};
 use super::recorded::{Piece, QueryTail};
 use super::{SequenceId, SequenceLayer, TokenCache, unknown};
 use crate::Error;
@@ -115,7 +115,7 @@ impl<E: TokenEngine> TokenCache<E> {
     /// [`TokenCache::extend`] for several sequences in one call: a token of each, pieces of prompts, or both.
     ///
     /// # Errors
-    /// As [`TokenCache::extend`]; [`crate::RecipeError::Combination`] for several sequences that choose what they read, or that have codes; [`Error::Core`] for a batch without sequences, for starts that do not cut the tokens, and for a sequence that is named
+    /// As [`TokenCache::extend`]; [`crate::RecipeError::Combination`] for several sequences that read what was chosen on the host, or that have codes; [`Error::Core`] for a batch without sequences, for starts that do not cut the tokens, and for a sequence that is named
     /// twice. All sequences are as they were.
     pub fn extend_batch(
         &mut self,
@@ -165,9 +165,7 @@ impl<E: TokenEngine> TokenCache<E> {
             self.check_order(sequence, layer, batch.positions(number))?;
         }
         if sequences.len() > 1 && self.reads_by_choice(sequences, layer)? {
-            let problem = "its sequences choose what they read, or have codes: extend them one by one";
-            let recipe = self.planner.recipe().name.clone();
-            return Err(crate::RecipeError::Combination { recipe, problem }.into());
+            return Err(self.one_by_one());
         }
         let mut held = Vec::with_capacity(sequences.len());
         for sequence in sequences {
@@ -275,7 +273,6 @@ impl<E: TokenEngine> TokenCache<E> {
                 list.blocks.extend(fresh.by_ref().take(count));
             }
         }
-        let summaries = held.iter().map(|h| h.summaries.mark(self.geometry.head_dim_k)).collect::<Vec<_>>();
         let copied = pools.copy_rows(&self.engine, &from, &to).map_err(Error::from);
         let result = copied.and_then(|()| self.write_and_attend(held, batch));
         let pool = &mut self.layers[batch.layer].pool;
@@ -299,9 +296,6 @@ impl<E: TokenEngine> TokenCache<E> {
             }
             Err(e) => {
                 lists.for_each(|(list, mark)| list.back_to(mark));
-                for (layer, mark) in held.iter_mut().zip(summaries) {
-                    layer.summaries.back_to(mark);
-                }
                 taken.into_iter().try_for_each(|page| pool.release(page).map(drop))?;
                 Err(e)
             }
@@ -315,18 +309,26 @@ impl<E: TokenEngine> TokenCache<E> {
         [needs.last_queries.max(self.probes_wanted()).min(most), needs.raw_queries.min(most)]
     }
 
-    /// True where a sequence has codes, which are attended to on the host, or chooses what it reads.
+    /// True where a sequence has codes, which are attended to on the host, or reads what was chosen there.
     fn reads_by_choice(&self, sequences: &[SequenceId], layer: usize) -> Result<bool, Error> {
-        if chooses_for_each(self.planner.recipe()) || !self.wanted().is_nothing() {
-            return Ok(true);
-        }
+        let mut decoding = 0;
         for &sequence in sequences {
-            let held = &self.sequence(sequence)?.layers[layer];
+            let held = self.sequence(sequence)?;
+            decoding += usize::from(held.decoding);
+            let held = &held.layers[layer];
             if !held.read.is_empty() || held.heads.iter().any(HeadPages::has_codes) {
                 return Ok(true);
             }
         }
-        Ok(false)
+        let chooses = chooses_for_each(self.planner.recipe()) && decoding > 0;
+        Ok(chooses && (decoding < sequences.len() || !self.chooses_on_device(layer)))
+    }
+
+    /// The refusal of a batch.
+    fn one_by_one(&self) -> Error {
+        let problem = "its sequences choose what they read, or have codes: extend them one by one";
+        let recipe = self.planner.recipe().name.clone();
+        crate::RecipeError::Combination { recipe, problem }.into()
     }
 
     /// Writes the new tokens to all lists, and attends with them over those that are read, unless that is known.
@@ -367,18 +369,26 @@ impl<E: TokenEngine> TokenCache<E> {
             layer.heads.iter_mut().for_each(|head| head.set_grid(grid));
         }
         let mut added = Added { out: None, attended: Vec::new(), queries: Vec::with_capacity(held.len()) };
-        if let [one] = held {
-            let choose = attend && batch.decoding[0] && chooses_for_each(self.planner.recipe());
-            let choices = self.summarise(one, layer, new, choose)?;
-            if let Some(choices) = choices {
-                let heads = one.reading();
-                let before = heads[0].len() - new.positions.len();
-                let everything = |(i, c): (usize, &KeptIndices)| c.total() == heads.len() * (before + i + 1);
-                if !choices.iter().enumerate().all(everything) {
-                    let all: usize = heads.iter().map(HeadPages::len).sum();
-                    added.attended = vec![choices.last().map_or(all, KeptIndices::total)];
-                    added.out = Some(self.attend_to(layer, heads, new, &choices)?);
+        self.summarise(held, layer, |number| batch.tokens(number))?;
+        if attend && batch.decoding[0] && chooses_for_each(self.planner.recipe()) {
+            match (self.attend_to_pages(held, (layer, starts), new)?, &*held) {
+                (PageReading::Chosen(out, attended), _) => {
+                    (added.out, added.attended) = (Some(out), attended)
                 }
+                (PageReading::Everything, _) => {}
+                (PageReading::OnHost, [one]) => {
+                    let choices = self.choices(one, layer, new)?;
+                    let heads = one.reading();
+                    let before = heads[0].len() - new.positions.len();
+                    let everything =
+                        |(i, c): (usize, &KeptIndices)| c.total() == heads.len() * (before + i + 1);
+                    if !choices.iter().enumerate().all(everything) {
+                        let all: usize = heads.iter().map(HeadPages::len).sum();
+                        added.attended = vec![choices.last().map_or(all, KeptIndices::total)];
+                        added.out = Some(self.attend_to(layer, heads, new, &choices)?);
+                    }
+                }
+                (PageReading::OnHost, _) => return Err(self.one_by_one()),
             }
         }
         if added.out.is_none() {

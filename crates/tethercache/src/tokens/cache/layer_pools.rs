@@ -6,6 +6,7 @@ use tether_layout::BlockPool;
 use super::TokenGeometry;
 use super::head_pages::HeadPages;
 use super::page_regions::PageRegions;
+use super::summaries::{PageSummaries, Wanted};
 use crate::Error;
 
 /// Pools `[blocks, block_size, 1, head_dim]` of keys and of values, and which of their pages are in use.
@@ -17,6 +18,8 @@ pub(super) struct LayerPools<E: TokenEngine> {
     pub sums: Option<E::Tensor>,
     /// The position of each row, an `i32`'s bits, `f32` words `[blocks, block_size, 1]`, where attention asks for it.
     pub positions: Option<E::Tensor>,
+    /// What is told of full pages, where the recipe asks for it.
+    pub summaries: PageSummaries<E::Tensor>,
     pub pool: BlockPool,
     pub regions: PageRegions<E>,
 }
@@ -56,7 +59,7 @@ impl<E: TokenEngine> LayerPools<E> {
     pub(super) fn new(
         engine: &E,
         geometry: &TokenGeometry,
-        (sums, positions): (bool, bool),
+        (sums, positions, wanted): (bool, bool, Wanted),
     ) -> Result<Self, Error> {
         let blocks = geometry.kv_heads;
         let make_rows = |shape: &[usize], dtype| engine.upload(&HostTensor::zeros(shape, dtype)?);
@@ -68,6 +71,7 @@ impl<E: TokenEngine> LayerPools<E> {
             positions: positions
                 .then(|| make_rows(&[blocks, geometry.block_size, 1], DType::F32))
                 .transpose()?,
+            summaries: PageSummaries::new(engine, geometry, (blocks, wanted))?,
             pool: BlockPool::new(blocks),
             regions: PageRegions::new(engine, blocks)?,
         })
@@ -113,7 +117,9 @@ impl<E: TokenEngine> LayerPools<E> {
         let (k, v) = engine.gather_pages_of_two((&self.k, &self.v), &from)?;
         let other =
             |pool: &Option<E::Tensor>| pool.as_ref().map(|p| engine.gather_pages(p, &from)).transpose();
+        let summaries = self.summaries.copied(engine, &from)?;
         (self.sums, self.positions) = (other(&self.sums)?, other(&self.positions)?);
+        self.summaries = summaries;
         (self.k, self.v) = (k, v);
         Ok(())
     }

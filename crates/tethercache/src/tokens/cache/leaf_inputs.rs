@@ -7,7 +7,7 @@ use tether_core::{
     CoreError, HostTensor, LeafQueries, MeanRotation, ObservedLayer, PageLists, ScoreLeaf, TokenEngine,
     TokenLayout,
 };
-use tether_score::tokens::token_grid;
+use tether_score::tokens::{BlockGrid, token_grid};
 
 use super::head_pages::HeadPages;
 use super::probes::{Probes, heads_of};
@@ -35,10 +35,19 @@ impl<E: TokenEngine> TokenCache<E> {
     /// Whether the device works a leaf out of what there is of heads that hold at most `tokens`.
     pub(super) fn can_observe(
         &self,
-        held: &SequenceLayer<E::Tensor>,
+        (layer, held): (usize, &SequenceLayer<E::Tensor>),
         leaf: &ScoreLeaf,
         tokens: usize,
     ) -> bool {
+        if let ScoreLeaf::BlockMeanLogit { first, size, .. } = *leaf {
+            let grid = BlockGrid { first, size };
+            let known = |list: &HeadPages| {
+                self.parts_of_blocks((layer, list), grid, leaf.columns(list.len())).is_some()
+            };
+            return self.engine.observes(&ScoreLeaf::MeanLogit { queries: 1 })
+                && held.recorded.raw_queries.tokens() > 0
+                && held.heads.iter().all(known);
+        }
         let recorded = &held.recorded;
         let there = match leaf.queries() {
             LeafQueries::None if *leaf == ScoreLeaf::ProjectedValueNorm => !self.projections.is_empty(),
@@ -59,6 +68,9 @@ impl<E: TokenEngine> TokenCache<E> {
         heads: Range<usize>,
         leaf: &ScoreLeaf,
     ) -> Result<E::Tensor, Error> {
+        if let ScoreLeaf::BlockMeanLogit { first, size, queries } = *leaf {
+            return Ok(self.block_logits((layer, held), heads, BlockGrid { first, size }, queries)?);
+        }
         let (engine, group, recorded) = (&self.engine, self.geometry.group(), &held.recorded);
         let lists = &held.heads[heads.clone()];
         let tokens = lists[0].len();

@@ -13,7 +13,7 @@ use super::head_pages::HeadPages;
 use super::probes::{Probes, heads_of};
 use super::recorded::{Recorded, by_head};
 use super::scoring::KnownLeaf;
-use super::summaries::{Summaries, unrotated};
+use super::summaries::unrotated;
 use super::{SequenceLayer, TokenCache};
 
 /// Queries, token after token, of which the last are those of the last token that is observed.
@@ -31,7 +31,6 @@ pub(super) struct Observed<'a, E: TokenEngine> {
     layer: usize,
     heads: Range<usize>,
     queries: Queries<'a, E>,
-    summaries: &'a Summaries,
     upto: usize,
     keys: OnceCell<Vec<f32>>,
     values: OnceCell<Vec<f32>>,
@@ -48,11 +47,10 @@ impl<'a, E: TokenEngine> Observed<'a, E> {
         (lists, layer): (&'a [HeadPages], usize),
         heads: Range<usize>,
         queries: Queries<'a, E>,
-        summaries: &'a Summaries,
     ) -> Self {
         let upto = usize::MAX;
         let (keys, values, read) = Default::default();
-        Self { cache, lists, layer, heads, queries, summaries, upto, keys, values, read, known: &[] }
+        Self { cache, lists, layer, heads, queries, upto, keys, values, read, known: &[] }
     }
 
     /// With leaves that were worked out.
@@ -69,7 +67,7 @@ impl<'a, E: TokenEngine> Observed<'a, E> {
     ) -> Self {
         let probes = held.probes.as_ref().filter(|p| p.seen == held.seen);
         let queries = Queries::Recorded(&held.recorded, probes);
-        Self::new(cache, (&held.heads, layer), heads, queries, &held.summaries)
+        Self::new(cache, (&held.heads, layer), heads, queries)
     }
 
     /// The first `upto` tokens only.
@@ -183,7 +181,7 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
             _ => ScoreError::Missing { what: "a rotation that fits the keys" },
         };
         let positions: Vec<i32> = (0..self.kv_heads()).flat_map(|h| self.positions(h)).copied().collect();
-        let keys = unrotated(self.cache.rope()?, self.keys()?.into_owned(), &positions, 1, self.head_dim_k());
+        let keys = unrotated(self.cache.rope()?, self.keys()?.into_owned(), &positions, self.head_dim_k());
         Ok(keys.map_err(of_rope)?.into())
     }
 
@@ -215,8 +213,8 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
     }
 
     fn page_bounds(&self, kv_head: usize, page: usize) -> Result<Cow<'_, [f32]>, ScoreError> {
-        let (head, tokens, dim) = (self.heads.start + kv_head, self.tokens(), self.head_dim_k());
-        match self.summaries.bounds(self.cache.wanted(), head, page) {
+        let (tokens, dim) = (self.tokens(), self.head_dim_k());
+        match self.cache.bounds_of((self.layer, &self.lists()[kv_head]), tokens, page)? {
             Some(bounds) => Ok(bounds.into()),
             None => {
                 Ok(page_bounds(&self.keys()?[kv_head * tokens * dim..][..tokens * dim], dim, page).into())
@@ -225,8 +223,8 @@ impl<E: TokenEngine> TokenObservation for Observed<'_, E> {
     }
 
     fn block_means(&self, kv_head: usize, grid: BlockGrid, blocks: usize) -> Result<Vec<f64>, ScoreError> {
-        let (head, tokens, dim) = (self.heads.start + kv_head, self.tokens(), self.head_dim_k());
-        if let Some(means) = self.summaries.means(self.cache.wanted(), head, (grid, blocks), dim) {
+        let (tokens, dim) = (self.tokens(), self.head_dim_k());
+        if let Some(means) = self.cache.means_of((self.layer, &self.lists()[kv_head]), grid, blocks)? {
             return Ok(means);
         }
         let keys = self.raw_keys()?;

@@ -1,10 +1,10 @@
 //! What is read of a sequence that retains everything.
 //!
 //! A recipe with `retain` evicts nothing. Where it chooses for every token (`decode.every = 1`, Quest), each query attends over tables of the
-//! blocks that hold what its own query chose, and nothing is copied. Any other choice holds until the next one: it is kept as lists of
+//! blocks that hold what its own query chose, and nothing is copied: a choice of whole pages by their bounds is made on the device. Any other choice holds until the next one: it is kept as lists of
 //! its own, as if a fork of the sequence had evicted the rest, which share what they can with the sequence and take new tokens as it does.
 
-use tether_core::{BlockTables, CoreError, Readback, TokenEngine};
+use tether_core::{BlockTables, CoreError, HostTensor, PageChoice, PageLists, Readback, TokenEngine};
 use tether_score::tokens::{KeptIndices, LayerBudget};
 
 use super::extend::NewTokens;
@@ -12,9 +12,8 @@ use super::head_pages::HeadPages;
 use super::observed::{Observed, Queries};
 use super::pending::PendingLayer;
 use super::recorded::QueryTail;
-use super::summaries::{Summaries, Wanted, unrotated};
 use super::{BesidePages, SequenceId, SequenceLayer, TokenCache, unknown};
-use crate::tokens::{LayerContext, SequenceState, TokenPositions, TokenRecipe};
+use crate::tokens::{LayerContext, PagesRead, SequenceState, TokenPositions, TokenRecipe};
 use crate::{Error, RecipeError};
 
 /// True for a recipe that chooses for every token what it reads.
@@ -61,6 +60,17 @@ fn whole_blocks(head: &HeadPages, set: &[u32], upto: usize, size: usize) -> Opti
         blocks.push(head.blocks[block]);
     }
     Some(blocks)
+}
+
+/// What new tokens attend to that choose pages by their bounds.
+#[derive(Debug)]
+pub(super) enum PageReading<T> {
+    /// Attention over the chosen pages, and what the last token of each sequence reads.
+    Chosen(T, Vec<usize>),
+    /// All there is.
+    Everything,
+    /// What is chosen on the host.
+    OnHost,
 }
 
 impl<E: TokenEngine> TokenCache<E> {
@@ -124,46 +134,93 @@ impl<E: TokenEngine> TokenCache<E> {
         self.layers[layer].forget(before)
     }
 
-    /// Adds new tokens to the summaries of a layer that holds them already, and chooses for each what it reads where the recipe does so and `choose` is true.
-    pub(super) fn summarise(
-        &self,
-        held: &mut SequenceLayer<E::Tensor>,
-        layer: usize,
-        new: &NewTokens<'_, E>,
-        choose: bool,
-    ) -> Result<Option<Vec<KeptIndices>>, Error> {
-        let mut summaries = std::mem::take(&mut held.summaries);
-        let choices = self.choices((held, layer), &mut summaries, new, choose);
-        held.summaries = summaries;
-        choices
+    /// True where the device can choose pages by their bounds.
+    pub(super) fn chooses_on_device(&self, layer: usize) -> bool {
+        self.engine.chooses_pages()
+            && self.layers[layer].summaries.bounds.is_some()
+            && self.wanted().bounds == self.geometry.block_size
     }
 
-    fn choices(
-        &self,
-        (held, layer): (&SequenceLayer<E::Tensor>, usize),
-        summaries: &mut Summaries,
+    /// Attention of a batch's tokens, each over the pages that its own query chooses by their bounds, where the device does that.
+    pub(super) fn attend_to_pages(
+        &mut self,
+        held: &mut [SequenceLayer<E::Tensor>],
+        (layer, starts): (usize, &[u32]),
         new: &NewTokens<'_, E>,
-        choose: bool,
-    ) -> Result<Option<Vec<KeptIndices>>, Error> {
-        let heads = &held.heads;
-        let wanted = self.wanted();
-        if wanted.is_nothing() && !choose {
-            return Ok(None);
+    ) -> Result<PageReading<E::Tensor>, Error> {
+        let g = &self.geometry;
+        let (size, layers, kv_heads) = (g.block_size, g.layers, g.kv_heads);
+        if !self.chooses_on_device(layer) {
+            return Ok(PageReading::OnHost);
         }
+        let (mut tokens, mut attended, mut all) = (Vec::new(), Vec::new(), true);
+        for (number, held) in held.iter().enumerate() {
+            let count = (starts[number + 1] - starts[number]) as usize;
+            let length = held.heads.first().map_or(0, HeadPages::len);
+            let mut last = 0;
+            for upto in length - count + 1..=length {
+                let turn = LayerContext { layer, layers, seen: upto, decoding: true };
+                let read = self.planner.reads_pages(turn, kv_heads, upto)?;
+                let Some(read) = read else { return Ok(PageReading::OnHost) };
+                let left = (read.between.len() - read.count) * read.page;
+                (last, all) = (kv_heads * (upto - left), all && left == 0);
+                tokens.push((number, upto, read));
+            }
+            attended.push(last);
+        }
+        if all {
+            return Ok(PageReading::Everything);
+        }
+        let pools = &mut self.layers[layer];
+        pools
+            .regions
+            .sync(&self.engine, &mut held.iter_mut().flat_map(|h| &mut h.heads).collect::<Vec<_>>())?;
+        let (engine, g) = (&self.engine, &self.geometry);
+        let bounds = pools.summaries.bounds.as_ref();
+        let bounds = bounds.ok_or(CoreError::Count { what: "bounds of pages", expected: 1, got: 0 })?;
+        let attend = |q: &E::Tensor, (number, upto, read): &(usize, usize, PagesRead)| {
+            let starts: Vec<u32> = held[*number].heads.iter().map(|head| head.region.start()).collect();
+            let lengths = vec![*upto as u32; kv_heads];
+            let lists = PageLists { page_size: size, groups: kv_heads, starts: &starts, lengths: &lengths };
+            let tables = engine.choose_pages(&PageChoice {
+                q,
+                bounds,
+                table: pools.regions.table(),
+                lists: &lists,
+                run: read.page / size,
+                between: read.between.clone(),
+                count: read.count,
+            })?;
+            Ok::<_, CoreError>(engine.decode(q, &pools.k, &pools.v, &tables, g.scale())?.0)
+        };
+        if let [one] = tokens.as_slice() {
+            return Ok(PageReading::Chosen(attend(new.q, one)?, attended));
+        }
+        // Each token by itself, and what they attended to next to each other.
+        let shape = [tokens.len(), g.query_heads, g.head_dim_v];
+        let mut out = engine.upload(&HostTensor::zeros(&shape, g.dtype)?)?;
+        for (number, token) in tokens.iter().enumerate() {
+            let rows: Vec<u32> = (0..g.query_heads).map(|h| (number * g.query_heads + h) as u32).collect();
+            let rows = engine.upload_indices(&[1, g.query_heads], &rows)?;
+            let own = attend(&engine.read_rows(new.q, &rows)?, token)?;
+            engine.write_rows(&mut out, &rows, &own)?;
+        }
+        Ok(PageReading::Chosen(out, attended))
+    }
+
+    /// What each new token of a layer that holds them already reads, chosen on the host.
+    pub(super) fn choices(
+        &self,
+        held: &SequenceLayer<E::Tensor>,
+        layer: usize,
+        new: &NewTokens<'_, E>,
+    ) -> Result<Vec<KeptIndices>, Error> {
+        let heads = &held.heads;
         let (g, tokens) = (&self.geometry, new.positions.len());
-        let keys = self.host_rows(new.k)?;
-        let raw_keys = match wanted.means {
-            Some(_) => unrotated(self.rope()?, keys.clone(), new.positions, g.kv_heads, g.head_dim_k)?,
-            None => Vec::new(),
-        };
-        let width = g.kv_heads * g.head_dim_k;
-        let row = |rows: &[f32], token: usize| -> std::ops::Range<usize> {
-            if rows.is_empty() { 0..0 } else { token * width..(token + 1) * width }
-        };
         let needs = self.planner.needs();
         let with_new =
             |old: &QueryTail<E::Tensor>, new: Option<&E::Tensor>, keep: usize| -> Result<Vec<f32>, Error> {
-                let Some(new) = new.filter(|_| choose && keep > 0) else { return Ok(Vec::new()) };
+                let Some(new) = new.filter(|_| keep > 0) else { return Ok(Vec::new()) };
                 let mut all = old.on_host(&self.engine)?;
                 all.extend(self.host_rows(new)?);
                 Ok(all)
@@ -173,22 +230,17 @@ impl<E: TokenEngine> TokenCache<E> {
         let before = heads.first().map_or(0, HeadPages::len) - tokens;
         let mut choices = Vec::new();
         for token in 0..tokens {
-            summaries.push(wanted, &keys[row(&keys, token)], &raw_keys[row(&raw_keys, token)], g.head_dim_k);
-            if !choose {
-                continue;
-            }
             // Recorded queries end with those of the last new token.
             let until = |queries: &[f32]| {
                 queries.len().saturating_sub((tokens - 1 - token) * g.query_heads * g.head_dim_k)
             };
             let queries = Queries::Host(&queries[..until(&queries)], &raw_queries[..until(&raw_queries)]);
             let upto = before + token + 1;
-            let heads = (heads.as_slice(), layer);
-            let seen = Observed::new(self, heads, 0..g.kv_heads, queries, summaries).upto(upto);
+            let seen = Observed::new(self, (heads.as_slice(), layer), 0..g.kv_heads, queries).upto(upto);
             let turn = LayerContext { layer, layers: g.layers, seen: upto, decoding: true };
             choices.push(self.planner.plan(turn, &seen, &mut SequenceState::default())?.keep);
         }
-        Ok(choose.then_some(choices))
+        Ok(choices)
     }
 
     /// Attention of new tokens, the last of `heads`, each over its own choice of the tokens up to itself.
@@ -242,11 +294,6 @@ impl<E: TokenEngine> TokenCache<E> {
         let rows = engine.upload_indices(&[gathered.len() / size, size, 1], &gathered)?;
         let (k, v) = (engine.read_rows(&blocks.k, &rows)?, engine.read_rows(&blocks.v, &rows)?);
         Ok(engine.decode(new.q, &k, &v, &tables, scale)?.0)
-    }
-
-    /// Which summaries are kept.
-    pub(super) fn wanted(&self) -> Wanted {
-        Wanted::of(self.planner.needs(), self.planner.recipe().retain)
     }
 
     /// A tensor's numbers on the host.

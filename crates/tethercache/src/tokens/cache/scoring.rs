@@ -106,7 +106,9 @@ impl<E: TokenEngine> TokenCache<E> {
         let none = Asked::Leaves(Vec::new());
         let Some(asked) = self.planner.asks(turn, lengths)? else { return Ok(none) };
         let leaves = |head: usize| asked.expressions[head].leaves();
-        let there = |head: usize| leaves(head).iter().all(|leaf| self.can_observe(held, leaf, lengths[head]));
+        let there = |head: usize| {
+            leaves(head).iter().all(|leaf| self.can_observe((turn.layer, held), leaf, lengths[head]))
+        };
         if !(0..lengths.len()).all(there) {
             return Ok(none);
         }

@@ -16,6 +16,8 @@ pub(super) struct SharedEviction {
     /// Pages and tokens of each head before.
     source: Vec<(Vec<u32>, usize)>,
     plan: TokenPlan,
+    /// Tokens that others became part of.
+    merged: usize,
     /// Who made it, and when rows of that layer were last written anew.
     sequence: SequenceId,
     stamp: u64,
@@ -29,6 +31,7 @@ pub(super) struct KnownLists<T> {
     pub heads: Vec<HeadPages>,
     pub beside: BesidePages<T>,
     pub stamp: u64,
+    pub merged: usize,
 }
 
 fn source(heads: &[HeadPages]) -> Vec<(Vec<u32>, usize)> {
@@ -59,12 +62,13 @@ impl<E: TokenEngine> TokenCache<E> {
         before: &[HeadPages],
         plan: &TokenPlan,
         (sequence, stamp): (SequenceId, u64),
-        sharers: Vec<(SequenceId, u64)>,
+        (sharers, merged): (Vec<(SequenceId, u64)>, usize),
     ) {
         let some = !sharers.is_empty();
         self.shared[plan.layer] = some.then(|| SharedEviction {
             source: source(before),
             plan: plan.clone(),
+            merged,
             sequence,
             stamp,
             sharers,
@@ -84,6 +88,7 @@ impl<E: TokenEngine> TokenCache<E> {
         if !known.sharers.contains(&sharer) || !same(&known.plan) || known.source != source(heads) {
             return Ok(None);
         }
+        let merged = known.merged;
         let maker = self.sequences.get(&known.sequence).map(|maker| &maker.layers[plan.layer]);
         let Some(maker) = maker.filter(|maker| maker.stamp == known.stamp) else { return Ok(None) };
         let size = self.geometry.block_size;
@@ -97,6 +102,6 @@ impl<E: TokenEngine> TokenCache<E> {
         for &page in made.iter().flat_map(|head| &head.blocks) {
             self.layers[plan.layer].pool.share(page)?;
         }
-        Ok(Some(KnownLists { heads: made, beside, stamp }))
+        Ok(Some(KnownLists { heads: made, beside, stamp, merged }))
     }
 }

@@ -33,16 +33,15 @@ impl<E: TokenEngine> TokenCache<E> {
     ///
     /// # Errors
     /// [`Error::UnknownSequence`], [`Error::LayerTokens`] while layers hold different tokens, [`Error::Settled`] for more tokens than [`TokenCache::newest`],
-    /// [`RecipeError::Combination`] for a recipe that adds up what tokens leave behind (sums of attention, summaries of pages). Nothing has changed then.
+    /// [`RecipeError::Combination`] for a recipe that adds up what tokens leave behind (sums of attention). Nothing has changed then.
     pub fn truncate(&mut self, sequence: SequenceId, tokens: usize) -> Result<(), Error> {
         let newest = self.newest(sequence)?;
         self.sequence(sequence)?.check_layers()?;
         if tokens > newest {
             return Err(Error::Settled { sequence: sequence.0, tokens, newest });
         }
-        if self.planner.needs().accumulated_attention || !self.wanted().is_nothing() {
-            let problem =
-                "what it adds up of tokens, sums of attention or summaries of pages, is not taken back";
+        if self.planner.needs().accumulated_attention {
+            let problem = "what it adds up of tokens, sums of attention, is not taken back";
             let recipe = self.planner.recipe().name.clone();
             return Err(RecipeError::Combination { recipe, problem }.into());
         }
