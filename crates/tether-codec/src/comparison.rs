@@ -1,12 +1,11 @@
 //! Codecs of the literature that spherical codes are compared with. Host only; a matrix here is the rows `[tokens, head_dim]` of one head of one layer.
 
-mod affine;
 mod kivi;
 mod polar;
 mod published;
 
-pub use affine::{AffineCodes, AffineGroups};
 pub use kivi::Kivi;
 pub(crate) use kivi::kivi_groups;
 pub use polar::PairPolar;
-pub use published::{PublishedCodes, PublishedTier, SphericalCodebooks};
+pub use published::{PublishedCodes, SphericalCodebooks};
+pub use tether_core::PublishedTier;

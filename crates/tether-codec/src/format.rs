@@ -49,7 +49,7 @@ pub enum Grouping {
 }
 
 /// A format: bits and what shares a scale. Codes are rounded to the nearest, halves away from zero. No scale is 0: a range below
-/// [`MIN_SCALE_RANGE`] counts as that, so a channel of equal values comes back exactly.
+/// [`crate::MIN_SCALE_RANGE`] counts as that, so a channel of equal values comes back exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Format {
     /// Bits of a code.
@@ -57,9 +57,6 @@ pub struct Format {
     /// What shares a scale.
     pub grouping: Grouping,
 }
-
-/// Smallest range that a scale stands for.
-pub const MIN_SCALE_RANGE: f32 = 1e-8;
 
 /// Extents of a quantisation, checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

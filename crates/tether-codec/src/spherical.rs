@@ -29,7 +29,6 @@ mod engine;
 mod frame;
 mod levels;
 mod problem;
-pub(crate) mod record;
 mod rotation;
 mod row;
 

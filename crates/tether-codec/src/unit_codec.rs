@@ -1,9 +1,7 @@
 //! How whole units, such as frames of a video, are stored as codes.
 
 use serde::{Deserialize, Serialize};
-use tether_core::{CoreError, Side};
-
-use crate::{MeanOf, RowCodec};
+use tether_core::{CoreError, MeanOf, RowCodec, Side};
 
 /// How units are stored. A unit's head is a page: what codes share, they share within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -3,9 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use proptest::prelude::*;
-use tether_codec::comparison::{
-    AffineCodes, AffineGroups, Kivi, PairPolar, PublishedTier, SphericalCodebooks,
-};
+use tether_codec::comparison::{Kivi, PairPolar, PublishedTier, SphericalCodebooks};
+use tether_codec::{AffineCodes, AffineGroups};
 use tether_core::Side;
 
 proptest! {

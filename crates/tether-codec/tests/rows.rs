@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use tether_codec::comparison::PublishedTier;
-use tether_codec::{CodecError, CodedRows, HadamardRotation, MeanOf, RowCodec, RowFrame};
+use tether_codec::{CodedRows, HadamardRotation, MeanOf, RowCodec, RowFrame};
 use tether_core::{CoreError, Side};
 
 const DIM: usize = 32;
@@ -31,8 +31,8 @@ fn rows() -> impl Strategy<Value = Vec<f32>> {
 
 fn made(codec: RowCodec, side: Side, x: &[f32]) -> (RowFrame, CodedRows) {
     let rotation = Arc::new(HadamardRotation::new(DIM, 3));
-    let frame = codec.frame(x, &rotation).unwrap();
-    let codes = codec.encode(side, &frame, x).unwrap();
+    let frame = RowFrame::of(&codec, x, &rotation).unwrap();
+    let codes = CodedRows::coded(&codec, side, &frame, x).unwrap();
     (frame, codes)
 }
 
@@ -63,96 +63,38 @@ proptest! {
             prop_assert!((got - expected).abs() < 1e-4, "{codec:?}: {got} for {expected}");
         }
     }
-
-    #[test]
-    fn records_come_back_bit_by_bit(codec in codecs(), x in rows(), values in any::<bool>()) {
-        let (_, codes) = made(codec, if values { Side::Values } else { Side::Keys }, &x);
-        let record = codes.to_bytes().unwrap();
-        prop_assert_eq!(&CodedRows::from_bytes(&record).unwrap(), &codes);
-        prop_assert!(record.len() >= codes.bytes() + 16 && record.len() <= codes.bytes() + 48);
-    }
-
-    #[test]
-    fn records_that_were_changed_are_refused(codec in codecs(), x in rows(), at in any::<prop::sample::Index>(), change in 1u8..=255, cut in any::<prop::sample::Index>()) {
-        let record = made(codec, Side::Keys, &x).1.to_bytes().unwrap();
-        let mut other = record.clone();
-        other[at.index(record.len())] ^= change;
-        prop_assert!(CodedRows::from_bytes(&other).is_err());
-        prop_assert!(CodedRows::from_bytes(&record[..cut.index(record.len())]).is_err());
-        let longer = [record.as_slice(), &[0]].concat();
-        prop_assert!(CodedRows::from_bytes(&longer).is_err());
-    }
-
-    /// Whoever makes a record that is none but has the right checksum gets an error or codes, and what came back can be read.
-    #[test]
-    fn forged_records_do_no_harm(codec in codecs(), x in rows(), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
-        let (frame, codes) = made(codec, Side::Keys, &x);
-        let mut record = codes.to_bytes().unwrap();
-        for (at, to) in changes {
-            let at = at.index(record.len());
-            record[at] = to;
-        }
-        let hashed = record[..8].iter().chain(&record[16..]);
-        let sum = hashed.fold(0xcbf2_9ce4_8422_2325u64, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-        record[8..16].copy_from_slice(&sum.to_le_bytes());
-        if let Ok(codes) = CodedRows::from_bytes(&record) {
-            let _ = codes.restored(&frame);
-            prop_assert_eq!(CodedRows::from_bytes(&codes.to_bytes().unwrap()).unwrap(), codes);
-        }
-    }
-
-    #[test]
-    fn bytes_of_anything_do_no_harm(mut bytes in prop::collection::vec(any::<u8>(), 0..200), magic in any::<bool>()) {
-        if magic && bytes.len() > 4 {
-            bytes[..4].copy_from_slice(b"TCR1");
-        }
-        prop_assert!(CodedRows::from_bytes(&bytes).is_err());
-    }
-}
-
-#[test]
-fn a_record_is_what_the_documentation_says() {
-    let x = [0.0, 1.0, 2.0, 3.0, 10.0, 10.5, 11.0, 11.5];
-    let rotation = Arc::new(HadamardRotation::new(4, 0));
-    let codec = RowCodec::Int { bits: 2, group: 4 };
-    let frame = codec.frame(&x, &rotation).unwrap();
-    let record = codec.encode(Side::Keys, &frame, &x).unwrap().to_bytes().unwrap();
-    assert_eq!(record[..8], [b'T', b'C', b'R', b'1', 1, 2, 0, 0]);
-    let words: Vec<u64> =
-        record[16..48].as_chunks().0.iter().map(|&bytes| u64::from_le_bytes(bytes)).collect();
-    assert_eq!(words, [2, 4, 4, 0]);
-    // Codes 0, 1, 2, 3 twice; scales 1 and 0.5; zeros 0 and 10.
-    assert_eq!(record[48..], [0xe4, 0xe4, 0x00, 0x3c, 0x00, 0x38, 0x00, 0x00, 0x00, 0x49]);
 }
 
 #[test]
 fn what_does_not_fit_is_named() {
     let rotation = Arc::new(HadamardRotation::new(DIM, 0));
     let x = vec![1.0; 2 * DIM];
-    let plain = RowCodec::Half {}.frame(&x, &rotation).unwrap();
+    let plain = RowFrame::of(&RowCodec::Half {}, &x, &rotation).unwrap();
     let spherical = RowCodec::Spherical { bits: 4, mean: MeanOf::Head };
-    let frame = spherical.frame(&x, &rotation).unwrap();
-    assert!(matches!(spherical.encode(Side::Keys, &plain, &x), Err(CoreError::Unsupported { .. })));
-    let codes = spherical.encode(Side::Keys, &frame, &x).unwrap();
+    let frame = RowFrame::of(&spherical, &x, &rotation).unwrap();
+    assert!(matches!(
+        CodedRows::coded(&spherical, Side::Keys, &plain, &x),
+        Err(CoreError::Unsupported { .. })
+    ));
+    let codes = CodedRows::coded(&spherical, Side::Keys, &frame, &x).unwrap();
     assert!(matches!(codes.restored(&plain), Err(CoreError::Unsupported { .. })));
     assert!(matches!(codes.read(&frame, 2, &mut [0.0; DIM]), Err(CoreError::Count { .. })));
-    assert!(spherical.frame(&x[1..], &rotation).is_err());
+    assert!(RowFrame::of(&spherical, &x[1..], &rotation).is_err());
     let books = RowCodec::SphericalPublished { tier: PublishedTier::High };
-    assert!(matches!(books.frame(&[], &rotation), Err(CoreError::Count { .. })));
+    assert!(matches!(RowFrame::of(&books, &[], &rotation), Err(CoreError::Count { .. })));
     // The same tier of heads of other sizes, and another tier of the same.
     let of = |tier, dim: usize| {
         let codec = RowCodec::SphericalPublished { tier };
         let x: Vec<f32> = (0..4 * dim).map(|i| (i * 37 % 101) as f32).collect();
-        let frame = codec.frame(&x, &Arc::new(HadamardRotation::new(dim, 0))).unwrap();
-        (codec.encode(Side::Keys, &frame, &x).unwrap(), frame)
+        let frame = RowFrame::of(&codec, &x, &Arc::new(HadamardRotation::new(dim, 0))).unwrap();
+        (CodedRows::coded(&codec, Side::Keys, &frame, &x).unwrap(), frame)
     };
     let (high, _) = of(PublishedTier::High, 32);
     for other in [of(PublishedTier::Mid, 32), of(PublishedTier::High, 64)] {
         assert!(high.read(&other.1, 0, &mut [0.0; 64]).is_err());
     }
     for infinite in [f32::NAN, f32::INFINITY, 1e6] {
-        let e = RowCodec::Half {}.encode(Side::Values, &plain, &[infinite; DIM]);
+        let e = CodedRows::coded(&RowCodec::Half {}, Side::Values, &plain, &[infinite; DIM]);
         assert!(matches!(e, Err(CoreError::NonFinite { .. })), "{e:?}");
     }
-    assert!(matches!(CodedRows::from_bytes(&[0; 47]), Err(CodecError::Length { expected: 48, got: 47 })));
 }

@@ -5,7 +5,7 @@
 use half::f16;
 use proptest::prelude::*;
 use tether_codec::{
-    CodecError, HostSpherical, RadiusFit, SphericalBits, SphericalEngine, SphericalFormat, SphericalFrame,
+    HostSpherical, RadiusFit, SphericalBits, SphericalEngine, SphericalFormat, SphericalFrame,
 };
 use tether_core::{CoreError, DType, HostTensor, Side};
 use tether_host::Host;
@@ -151,11 +151,6 @@ fn bytes_are_those_of_the_documentation() {
     ] {
         assert_eq!(coded(&x, &frame, bits, RadiusFit::LeastSquares).codes, codes, "{bits:?}");
     }
-    let record = coded(&x, &frame, SphericalBits::Four, RadiusFit::LeastSquares).to_bytes().unwrap();
-    assert_eq!(record[..8], [b'S', b'K', b'V', b'1', 4, 1, 3, 0]);
-    assert_eq!(record[16..48], [1u64, 1, 8, 0].map(u64::to_le_bytes).concat());
-    assert_eq!(record[48..52], [0xd9, 0x26, 0x99, 0x66]);
-    assert_eq!(record.len(), 54);
 }
 
 #[test]
@@ -185,11 +180,9 @@ fn tensors() -> impl Strategy<Value = HostTensor> {
 
 proptest! {
     #[test]
-    fn records_come_back(x in tensors(), bits in bits(), seed in any::<u64>()) {
+    fn rows_come_back_closer_than_their_mean(x in tensors(), bits in bits(), seed in any::<u64>()) {
         let frame = SphericalFrame::centred(&x, seed).unwrap();
         let codes = coded(&x, &frame, bits, RadiusFit::LeastSquares);
-        codes.validate().unwrap();
-        prop_assert_eq!(&HostSpherical::from_bytes(&codes.to_bytes().unwrap()).unwrap(), &codes);
         let many = Host::parallel().quantise_spherical(&x, &frame, codes.format).unwrap();
         prop_assert_eq!(&many, &codes);
         // A row never comes back further off than it is from the mean.
@@ -205,48 +198,11 @@ proptest! {
             prop_assert!(error.sqrt() <= size.sqrt() * 1.001 + digits, "{} of {}", error.sqrt(), size.sqrt());
         }
     }
-
-    #[test]
-    fn corrupt_records_are_errors(x in tensors(), bits in bits(), at in any::<prop::sample::Index>(), flip in 1u8..) {
-        let frame = SphericalFrame::uncentred(x.shape()[1], x.shape()[2], 1).unwrap();
-        let record = coded(&x, &frame, bits, RadiusFit::Unbiased).to_bytes().unwrap();
-        let mut corrupt = record.clone();
-        corrupt[at.index(record.len())] ^= flip;
-        prop_assert!(HostSpherical::from_bytes(&corrupt).is_err());
-        let cut = &record[..at.index(record.len())];
-        let e = HostSpherical::from_bytes(cut);
-        prop_assert!(matches!(e, Err(CodecError::Length { .. })), "{e:?}");
-        let long = [&record[..], &[flip]].concat();
-        let e = HostSpherical::from_bytes(&long);
-        prop_assert!(matches!(e, Err(CodecError::Length { .. })), "{e:?}");
-    }
-
-    #[test]
-    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), header in any::<bool>(), bits in bits(), rank in 0u16..10) {
-        let mut bytes = bytes;
-        if header && bytes.len() >= 16 {
-            bytes[..4].copy_from_slice(b"SKV1");
-            bytes[4] = bits.bits() as u8;
-            bytes[5] &= 1;
-            bytes[6..8].copy_from_slice(&rank.to_le_bytes());
-        }
-        prop_assert!(HostSpherical::from_bytes(&bytes).is_err());
-    }
 }
 
 #[test]
-fn impossible_rows_are_named() {
+fn impossible_shapes_are_named() {
     let format = SphericalFormat::of(Side::Values, SphericalBits::One);
-    let good = HostSpherical::zeros(&[3, 1, 16], format).unwrap();
-    assert!(good.validate().is_ok());
-    for bad in [f16::NAN, f16::INFINITY, f16::from_f32(-1.0)] {
-        let mut codes = good.clone();
-        codes.radii[2] = bad;
-        assert!(matches!(codes.validate(), Err(CodecError::Radius { row: 2, .. })));
-    }
-    let mut codes = good.clone();
-    codes.codes[4 + 2] = 1;
-    assert_eq!(codes.validate(), Err(CodecError::Padding { row: 1 }));
     for shape in [[usize::MAX / 16, 2, 16], [0, 2, usize::MAX - 7]] {
         assert!(matches!(HostSpherical::zeros(&shape, format), Err(CoreError::SizeOverflow { .. })));
     }

@@ -31,11 +31,12 @@ pub use rope_kind::{Axis, AxisLayout, AxisOrder, Frequencies, Pairing, RopeKind,
 pub use rotated_places::{RotatedPlaces, UnitToRotate};
 pub use tensor::{Element, ElementsMut, HostTensor, Shape, TensorData};
 pub use tokens::{
-    AttendOptions, BlockTables, CausalLists, ChosenTokens, DecodeProblem, EMPTY_LSE, LeafProblem,
-    LeafQueries, MAX_AXES, MeanRotation, NEIGHBOURS, NewQueries, ObservedLayer, ObservedShapes, PageChoice,
-    PageChoiceProblem, PageLists, PageProblem, PagedKv, Pool, PoolRows, Rotation, RotationExtents,
-    RotationPhases, RowLists, RowProblem, ScoreLeaf, ScoreOp, SimilarRows, StandInProblem, StandIns,
-    TokenEngine, TokenGrid, TokenLayout, TokenShape, TopKProblem, WindowProblem, WindowSpec, batch_problem,
-    check_bounds, check_entries, check_lengths, check_positions, check_starts, check_sums, merge_partial,
+    AttendOptions, BlockTables, CausalLists, ChosenTokens, CodeFrames, CodeSpec, DecodeProblem, EMPTY_LSE,
+    LeafProblem, LeafQueries, MAX_AXES, MeanOf, MeanRotation, NEIGHBOURS, NewQueries, ObservedLayer,
+    ObservedShapes, PageChoice, PageChoiceProblem, PageLists, PageProblem, PagedKv, Pool, PoolRows,
+    PublishedTier, Rotation, RotationExtents, RotationPhases, RowCodec, RowLists, RowProblem, ScoreLeaf,
+    ScoreOp, SimilarRows, StandInProblem, StandIns, TokenEngine, TokenGrid, TokenLayout, TokenShape,
+    TopKProblem, WindowProblem, WindowSpec, batch_problem, check_bounds, check_entries, check_lengths,
+    check_positions, check_starts, check_sums, merge_partial,
 };
 pub use traffic::{Traffic, TrafficCounters};

@@ -1,6 +1,7 @@
 //! Operations on single tokens, heads and pages: what language-model caches need beside the unit operations of [`crate::Engine`].
 
 mod attend;
+mod codes;
 mod decode;
 mod engine;
 mod gather;
@@ -12,6 +13,7 @@ mod page_choice;
 mod page_table;
 mod phases;
 mod rotation;
+mod row_codec;
 mod row_lists;
 mod rows;
 mod score_op;
@@ -23,6 +25,7 @@ pub use attend::{
     AttendOptions, CausalLists, NewQueries, PagedKv, batch_problem, check_lengths, check_positions,
     check_starts, check_sums,
 };
+pub use codes::{CodeFrames, CodeSpec};
 pub use decode::{BlockTables, DecodeProblem, EMPTY_LSE};
 pub use engine::TokenEngine;
 pub use gather::{PageProblem, RowProblem};
@@ -34,6 +37,7 @@ pub use page_choice::{PageChoice, PageChoiceProblem, check_bounds};
 pub use page_table::{ChosenTokens, PageLists, check_entries};
 pub use phases::RotationPhases;
 pub use rotation::{MAX_AXES, Rotation, RotationExtents};
+pub use row_codec::{MeanOf, PublishedTier, RowCodec};
 pub use row_lists::{RowLists, SimilarRows, StandInProblem, StandIns};
 pub use rows::PoolRows;
 pub use score_op::ScoreOp;

@@ -12,6 +12,6 @@ mod units;
 
 pub use engine::{Host, Ready};
 pub use store::HostStore;
-pub use tokens::{HostIndices, HostPageTable, HostTables, PagedQueries, attend_to_rows, paged_attention};
+pub use tokens::{HostCodePages, HostIndices, HostPageTable, HostTables, PagedQueries, paged_attention};
 pub use units::{CodedHost, CodedStore};
 pub use {tether_codec, tether_core};

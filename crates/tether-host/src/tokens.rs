@@ -1,10 +1,12 @@
 //! Token operations on the host.
 
 mod causal;
+mod code_pages;
 mod decode;
 mod few;
 mod gather;
 mod paged;
+mod restore_rows;
 mod rotate;
 mod segments;
 mod shaped;
@@ -13,9 +15,9 @@ mod tables;
 mod top_k;
 mod window;
 
+pub use code_pages::HostCodePages;
 pub use decode::{PagedQueries, paged_attention};
 use paged::Rows;
-pub use paged::attend_to_rows;
 use shaped::Shaping;
 pub use tables::{HostPageTable, HostTables};
 
@@ -25,10 +27,10 @@ use std::sync::Arc;
 use crate::Host;
 use tether_core::checks;
 use tether_core::{
-    AttendOptions, BlockTables, ChosenTokens, CoreError, DType, DecodeProblem, HostTensor, NewQueries,
-    PageLists, PageProblem, PagedKv, PoolRows, RotationPhases, RowLists, RowProblem, ScoreOp, Shape, Side,
-    StandIns, TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec,
-    batch_problem, check_lengths, check_positions, check_starts, check_sums,
+    AttendOptions, BlockTables, ChosenTokens, CodeFrames, CodeSpec, CoreError, DType, DecodeProblem,
+    HostTensor, NewQueries, PageLists, PageProblem, PagedKv, PoolRows, RotationPhases, RowLists, RowProblem,
+    ScoreOp, Shape, Side, StandIns, TokenEngine, TokenLayout, TokenShape, TopKProblem, Traffic,
+    WindowProblem, WindowSpec, batch_problem, check_lengths, check_positions, check_starts, check_sums,
 };
 
 /// Row, page or token numbers in host memory.
@@ -61,6 +63,7 @@ impl TokenEngine for Host {
     type Tables = HostTables;
     type PageTable = HostPageTable;
     type Attention = AttendOptions;
+    type CodePages = HostCodePages;
 
     fn upload_indices(&self, shape: &[usize], indices: &[u32]) -> Result<HostIndices, CoreError> {
         let expected = checks::element_count(shape)?;
@@ -349,6 +352,66 @@ impl TokenEngine for Host {
         let numbers = of.iter().map(numbers).collect::<Result<Vec<_>, _>>()?;
         let numbers: Vec<&[f32]> = numbers.iter().map(Vec::as_slice).collect();
         HostTensor::from_f32(&shape, op.apply(&numbers, [shapes[0][0], shapes[0][1]]))
+    }
+
+    fn create_codes(&self, spec: &CodeSpec) -> Result<HostCodePages, CoreError> {
+        HostCodePages::new(spec)
+    }
+
+    fn gather_codes(&self, codes: &HostCodePages, pages: &[u32]) -> Result<HostCodePages, CoreError> {
+        codes.gathered(pages)
+    }
+
+    fn code_frames(
+        &self,
+        codes: &HostCodePages,
+        side: Side,
+        x: &HostTensor,
+    ) -> Result<Option<HostTensor>, CoreError> {
+        codes.frames_of(side, x)
+    }
+
+    fn write_codes(
+        &self,
+        codes: &mut HostCodePages,
+        pages: &[u32],
+        rows: [&HostTensor; 2],
+        frames: &CodeFrames<'_, Self>,
+    ) -> Result<(), CoreError> {
+        codes.write(pages, rows, frames)
+    }
+
+    fn copy_code_rows(&self, codes: &mut HostCodePages, from: &[u32], to: &[u32]) -> Result<(), CoreError> {
+        codes.copy_rows(from, to)
+    }
+
+    fn restore_codes(
+        &self,
+        codes: &HostCodePages,
+        pages: &[u32],
+        frames: &CodeFrames<'_, Self>,
+        dtype: DType,
+    ) -> Result<[HostTensor; 2], CoreError> {
+        codes.restored(pages, frames, dtype)
+    }
+
+    fn attend_codes(
+        &self,
+        q: &HostTensor,
+        codes: &HostCodePages,
+        frames: &CodeFrames<'_, Self>,
+        tables: &HostTables,
+        scale: f32,
+    ) -> Result<(HostTensor, HostTensor), CoreError> {
+        codes.attend(q, frames, tables, (scale, self.parallel))
+    }
+
+    fn merge_attention(
+        &self,
+        one: (&HostTensor, &HostTensor),
+        other: (&HostTensor, &HostTensor),
+    ) -> Result<(HostTensor, HostTensor), CoreError> {
+        code_pages::merged(one, other)
     }
 }
 

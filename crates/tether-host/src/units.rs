@@ -113,8 +113,8 @@ impl CodedHost {
             let head = |head: usize| {
                 let tokens = unit[side as usize].chunks_exact(heads * dim);
                 let rows: Vec<f32> = tokens.flat_map(|t| &t[head * dim..(head + 1) * dim]).copied().collect();
-                let frame = codec.frame(&rows, &store.rotations[side as usize])?;
-                let rows = codec.encode(side, &frame, &rows)?;
+                let frame = RowFrame::of(codec, &rows, &store.rotations[side as usize])?;
+                let rows = CodedRows::coded(codec, side, &frame, &rows)?;
                 Ok(Coded { frame, rows })
             };
             (0..heads).map(head).collect()

@@ -5,6 +5,7 @@ mod align;
 mod attention;
 mod batch;
 mod blocks;
+mod code_pages;
 mod codec;
 pub(crate) mod launch;
 mod mass;
@@ -26,6 +27,7 @@ use tether_core::{
 };
 
 pub use attention::CubeAttention;
+pub use code_pages::CubeCodePages;
 pub use codec::CubeCodes;
 pub use readback::CubeReadback;
 pub use reuse::{CubeReuseError, QueuedSignals};

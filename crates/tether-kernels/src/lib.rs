@@ -12,8 +12,8 @@ mod probe;
 
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 pub use cube::{
-    Cube, CubeAttention, CubeCodes, CubeFrame, CubeIndices, CubePageTable, CubeReadback, CubeReuseError,
-    CubeRotation, CubeSpherical, CubeStore, CubeTables, CubeTensor, QueuedSignals,
+    Cube, CubeAttention, CubeCodePages, CubeCodes, CubeFrame, CubeIndices, CubePageTable, CubeReadback,
+    CubeReuseError, CubeRotation, CubeSpherical, CubeStore, CubeTables, CubeTensor, QueuedSignals,
 };
 #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
 pub use cubecl;

@@ -1,6 +1,7 @@
 //! One file per operation: a checked problem becomes a blueprint, chosen on the host for what the device can do, and a launch.
 
 pub(crate) mod attend;
+pub(crate) mod code_pages;
 pub(crate) mod decode;
 pub(crate) mod decode_spherical;
 pub(crate) mod frames;

@@ -130,6 +130,26 @@ on_each_runtime! {
         token_cases::refuses_pages_that_do_not_fit(&engine).unwrap();
     }
 
+    fn writes_and_restores_pages(engine) {
+        every_dtype(&engine, codec_cases::writes_and_restores_pages);
+    }
+
+    fn attends_over_pages_of_codes(engine) {
+        every_dtype(&engine, codec_cases::attends_over_pages_of_codes);
+    }
+
+    fn copies_codes_unchanged(engine) {
+        codec_cases::copies_codes_unchanged(&engine).unwrap();
+    }
+
+    fn merges_segments(engine) {
+        every_dtype(&engine, codec_cases::merges_segments);
+    }
+
+    fn refuses_pages_of_codes_that_do_not_fit(engine) {
+        codec_cases::refuses_pages_of_codes_that_do_not_fit(&engine).unwrap();
+    }
+
     fn quantises(engine) {
         every_dtype(&engine, codec_cases::quantises);
     }

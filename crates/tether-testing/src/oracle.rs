@@ -6,6 +6,7 @@ mod gather;
 mod leaves;
 mod reuse;
 mod rotation;
+mod rows;
 mod spherical;
 mod top_k;
 mod window;
@@ -16,6 +17,7 @@ pub use gather::gather_token_rows;
 pub use leaves::{ObservedText, literal_leaf};
 pub use reuse::{literal_combination, literal_ladder, literal_signal};
 pub use rotation::{rotate_tokens, rotated_elements};
+pub use rows::{LiteralNumber, literal_rows};
 pub use spherical::{
     LiteralSpherical, literal_radius, literal_restored, literal_spherical, rotation_matrix,
     unpacked_spherical,

@@ -3,7 +3,7 @@
 use half::f16;
 use tether_core::{CoreError, Side, checks};
 
-use super::{AffineCodes, AffineGroups};
+use crate::{AffineCodes, AffineGroups};
 
 /// Tokens of one head: whole pages of codes, and fewer than `residual + page` of the newest tokens in `f16`.
 #[derive(Clone, Debug)]

@@ -1,37 +1,6 @@
 //! The tiers of Spherical KV as published (arXiv:2605.18856): groups of channels as a radius and an entry of a trained codebook of directions.
 
-use serde::{Deserialize, Serialize};
-use tether_core::{CoreError, checks};
-
-/// A tier of the published scheme.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum PublishedTier {
-    /// Groups of 16 channels, 64 directions.
-    High,
-    /// Groups of 16 channels, 16 directions.
-    Mid,
-    /// Groups of 32 channels, 8 directions.
-    Low,
-}
-
-impl PublishedTier {
-    /// Channels of a group and bits of a direction.
-    pub fn shape(self) -> (usize, u32) {
-        match self {
-            Self::High => (16, 6),
-            Self::Mid => (16, 4),
-            Self::Low => (32, 3),
-        }
-    }
-
-    /// Bits of a channel without what pages store once: 8 for a radius, and the direction.
-    pub fn bits_per_channel(self) -> f64 {
-        let (channels, bits) = self.shape();
-        f64::from(8 + bits) / channels as f64
-    }
-}
+use tether_core::{CoreError, PublishedTier, checks};
 
 /// Directions of each group of channels of one head, by spherical k-means.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,6 +83,24 @@ impl SphericalCodebooks {
             directions.extend(book);
         }
         Ok(Self { tier, dim, directions })
+    }
+
+    /// From directions that were trained before, group by group and direction by direction.
+    ///
+    /// # Errors
+    /// [`CoreError::Geometry`] for a head that is no whole number of groups, [`CoreError::Count`] for directions that
+    /// are not as many.
+    pub fn of(tier: PublishedTier, dim: usize, directions: &[f32]) -> Result<Self, CoreError> {
+        let (channels, bits) = tier.shape();
+        let whole = dim.is_multiple_of(channels);
+        checks::setting(whole, "head_dim", dim, "must be a multiple of the tier's groups")?;
+        checks::count("numbers of directions", dim << bits, directions.len())?;
+        Ok(Self { tier, dim, directions: directions.to_vec() })
+    }
+
+    /// Directions, group by group and direction by direction.
+    pub fn directions(&self) -> &[f32] {
+        &self.directions
     }
 
     /// Channels of a row.

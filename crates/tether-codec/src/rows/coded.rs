@@ -4,8 +4,8 @@ use half::f16;
 use tether_core::{CoreError, checks};
 
 use super::RowFrame;
-use crate::HostSpherical;
-use crate::comparison::{AffineCodes, PublishedCodes};
+use crate::comparison::PublishedCodes;
+use crate::{AffineCodes, HostSpherical};
 
 /// A page of rows of one head, as codes.
 #[derive(Clone, Debug, PartialEq)]

@@ -72,32 +72,24 @@ impl HostSpherical {
         Ok(problem)
     }
 
-    /// Copies of rows of codes of this format, `[rows, 1, head_dim]`, each of where it comes from.
+    /// Copies row `from` of other codes to row `to`.
     ///
     /// # Errors
-    /// Those of [`HostSpherical::check`]; [`CoreError::ShapeMismatch`] for codes of other heads, [`CoreError::Count`] for a row that is not there or codes of other bits.
-    pub fn gathered(
-        format: SphericalFormat,
-        head_dim: usize,
-        rows: &[(&Self, usize)],
-    ) -> Result<Self, CoreError> {
-        let mut made = Self::zeros(&[0, 1, head_dim], format)?;
-        for &(from, row) in rows {
-            let problem = from.check()?;
-            if problem.head_dim != head_dim {
-                let (expected, got) = ([head_dim].into(), [problem.head_dim].into());
-                return Err(CoreError::ShapeMismatch { what: "rows of codes", expected, got });
-            }
-            checks::count("bits of codes", format.bits.bits(), from.format.bits.bits())?;
+    /// Those of [`HostSpherical::check`]; [`CoreError::Count`] for a row that is not there, codes of other bits or of
+    /// other heads.
+    pub fn copy_row(&mut self, source: &Self, from: usize, to: usize) -> Result<(), CoreError> {
+        let (own, other) = (self.check()?, source.check()?);
+        checks::count("channels of a row", own.head_dim, other.head_dim)?;
+        checks::count("bits of codes", self.format.bits.bits(), source.format.bits.bits())?;
+        for (row, problem) in [(from, &other), (to, &own)] {
             if row >= problem.rows() {
                 return Err(CoreError::Count { what: "rows", expected: row + 1, got: problem.rows() });
             }
-            let bytes = problem.row_bytes();
-            made.codes.extend_from_slice(&from.codes[row * bytes..][..bytes]);
-            made.radii.push(from.radii[row]);
         }
-        made.shape[0] = rows.len();
-        Ok(made)
+        let bytes = own.row_bytes();
+        self.codes[to * bytes..][..bytes].copy_from_slice(&source.codes[from * bytes..][..bytes]);
+        self.radii[to] = source.radii[from];
+        Ok(())
     }
 
     /// Bytes of codes and radii.

@@ -3,10 +3,10 @@
 use std::fmt::Debug;
 
 use super::{
-    AttendOptions, BlockTables, ChosenTokens, NewQueries, ObservedLayer, PageChoice, PageLists, PagedKv,
-    RowLists, ScoreLeaf, ScoreOp, SimilarRows, StandIns, TokenLayout, WindowSpec,
+    AttendOptions, BlockTables, ChosenTokens, CodeFrames, CodeSpec, NewQueries, ObservedLayer, PageChoice,
+    PageLists, PagedKv, RowLists, ScoreLeaf, ScoreOp, SimilarRows, StandIns, TokenLayout, WindowSpec,
 };
-use crate::{CoreError, DType, Engine};
+use crate::{CoreError, DType, Engine, Side};
 
 /// Operations on single tokens, heads and pages.
 ///
@@ -22,6 +22,8 @@ pub trait TokenEngine: Engine {
     type PageTable: Debug;
     /// Uploaded [`AttendOptions`].
     type Attention: Debug;
+    /// Pages of codes.
+    type CodePages: Debug;
 
     /// Copies indices of shape `shape` to the device.
     ///
@@ -368,4 +370,88 @@ pub trait TokenEngine: Engine {
     /// # Errors
     /// Those of [`ScoreOp::shape`], [`CoreError::DTypeMismatch`].
     fn score_op(&self, op: &ScoreOp, of: &[&Self::Tensor]) -> Result<Self::Tensor, CoreError>;
+
+    /// Pages of codes, which hold nothing yet.
+    ///
+    /// # Errors
+    /// Those of [`CodeSpec::validate`], [`CoreError::Unsupported`] for codecs that the engine has no form for,
+    /// [`CoreError::Device`] when there is no room.
+    fn create_codes(&self, spec: &CodeSpec) -> Result<Self::CodePages, CoreError>;
+
+    /// Pages `pages[i]` of codes, next to each other.
+    ///
+    /// # Errors
+    /// [`CoreError::Count`] for a page that is not there, [`CoreError::Device`] when there is no room.
+    fn gather_codes(&self, codes: &Self::CodePages, pages: &[u32]) -> Result<Self::CodePages, CoreError>;
+
+    /// What codes of rows like `x` `[rows, n, head_dim]` are relative to, `f32` `[n, frame_len]`; `None` where codes of
+    /// that side carry all that they need. A codec whose directions are trained reads the rows.
+    ///
+    /// # Errors
+    /// [`CoreError::ShapeMismatch`]; [`CoreError::NonFinite`] from engines that see it without waiting.
+    fn code_frames(
+        &self,
+        codes: &Self::CodePages,
+        side: Side,
+        x: &Self::Tensor,
+    ) -> Result<Option<Self::Tensor>, CoreError>;
+
+    /// Codes keys and values `[page_size, n, head_dim]` into pages `pages[..]`, which differ from each other; frame `i`
+    /// is that of the `i`-th of them.
+    ///
+    /// # Errors
+    /// Those of [`CodeSpec::check_rows`] and [`CodeSpec::check_frame`], [`CoreError::Count`] for a page that is not
+    /// there, [`CoreError::NonFinite`] from engines that see it without waiting, of a number or of what it is coded to.
+    fn write_codes(
+        &self,
+        codes: &mut Self::CodePages,
+        pages: &[u32],
+        rows: [&Self::Tensor; 2],
+        frames: &CodeFrames<'_, Self>,
+    ) -> Result<(), CoreError>;
+
+    /// Copies the codes of rows `from[i]` to rows `to[i]`, of keys and of values. No row is written twice, or read
+    /// after it was written.
+    ///
+    /// # Errors
+    /// [`CoreError::Count`] for rows that are not there, [`CoreError::Unsupported`] for codes that are not by row.
+    fn copy_code_rows(&self, codes: &mut Self::CodePages, from: &[u32], to: &[u32]) -> Result<(), CoreError>;
+
+    /// The keys and values that codes of pages stand for, `[page_size, n, head_dim]`; frame `i` is that of the `i`-th
+    /// page.
+    ///
+    /// # Errors
+    /// [`CoreError::Count`] for a page that is not there, those of [`CodeSpec::check_frame`],
+    /// [`CoreError::Unsupported`] for a dtype that the device lacks.
+    fn restore_codes(
+        &self,
+        codes: &Self::CodePages,
+        pages: &[u32],
+        frames: &CodeFrames<'_, Self>,
+        dtype: DType,
+    ) -> Result<[Self::Tensor; 2], CoreError>;
+
+    /// [`TokenEngine::decode`] over pages of codes, whose lists are of one group for each key head; a frame for each.
+    ///
+    /// # Errors
+    /// Those of [`TokenEngine::decode`] and [`CodeSpec::check_frame`].
+    fn attend_codes(
+        &self,
+        q: &Self::Tensor,
+        codes: &Self::CodePages,
+        frames: &CodeFrames<'_, Self>,
+        tables: &Self::Tables,
+        scale: f32,
+    ) -> Result<(Self::Tensor, Self::Tensor), CoreError>;
+
+    /// Attention of the same queries to two sets of tokens, as attention to both: outputs `[.., head_dim]` of one dtype
+    /// and log-sum-exps `f32` `[..]`.
+    ///
+    /// # Errors
+    /// [`CoreError::ShapeMismatch`], [`CoreError::DTypeMismatch`].
+    fn merge_attention(
+        &self,
+        one: (&Self::Tensor, &Self::Tensor),
+        other: (&Self::Tensor, &Self::Tensor),
+    ) -> Result<(Self::Tensor, Self::Tensor), CoreError>;
 }

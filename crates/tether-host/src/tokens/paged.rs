@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::few::{FEW, Run, attend_few};
-use super::shaped::{Logits, Plain};
+use super::shaped::Logits;
 use tether_core::{CoreError, EMPTY_LSE, Side, merge_partial};
 use tether_dense::{MatRef, matmul};
 
@@ -32,18 +32,6 @@ impl<F: Fn(Side, usize, &mut [f32])> Rows for F {
     fn load(&self, side: Side, row: usize, into: &mut [f32]) {
         self(side, row, into);
     }
-}
-
-/// Attention of one head's queries `[rows, dims.0]`, already scaled, to `tokens` rows in any form, each query to all of them: outputs `[rows, dims.1]` and log-sum-exps
-/// `[rows]`, as [`tether_core::merge_partial`] takes them. `load(side, row, into)` writes the rows from row `row` on, as many as fit `into`, widened.
-pub fn attend_to_rows(
-    queries: &[f32],
-    dims: (usize, usize),
-    tokens: usize,
-    load: impl Fn(Side, usize, &mut [f32]),
-) -> (Vec<f32>, Vec<f32>) {
-    let head = PagedHead { pages: &[0], tokens, page_size: tokens.max(1), page_heads: 1, place: 0 };
-    head.attend_all(queries, dims, &load, (&Plain, 0))
 }
 
 /// Outputs and log-sum-exps.

@@ -9,10 +9,10 @@ use tether_codec::{
     SphericalFrame,
 };
 use tether_core::{
-    AlignJob, AttendOptions, AttendTable, BlockTables, ChosenTokens, CoreError, DType, Engine, MeanRotation,
-    NEIGHBOURS, NewQueries, ObservedLayer, PageChoice, PageLists, PagedKv, Pairing, Pool, Rotation, RowLists,
-    ScoreLeaf, ScoreOp, Side, SimilarRows, SlotId, StandIns, StoreSpec, Summaries, TokenEngine, TokenGrid,
-    TokenLayout, WindowSpec,
+    AlignJob, AttendOptions, AttendTable, BlockTables, ChosenTokens, CodeFrames, CodeSpec, CoreError, DType,
+    Engine, MeanOf, MeanRotation, NEIGHBOURS, NewQueries, ObservedLayer, PageChoice, PageLists, PagedKv,
+    Pairing, Pool, PublishedTier, Rotation, RowCodec, RowLists, ScoreLeaf, ScoreOp, Side, SimilarRows,
+    SlotId, StandIns, StoreSpec, Summaries, TokenEngine, TokenGrid, TokenLayout, WindowSpec,
 };
 use tether_reuse::{Base, Grid, Reduction, ReuseEngine};
 
@@ -32,6 +32,7 @@ pub(super) fn run_all(cases: &Cases) {
     leaves(cases);
     segments(cases);
     codes(cases);
+    code_pages(cases);
     spherical(cases);
     decode(cases);
     decode_with_options(cases);
@@ -367,6 +368,51 @@ fn codes(cases: &Cases) {
                     e.dequantise(&codes, dtype).map(drop)
                 });
             }
+        }
+    }
+}
+
+/// Pages of codes.
+fn code_pages(cases: &Cases) {
+    let mean = |mean| RowCodec::Spherical { bits: 4, mean };
+    let published = RowCodec::SphericalPublished { tier: PublishedTier::High };
+    for (name, keys, values) in [
+        ("half precision", RowCodec::Half {}, RowCodec::Half {}),
+        ("8 bits", RowCodec::Int { bits: 8, group: 64 }, RowCodec::Int { bits: 8, group: 64 }),
+        ("4 bits", RowCodec::Int { bits: 4, group: 64 }, RowCodec::Int { bits: 4, group: 64 }),
+        ("3 bits", RowCodec::Int { bits: 3, group: 48 }, RowCodec::Int { bits: 3, group: 48 }),
+        ("KIVI", RowCodec::Kivi { bits: 4 }, RowCodec::Kivi { bits: 4 }),
+        ("spherical", mean(MeanOf::Head), mean(MeanOf::Head)),
+        ("spherical about pages' means", mean(MeanOf::Page), mean(MeanOf::Page)),
+        ("trained directions", published, RowCodec::Half {}),
+    ] {
+        for group in [4, 12] {
+            cases.each(format!("pages of codes, {name}, {group} queries a key"), |e, dtype| {
+                let spec = CodeSpec { keys, values, head_dims: (DIM, DIM), page_size: 32, pages: 2 };
+                let mut codes = e.create_codes(&spec)?;
+                let x = zeros(e, &[32, 2, DIM], dtype)?;
+                let frame = |side: Side| match spec.codec(side).frame_len(DIM) {
+                    0 => Ok(None),
+                    len => zeros(e, &[2, len], DType::F32).map(Some),
+                };
+                if spec.codec(Side::Keys).frame_len(DIM) == DIM {
+                    e.code_frames(&codes, Side::Keys, &x)?;
+                }
+                let (keys, values) = (frame(Side::Keys)?, frame(Side::Values)?);
+                let frames = || CodeFrames { keys: keys.as_ref(), values: values.as_ref() };
+                e.write_codes(&mut codes, &[0, 1], [&x, &x], &frames())?;
+                e.restore_codes(&codes, &[0, 1], &frames(), dtype)?;
+                let tables = BlockTables {
+                    page_size: 32,
+                    groups: 2,
+                    indptr: &[0, 1, 2],
+                    pages: &[0, 1],
+                    lengths: &[32, 32],
+                };
+                let (tables, q) = (e.upload_tables(&tables)?, zeros(e, &[1, 2 * group, DIM], dtype)?);
+                let (out, lse) = e.attend_codes(&q, &codes, &frames(), &tables, 0.1)?;
+                e.merge_attention((&out, &lse), (&out, &lse)).map(drop)
+            });
         }
     }
 }

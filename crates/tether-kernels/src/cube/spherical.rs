@@ -4,7 +4,8 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 use half::f16;
 use tether_codec::{
-    HostSpherical, SphericalBits, SphericalEngine, SphericalFormat, SphericalFrame, SphericalProblem,
+    HadamardRotation, HostSpherical, SphericalBits, SphericalEngine, SphericalFormat, SphericalFrame,
+    SphericalProblem,
 };
 use tether_core::{CoreError, DType, Shape, Traffic};
 
@@ -52,6 +53,20 @@ impl CubeSpherical {
         self.problem.row_bytes() / 4
     }
 
+    /// The codes as words of pages, `[pages, words]`: copies do not look at what they copy.
+    pub(crate) fn code_rows(&self) -> CubeTensor {
+        let pages = self.shape[0];
+        let shape = [pages, self.words() / pages.max(1)].as_slice().into();
+        CubeTensor { handle: self.codes.clone(), shape, dtype: DType::F32 }
+    }
+
+    /// The radii of pages, `[pages, rows]`.
+    pub(crate) fn radius_rows(&self) -> CubeTensor {
+        let pages = self.shape[0];
+        let shape = [pages, self.problem.rows() / pages.max(1)].as_slice().into();
+        CubeTensor { handle: self.radii.clone(), shape, dtype: self.radius }
+    }
+
     /// 32-bit words of the codes.
     pub(crate) fn words(&self) -> usize {
         self.problem.code_bytes() / 4
@@ -85,6 +100,21 @@ impl<R: Runtime> Cube<R> {
         if self.supports(DType::F16) { DType::F16 } else { DType::F32 }
     }
 
+    /// A frame of means that are on the device.
+    pub(super) fn frame_in(&self, rotation: &HadamardRotation, means: Handle, heads: usize) -> CubeFrame {
+        let floats = |values: &[f32]| self.client.create_from_slice(f32::as_bytes(values));
+        let levels: Vec<f32> = SphericalBits::ALL.iter().flat_map(|bits| bits.levels()).copied().collect();
+        debug_assert_eq!(levels.len(), LEVELS);
+        let channels = [rotation.signs(), rotation.scales()].concat();
+        CubeFrame {
+            heads,
+            head_dim: rotation.head_dim(),
+            means,
+            channels: floats(if channels.is_empty() { &[0.0] } else { &channels }),
+            levels: floats(&levels),
+        }
+    }
+
     /// What writing the rows of `x` to a pool moves, once it is known that they can go there.
     fn check_written(
         &self,
@@ -105,7 +135,7 @@ impl<R: Runtime> Cube<R> {
         Ok(Traffic { written: written as u64, ..Traffic::default() })
     }
 
-    fn empty_spherical(&self, shape: Shape, problem: SphericalProblem) -> CubeSpherical {
+    pub(super) fn empty_spherical(&self, shape: Shape, problem: SphericalProblem) -> CubeSpherical {
         let radius = self.radius_dtype();
         CubeSpherical {
             codes: self.client.empty(problem.code_bytes().max(4)),
@@ -123,20 +153,10 @@ impl<R: Runtime> SphericalEngine for Cube<R> {
     type Frame = CubeFrame;
 
     fn upload_frame(&self, frame: &SphericalFrame) -> Result<CubeFrame, CoreError> {
-        let floats = |values: &[f32]| {
-            self.client.create_from_slice(f32::as_bytes(if values.is_empty() { &[0.0] } else { values }))
-        };
         let means: Vec<f32> = frame.means().iter().map(|m| m.to_f32()).collect();
-        let rotation = frame.rotation();
-        let levels: Vec<f32> = SphericalBits::ALL.iter().flat_map(|bits| bits.levels()).copied().collect();
-        debug_assert_eq!(levels.len(), LEVELS);
-        Ok(CubeFrame {
-            heads: frame.heads(),
-            head_dim: frame.head_dim(),
-            means: floats(&means),
-            channels: floats(&[rotation.signs(), rotation.scales()].concat()),
-            levels: floats(&levels),
-        })
+        let means = if means.is_empty() { vec![0.0] } else { means };
+        let means = self.client.create_from_slice(f32::as_bytes(&means));
+        Ok(self.frame_in(frame.rotation(), means, frame.heads()))
     }
 
     fn quantise_spherical(

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 use tether_core::{
-    AttendOptions, BlockTables, ChosenTokens, CoreError, DType, DecodeProblem, LeafProblem, MeanRotation,
-    NewQueries, ObservedLayer, ObservedShapes, PageChoice, PageLists, PageProblem, PagedKv, Pool, PoolRows,
-    Rotation, RotationExtents, RowLists, RowProblem, ScoreLeaf, ScoreOp, Shape, SimilarRows, StandIns,
-    TokenEngine, TokenGrid, TokenLayout, TokenShape, TopKProblem, Traffic, WindowProblem, WindowSpec,
-    check_entries, check_sums, checks,
+    AttendOptions, BlockTables, ChosenTokens, CodeFrames, CodeSpec, CoreError, DType, DecodeProblem,
+    LeafProblem, MeanRotation, NewQueries, ObservedLayer, ObservedShapes, PageChoice, PageLists, PageProblem,
+    PagedKv, Pool, PoolRows, Rotation, RotationExtents, RowLists, RowProblem, ScoreLeaf, ScoreOp, Shape,
+    Side, SimilarRows, StandIns, TokenEngine, TokenGrid, TokenLayout, TokenShape, TopKProblem, Traffic,
+    WindowProblem, WindowSpec, check_entries, check_sums, checks,
 };
 
 use super::launch::uploaded;
-use super::{Cube, CubeAttention, CubeTensor};
+use super::{Cube, CubeAttention, CubeCodePages, CubeTensor};
 use crate::ops::{
     self,
     decode::{Asked, Stored},
@@ -289,6 +289,7 @@ impl<R: Runtime> TokenEngine for Cube<R> {
     type Tables = CubeTables;
     type PageTable = CubePageTable;
     type Attention = CubeAttention;
+    type CodePages = CubeCodePages;
 
     fn upload_indices(&self, shape: &[usize], indices: &[u32]) -> Result<CubeIndices, CoreError> {
         let expected = shape.iter().product();
@@ -691,5 +692,65 @@ impl<R: Runtime> TokenEngine for Cube<R> {
 
     fn score_op(&self, op: &ScoreOp, of: &[&CubeTensor]) -> Result<CubeTensor, CoreError> {
         self.score_arithmetic(op, of)
+    }
+
+    fn create_codes(&self, spec: &CodeSpec) -> Result<CubeCodePages, CoreError> {
+        self.new_code_pages(spec)
+    }
+
+    fn gather_codes(&self, codes: &CubeCodePages, pages: &[u32]) -> Result<CubeCodePages, CoreError> {
+        self.gathered_codes(codes, pages)
+    }
+
+    fn code_frames(
+        &self,
+        codes: &CubeCodePages,
+        side: Side,
+        x: &CubeTensor,
+    ) -> Result<Option<CubeTensor>, CoreError> {
+        self.frames_of_codes(codes, side, x)
+    }
+
+    fn write_codes(
+        &self,
+        codes: &mut CubeCodePages,
+        pages: &[u32],
+        rows: [&CubeTensor; 2],
+        frames: &CodeFrames<'_, Self>,
+    ) -> Result<(), CoreError> {
+        self.write_code_pages(codes, pages, rows, frames)
+    }
+
+    fn copy_code_rows(&self, codes: &mut CubeCodePages, from: &[u32], to: &[u32]) -> Result<(), CoreError> {
+        self.copy_rows_of_codes(codes, from, to)
+    }
+
+    fn restore_codes(
+        &self,
+        codes: &CubeCodePages,
+        pages: &[u32],
+        frames: &CodeFrames<'_, Self>,
+        dtype: DType,
+    ) -> Result<[CubeTensor; 2], CoreError> {
+        self.restored_codes(codes, pages, frames, dtype)
+    }
+
+    fn attend_codes(
+        &self,
+        q: &CubeTensor,
+        codes: &CubeCodePages,
+        frames: &CodeFrames<'_, Self>,
+        tables: &CubeTables,
+        scale: f32,
+    ) -> Result<(CubeTensor, CubeTensor), CoreError> {
+        self.attend_to_codes(q, codes, frames, tables, scale)
+    }
+
+    fn merge_attention(
+        &self,
+        one: (&CubeTensor, &CubeTensor),
+        other: (&CubeTensor, &CubeTensor),
+    ) -> Result<(CubeTensor, CubeTensor), CoreError> {
+        self.merged_attention(one, other)
     }
 }

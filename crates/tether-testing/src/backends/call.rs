@@ -86,6 +86,22 @@ pub enum Call {
     UploadAttention,
     /// [`TokenEngine::attend_paged`](tether_core::TokenEngine::attend_paged).
     AttendPaged,
+    /// [`TokenEngine::create_codes`](tether_core::TokenEngine::create_codes).
+    CreateCodes,
+    /// [`TokenEngine::gather_codes`](tether_core::TokenEngine::gather_codes).
+    GatherCodes,
+    /// [`TokenEngine::code_frames`](tether_core::TokenEngine::code_frames).
+    CodeFrames,
+    /// [`TokenEngine::write_codes`](tether_core::TokenEngine::write_codes).
+    WriteCodes,
+    /// [`TokenEngine::copy_code_rows`](tether_core::TokenEngine::copy_code_rows).
+    CopyCodeRows,
+    /// [`TokenEngine::restore_codes`](tether_core::TokenEngine::restore_codes).
+    RestoreCodes,
+    /// [`TokenEngine::attend_codes`](tether_core::TokenEngine::attend_codes).
+    AttendCodes,
+    /// [`TokenEngine::merge_attention`](tether_core::TokenEngine::merge_attention).
+    MergeAttention,
     /// [`CodecEngine::quantise`](tether_codec::CodecEngine::quantise).
     Quantise,
     /// [`CodecEngine::dequantise`](tether_codec::CodecEngine::dequantise).

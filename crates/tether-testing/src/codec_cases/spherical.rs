@@ -67,7 +67,12 @@ fn frame(x: &HostTensor, seed: u64) -> Result<SphericalFrame, CoreError> {
 
 /// Compares codes with what `x` should come to: codes are the oracle's but where a coordinate lies between two, radii fit the codes.
 fn assert_codes(what: &str, codes: &HostSpherical, x: &[f32], frame: &SphericalFrame) {
-    let problem = codes.validate().unwrap_or_else(|e| panic!("{what}: {e}"));
+    let problem = codes.check().unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert!(codes.radii.iter().all(|r| r.is_finite() && r.to_f32() >= 0.0), "{what}: radii");
+    // Heads are multiples of 8 channels, so codes end with a byte; what is left of a row's words is 0.
+    let used = problem.head_dim * codes.format.bits.bits() / 8;
+    let mut rows = codes.codes.chunks_exact(problem.row_bytes());
+    assert!(rows.all(|row| row[used..].iter().all(|&byte| byte == 0)), "{what}: padding");
     let expected = literal_spherical(x, frame, codes.format.bits);
     let got = unpacked_spherical(codes);
     let dim = problem.head_dim;

@@ -1,6 +1,7 @@
 //! A cache of tokens: paged keys and values of every layer and head, under one recipe.
 
 mod arrange;
+mod code_pool;
 mod coded;
 mod compact;
 mod device_scores;
@@ -28,6 +29,7 @@ mod turns;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tether_core::{LayerId, ScoreLeaf, Side, TokenEngine};
@@ -37,7 +39,8 @@ use tether_score::tokens::HeadProfile;
 
 use super::{KnownFacts, SequenceState, StoredKeys, TokenGeometry, TokenPlanner, TokenRecipe};
 use crate::{Error, RecipeError};
-use coded::Rotations;
+use code_pool::LayerCodes;
+use coded::{CodedHead, SharedFrames};
 use head_pages::{HeadPages, page_rows};
 use layer_pools::{LayerPools, Shrunk};
 use page_regions::Region;
@@ -59,7 +62,7 @@ pub struct SequenceId(u32);
 /// Bytes of keys and values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenBytes {
-    /// Held on the device, in use or not.
+    /// Held on the device for numbers, in use or not, and for codes that are not there yet.
     pub resident: u64,
     /// Blocks that some sequence refers to; a block that several share counts once.
     pub in_use: u64,
@@ -68,7 +71,8 @@ pub struct TokenBytes {
     /// Held beside that: keys, as they came, of tokens that move again and again, tokens that stand for evicted ones, of which
     /// sequences that share one count it each, and summaries of pages.
     pub host: u64,
-    /// Held on the host beside that: codes, with what they are relative to, scales, radii, headers and positions. A page that several sequences refer to counts once.
+    /// Held beside that: codes, with what they are relative to, scales, radii, headers and positions. A page that
+    /// several sequences refer to counts once.
     pub coded: u64,
     /// What the newest token of every sequence attended to, and the summaries that its choice was made by. Less than what is held where a
     /// recipe retains what it does not read.
@@ -99,12 +103,13 @@ pub struct TokenCache<E: TokenEngine> {
     geometry: TokenGeometry,
     planner: TokenPlanner,
     facts: ModelInfo,
-    rotations: Rotations,
     /// How each layer makes logits.
     attention: Vec<E::Attention>,
     layers: Vec<LayerPools<E>>,
     /// The output projection of each layer's query heads, where scores ask the device for it.
     projections: Vec<E::Tensor>,
+    /// Pages of codes of each layer.
+    codes: Vec<LayerCodes<E>>,
     /// The last eviction of each layer of pages that others share.
     shared: Vec<Option<SharedEviction>>,
     /// Evictions so far.
@@ -200,6 +205,9 @@ struct SequenceLayer<T> {
     stamp: u64,
     beside: BesidePages<T>,
     probes: Option<Probes<T>>,
+    /// What codes are relative to, and since when they are what they are.
+    frames: SharedFrames<T>,
+    coded_at: u64,
 }
 
 impl<T> Default for SequenceLayer<T> {
@@ -213,6 +221,8 @@ impl<T> Default for SequenceLayer<T> {
             stamp: 0,
             beside: BesidePages::default(),
             probes: None,
+            frames: None,
+            coded_at: 0,
         }
     }
 }
@@ -244,6 +254,13 @@ impl<T: Clone> SequenceLayer<T> {
             new.region.changed_from(same);
         }
         self.heads = heads;
+    }
+
+    /// Bytes of codes and of what they are relative to, of which none is among `counted` yet.
+    fn coded_bytes(&self, counted: &mut HashSet<usize>) -> u64 {
+        let frames = self.frames.as_ref().filter(|frames| counted.insert(Arc::as_ptr(frames).addr()));
+        let of_heads: u64 = self.heads.iter().map(|head| head.coded.bytes(counted)).sum();
+        of_heads + frames.map_or(0, |frames| frames.bytes())
     }
 
     /// Tokens whose queries are recorded or kept for probes, as numbers of `f32`.
@@ -292,7 +309,6 @@ impl<E: TokenEngine> TokenCache<E> {
         if let Some(part) = &planner.recipe().codec {
             part.suits(geometry.head_dim_k, geometry.head_dim_v)?;
         }
-        let rotations = Rotations::new(&geometry);
         reading::check(planner.recipe(), planner.needs().accumulated_attention)?;
         planner.recipe().check_facts(facts.known(), &geometry)?;
         if let Some(profile) = facts.head_profile.take() {
@@ -313,16 +329,22 @@ impl<E: TokenEngine> TokenCache<E> {
             true => leaf_inputs::projections(&engine, &geometry, &facts.output_projections)?,
             false => Vec::new(),
         };
+        let formats = match &planner.recipe().codec {
+            Some(part) => coded::formats(part, &geometry),
+            None => Vec::new(),
+        };
+        let of_layer = |_| LayerCodes::new(&engine, &formats);
+        let codes = (0..geometry.layers).map(of_layer).collect::<Result<_, _>>()?;
         let (shared, sequences) = (vec![None; layers.len()], BTreeMap::new());
         Ok(Self {
             engine,
             geometry,
             planner,
             facts,
-            rotations,
             attention,
             layers,
             projections,
+            codes,
             shared,
             stamps: 0,
             sequences,
@@ -376,10 +398,12 @@ impl<E: TokenEngine> TokenCache<E> {
     /// # Errors
     /// [`Error::UnknownSequence`].
     pub fn remove(&mut self, sequence: SequenceId) -> Result<(), Error> {
-        let gone = self.sequences.remove(&sequence).ok_or(unknown(sequence))?;
+        let mut gone = self.sequences.remove(&sequence).ok_or(unknown(sequence))?;
+        gone.pending = None;
         for (layer, held) in gone.layers.into_iter().enumerate() {
             self.layers[layer].forget(held.heads)?;
             self.layers[layer].forget(held.read)?;
+            self.codes[layer].forget(sequence);
             self.give_back(layer, None);
         }
         Ok(())
@@ -452,8 +476,10 @@ impl<E: TokenEngine> TokenCache<E> {
         let layer = self.layer_index(layer)?;
         let head = &self.sequence(sequence)?.layers[layer].heads[kv_head];
         let part = std::slice::from_ref(head);
+        let frames = self.sequence(sequence)?.layers[layer].frames.as_deref();
+        let coded = coded::restored(&self.engine, &self.codes[layer], (&head.coded, kv_head), frames)?;
         let side = |side, dim: usize| -> Result<Vec<Vec<f32>>, Error> {
-            let rows = [head.coded.restored(side)?, self.rows_of(layer, side, part)?].concat();
+            let rows = [coded[side as usize].clone(), self.rows_of(layer, side, part)?].concat();
             Ok(rows.chunks_exact(dim).map(<[f32]>::to_vec).collect())
         };
         let keys = side(Side::Keys, self.geometry.head_dim_k)?;
@@ -549,7 +575,13 @@ impl<E: TokenEngine> TokenCache<E> {
         let summaries: u64 = self.layers.iter().map(|l| (l.pool.in_use() * of_page) as u64).sum();
         let attended = layers().map(|l| l.attended as u64).sum::<u64>();
         let mut counted = HashSet::new();
-        let coded = layers().flat_map(|l| &l.heads).map(|h| h.coded.bytes(&mut counted)).sum();
+        let coded = layers().map(|l| l.coded_bytes(&mut counted)).sum();
+        let of_layer = |(layer, codes): (usize, &LayerCodes<E>)| {
+            let mut counted = HashSet::new();
+            let heads = self.coded_heads(layer);
+            codes.room(heads.map(|head| head.code_bytes(&mut counted)).sum())
+        };
+        let room: u64 = self.codes.iter().enumerate().map(of_layer).sum();
         let stand_in = (self.geometry.head_dim_k + self.geometry.head_dim_v) * size_of::<f32>();
         let stand_ins = layers().filter_map(|l| l.beside.stand_ins.as_ref()).map(StandInRows::heads);
         let stand_ins = (stand_ins.sum::<usize>() * stand_in) as u64;
@@ -561,7 +593,7 @@ impl<E: TokenEngine> TokenCache<E> {
         let rows = |l: &LayerPools<E>| l.pool.in_use() * self.geometry.block_size * self.geometry.group();
         let sums: usize = self.layers.iter().filter(|l| l.sums.is_some()).map(rows).sum();
         TokenBytes {
-            resident: self.layers.iter().map(|l| l.pool.capacity() as u64 * block).sum(),
+            resident: self.layers.iter().map(|l| l.pool.capacity() as u64 * block).sum::<u64>() + room,
             in_use: self.layers.iter().map(|l| l.pool.in_use() as u64 * block).sum(),
             full: seen * token,
             host: summaries + originals + stand_ins,
@@ -580,8 +612,7 @@ impl<E: TokenEngine> TokenCache<E> {
     /// [`Error::UnknownSequence`].
     pub fn coded_bytes(&self, sequence: SequenceId) -> Result<u64, Error> {
         let mut counted = HashSet::new();
-        let heads = self.sequence(sequence)?.layers.iter().flat_map(|l| &l.heads);
-        Ok(heads.map(|h| h.coded.bytes(&mut counted)).sum())
+        Ok(self.sequence(sequence)?.layers.iter().map(|l| l.coded_bytes(&mut counted)).sum())
     }
 
     /// Bytes of the blocks that a sequence refers to, whoever else does.
@@ -597,8 +628,16 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok(blocks * self.geometry.block_bytes())
     }
 
-    /// Shrinks a layer's pool where much of it is free, as `shrunk` says where that is known. A device that cannot do that now is asked again when more is free: nothing is lost by it but memory.
+    /// Every head that holds codes of a layer, or is to.
+    fn coded_heads(&self, layer: usize) -> impl Iterator<Item = &CodedHead> + Clone {
+        coded_heads(&self.sequences, layer)
+    }
+
+    /// Shrinks a layer's pools where much of them is free, as `shrunk` says of numbers where that is known. A device that cannot do
+    /// that now is asked again when more is free: nothing is lost by it but memory.
     fn give_back(&mut self, layer: usize, shrunk: Option<Shrunk>) {
+        let Self { engine, codes, sequences, .. } = self;
+        codes[layer].shrink(engine, coded_heads(sequences, layer));
         let pools = &mut self.layers[layer];
         let Some(shrunk) = shrunk.or_else(|| Shrunk::of(&pools.pool, self.geometry.kv_heads)) else { return };
         let Ok(renumbered) = pools.shrink(&self.engine, shrunk) else { return };
@@ -611,6 +650,19 @@ impl<E: TokenEngine> TokenCache<E> {
             }
         }
     }
+}
+
+fn coded_heads<T>(
+    sequences: &BTreeMap<SequenceId, Sequence<T>>,
+    layer: usize,
+) -> impl Iterator<Item = &CodedHead> + Clone {
+    sequences.values().flat_map(move |sequence| {
+        let pending = sequence.pending.iter().flat_map(|pending| &pending.layers);
+        let pending = pending.filter(move |next| next.plan.layer == layer);
+        let pending = pending.flat_map(|next| &next.codings);
+        let held = sequence.layers[layer].heads.iter().map(|head| &head.coded);
+        held.chain(pending.map(|coding| &coding.coded))
+    })
 }
 
 fn unknown(sequence: SequenceId) -> Error {

@@ -112,9 +112,22 @@ fn drafts_are_taken_back_as_if_they_had_never_come() {
 
 #[test]
 fn a_batch_is_what_its_sequences_are_one_by_one() {
-    for name in ["full", "snapkv", "h2o", "tova", "streaming-llm"] {
-        let overrides: &[&str] =
-            if name == "snapkv" { &["score.window=6", "decode.every=4"] } else { &["budget.ratio=0.5"] };
+    const CODED: &[&str] = &["codec.sink=2", "codec.recent=5", "codec.page=8"];
+    for name in
+        ["full", "snapkv", "h2o", "tova", "streaming-llm", "int4", "kivi", "spherical", "spherical-rdr"]
+    {
+        let overrides: &[&str] = match name {
+            "snapkv" => &["score.window=6", "decode.every=4"],
+            "int4" | "kivi" | "spherical" => CODED,
+            "spherical-rdr" => &[
+                "codec.sink=2",
+                "codec.recent=5",
+                "codec.page=8",
+                "codec.retention.window=4",
+                "codec.retention.every=3",
+            ],
+            _ => &["budget.ratio=0.5"],
+        };
         let recipe = TokenRecipe::named(name).unwrap().with_overrides(overrides).unwrap();
         let (mut alone, mut together) =
             (every_recipe::session(recipe.clone(), 9), every_recipe::session(recipe, 9));

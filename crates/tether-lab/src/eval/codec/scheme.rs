@@ -1,8 +1,10 @@
 //! Codecs that are compared.
 
 use anyhow::Result;
-use tether_codec::comparison::{AffineCodes, AffineGroups, PairPolar, PublishedTier, SphericalCodebooks};
-use tether_codec::{SphericalBits, SphericalEngine, SphericalFormat, SphericalFrame};
+use tether_codec::comparison::{PairPolar, PublishedTier, SphericalCodebooks};
+use tether_codec::{
+    AffineCodes, AffineGroups, SphericalBits, SphericalEngine, SphericalFormat, SphericalFrame,
+};
 use tether_core::{DType, HostTensor, Side};
 use tether_host::Host;
 

@@ -1,9 +1,9 @@
 //! Operations on tokens, passed on.
 
 use tether_core::{
-    AttendOptions, BlockTables, ChosenTokens, CoreError, DType, NewQueries, ObservedLayer, PageChoice,
-    PageLists, PagedKv, RowLists, ScoreLeaf, ScoreOp, SimilarRows, StandIns, TokenEngine, TokenLayout,
-    WindowSpec,
+    AttendOptions, BlockTables, ChosenTokens, CodeFrames, CodeSpec, CoreError, DType, NewQueries,
+    ObservedLayer, PageChoice, PageLists, PagedKv, RowLists, ScoreLeaf, ScoreOp, Side, SimilarRows, StandIns,
+    TokenEngine, TokenLayout, WindowSpec,
 };
 
 use super::super::watch::Bytes;
@@ -14,6 +14,7 @@ impl<E: TokenEngine> TokenEngine for Faulty<E> {
     type Tables = E::Tables;
     type PageTable = E::PageTable;
     type Attention = E::Attention;
+    type CodePages = E::CodePages;
 
     fn upload_indices(&self, shape: &[usize], indices: &[u32]) -> Result<E::Indices, CoreError> {
         self.enter(Call::UploadIndices, Bytes::ToDevice(list(indices)))?;
@@ -298,6 +299,79 @@ impl<E: TokenEngine> TokenEngine for Faulty<E> {
         self.enter(Call::ScoreOp, Bytes::None)?;
         self.engine.score_op(op, of)
     }
+
+    fn create_codes(&self, spec: &CodeSpec) -> Result<E::CodePages, CoreError> {
+        self.enter(Call::CreateCodes, Bytes::None)?;
+        self.engine.create_codes(spec)
+    }
+
+    fn gather_codes(&self, codes: &E::CodePages, pages: &[u32]) -> Result<E::CodePages, CoreError> {
+        self.enter(Call::GatherCodes, Bytes::ToDevice(list(pages)))?;
+        self.engine.gather_codes(codes, pages)
+    }
+
+    fn code_frames(
+        &self,
+        codes: &E::CodePages,
+        side: Side,
+        x: &E::Tensor,
+    ) -> Result<Option<E::Tensor>, CoreError> {
+        self.enter(Call::CodeFrames, Bytes::None)?;
+        self.engine.code_frames(codes, side, x)
+    }
+
+    fn write_codes(
+        &self,
+        codes: &mut E::CodePages,
+        pages: &[u32],
+        rows: [&E::Tensor; 2],
+        frames: &CodeFrames<'_, Self>,
+    ) -> Result<(), CoreError> {
+        self.enter(Call::WriteCodes, Bytes::ToDevice(list(pages)))?;
+        self.engine.write_codes(codes, pages, rows, &passed_frames(frames))
+    }
+
+    fn copy_code_rows(&self, codes: &mut E::CodePages, from: &[u32], to: &[u32]) -> Result<(), CoreError> {
+        self.enter(Call::CopyCodeRows, Bytes::ToDevice(list(from) + list(to)))?;
+        self.engine.copy_code_rows(codes, from, to)
+    }
+
+    fn restore_codes(
+        &self,
+        codes: &E::CodePages,
+        pages: &[u32],
+        frames: &CodeFrames<'_, Self>,
+        dtype: DType,
+    ) -> Result<[E::Tensor; 2], CoreError> {
+        self.enter(Call::RestoreCodes, Bytes::ToDevice(list(pages)))?;
+        self.engine.restore_codes(codes, pages, &passed_frames(frames), dtype)
+    }
+
+    fn attend_codes(
+        &self,
+        q: &E::Tensor,
+        codes: &E::CodePages,
+        frames: &CodeFrames<'_, Self>,
+        tables: &E::Tables,
+        scale: f32,
+    ) -> Result<(E::Tensor, E::Tensor), CoreError> {
+        self.enter(Call::AttendCodes, Bytes::None)?;
+        self.engine.attend_codes(q, codes, &passed_frames(frames), tables, scale)
+    }
+
+    fn merge_attention(
+        &self,
+        one: (&E::Tensor, &E::Tensor),
+        other: (&E::Tensor, &E::Tensor),
+    ) -> Result<(E::Tensor, E::Tensor), CoreError> {
+        self.enter(Call::MergeAttention, Bytes::None)?;
+        self.engine.merge_attention(one, other)
+    }
+}
+
+/// The same frames, as the engine's own.
+fn passed_frames<'a, E: TokenEngine>(frames: &CodeFrames<'a, Faulty<E>>) -> CodeFrames<'a, E> {
+    CodeFrames { keys: frames.keys, values: frames.values }
 }
 
 /// The same arguments, as the engine's own.

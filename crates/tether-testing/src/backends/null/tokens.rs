@@ -1,11 +1,11 @@
 //! Operations on tokens that do nothing.
 
 use tether_core::{
-    AttendOptions, BlockTables, ChosenTokens, CoreError, DType, DecodeProblem, LeafProblem, MeanRotation,
-    NewQueries, ObservedLayer, ObservedShapes, PageChoice, PageLists, PageProblem, PagedKv, PoolRows,
-    RotationExtents, RowLists, RowProblem, ScoreLeaf, ScoreOp, Shape, StandInProblem, StandIns, TokenEngine,
-    TokenGrid, TokenLayout, TokenShape, TopKProblem, WindowProblem, WindowSpec, batch_problem, check_bounds,
-    check_starts, check_sums, checks,
+    AttendOptions, BlockTables, ChosenTokens, CodeFrames, CodeSpec, CoreError, DType, DecodeProblem,
+    LeafProblem, MeanRotation, NewQueries, ObservedLayer, ObservedShapes, PageChoice, PageLists, PageProblem,
+    PagedKv, PoolRows, RotationExtents, RowLists, RowProblem, ScoreLeaf, ScoreOp, Shape, Side,
+    StandInProblem, StandIns, TokenEngine, TokenGrid, TokenLayout, TokenShape, TopKProblem, WindowProblem,
+    WindowSpec, batch_problem, check_bounds, check_starts, check_sums, checks,
 };
 
 use super::{Null, NullTensor};
@@ -43,6 +43,7 @@ impl TokenEngine for Null {
     /// Entries.
     type PageTable = usize;
     type Attention = AttendOptions;
+    type CodePages = CodeSpec;
 
     fn upload_indices(&self, shape: &[usize], indices: &[u32]) -> Result<NullIndices, CoreError> {
         let expected = checks::element_count(shape)?;
@@ -289,6 +290,74 @@ impl TokenEngine for Null {
     fn score_op(&self, op: &ScoreOp, of: &[&NullTensor]) -> Result<NullTensor, CoreError> {
         let shapes: Vec<&[usize]> = of.iter().map(|scores| scores.shape.as_slice()).collect();
         Ok(NullTensor::new(&op.shape(&shapes)?, DType::F32))
+    }
+
+    fn create_codes(&self, spec: &CodeSpec) -> Result<CodeSpec, CoreError> {
+        spec.validate()?;
+        Ok(*spec)
+    }
+
+    fn gather_codes(&self, codes: &CodeSpec, pages: &[u32]) -> Result<CodeSpec, CoreError> {
+        Ok(CodeSpec { pages: pages.len(), ..*codes })
+    }
+
+    fn code_frames(
+        &self,
+        codes: &CodeSpec,
+        side: Side,
+        x: &NullTensor,
+    ) -> Result<Option<NullTensor>, CoreError> {
+        let len = codes.codec(side).frame_len(codes.head_dim(side));
+        let heads = x.shape.get(1).copied().unwrap_or(0);
+        Ok((len > 0).then(|| NullTensor::new(&[heads, len], DType::F32)))
+    }
+
+    fn write_codes(
+        &self,
+        codes: &mut CodeSpec,
+        pages: &[u32],
+        [k, v]: [&NullTensor; 2],
+        _frames: &CodeFrames<'_, Self>,
+    ) -> Result<(), CoreError> {
+        codes.check_rows(pages.len(), &k.shape, &v.shape)
+    }
+
+    fn copy_code_rows(&self, _codes: &mut CodeSpec, from: &[u32], to: &[u32]) -> Result<(), CoreError> {
+        checks::count("rows", from.len(), to.len())
+    }
+
+    fn restore_codes(
+        &self,
+        codes: &CodeSpec,
+        pages: &[u32],
+        _frames: &CodeFrames<'_, Self>,
+        dtype: DType,
+    ) -> Result<[NullTensor; 2], CoreError> {
+        let n = pages.len();
+        let rows = |dim: usize| NullTensor::new(&[codes.page_size, n, dim], dtype);
+        Ok([rows(codes.head_dims.0), rows(codes.head_dims.1)])
+    }
+
+    fn attend_codes(
+        &self,
+        q: &NullTensor,
+        codes: &CodeSpec,
+        _frames: &CodeFrames<'_, Self>,
+        tables: &NullTables,
+        _scale: f32,
+    ) -> Result<(NullTensor, NullTensor), CoreError> {
+        let pool = |dim: usize| [codes.pages, codes.page_size, 1, dim];
+        let lists = (tables.page_size, tables.groups, tables.sequences);
+        let (k, v) = (pool(codes.head_dims.0), pool(codes.head_dims.1));
+        Ok(attended(&DecodeProblem::new(&q.shape, &k, &v, lists, 0)?, q.dtype))
+    }
+
+    fn merge_attention(
+        &self,
+        (out, lse): (&NullTensor, &NullTensor),
+        _other: (&NullTensor, &NullTensor),
+    ) -> Result<(NullTensor, NullTensor), CoreError> {
+        Ok((out.clone(), lse.clone()))
     }
 }
 

@@ -5,7 +5,8 @@ use tether_core::{CoreError, Readback, Side, TokenEngine};
 use tether_score::tokens::KeptIndices;
 
 use super::arrange::{Arranged, arranged_together};
-use super::coded::CodedHead;
+use super::code_pool::LayerCodes;
+use super::coded::{CodedHead, Coder, SharedFrames};
 use super::head_pages::HeadPages;
 use super::layer_pools::Shrunk;
 use super::pending::{Pending, PendingLayer};
@@ -13,15 +14,7 @@ use super::reading::chooses_for_each;
 use super::scoring::Decisions;
 use super::{Sequence, SequenceId, SequenceLayer, TokenCache, unknown};
 use crate::Error;
-use crate::tokens::{SequenceState, TokenPlan};
-
-/// Tokens of a head that are to be coded, as they are in its pages.
-#[derive(Debug)]
-pub(super) struct ToCode {
-    pub positions: Vec<i32>,
-    pub keys: Vec<f32>,
-    pub values: Vec<f32>,
-}
+use crate::tokens::{CodecPart, SequenceState, TokenPlan};
 
 /// The codes that a head is to have.
 #[derive(Clone, Debug)]
@@ -30,6 +23,21 @@ pub(super) struct Coding {
     /// Tokens that are codes from now on, and tokens that are not there any more.
     pub new: usize,
     pub gone: usize,
+}
+
+/// The codes that a layer is to have.
+#[derive(Clone, Debug)]
+pub(super) struct LayerCoding<T> {
+    pub heads: Vec<Coding>,
+    pub frames: SharedFrames<T>,
+}
+
+impl<T> LayerCoding<T> {
+    /// What it has.
+    pub(super) fn unchanged(layer: &SequenceLayer<T>) -> Self {
+        let same = |head: &HeadPages| Coding { coded: head.coded.clone(), new: 0, gone: 0 };
+        Self { heads: layer.heads.iter().map(same).collect(), frames: layer.frames.clone() }
+    }
 }
 
 /// What an eviction did.
@@ -110,7 +118,7 @@ impl<E: TokenEngine> TokenCache<E> {
         state: SequenceState,
         Decisions { mut plans, chosen: on_device }: Decisions<E::Tensor>,
     ) -> Result<(), Error> {
-        let held = self.sequence(sequence)?;
+        let held_before = self.bytes().held();
         if plans.iter().any(|p| p.positions.is_some()) {
             self.rope()?;
         }
@@ -118,25 +126,28 @@ impl<E: TokenEngine> TokenCache<E> {
         let retain = self.planner.recipe().retain && chosen;
         let left = |plan: &TokenPlan| if retain { 0 } else { plan.total - plan.keep.total() };
         let mut report = EvictReport { evicted: plans.iter().map(left).sum(), ..EvictReport::default() };
-        let (coded, distortion) = self.code(held, &mut plans)?;
+        let (coded, distortion) = self.code(sequence, &mut plans)?;
         report.distortion = distortion;
-        if !chosen && coded.iter().flatten().all(|c| c.new == 0 && c.gone == 0) && held.decoding {
+        let held = self.sequence(sequence)?;
+        let nothing = coded.iter().flat_map(|layer| &layer.heads).all(|c| c.new == 0 && c.gone == 0);
+        if !chosen && nothing && held.decoding {
             return Ok(());
         }
         // Codes leave others in the pages than were chosen.
         let on_device = if coded.is_empty() { on_device } else { Vec::new() };
         let mut on_device = on_device.into_iter();
-        let mut coded = coded.into_iter();
+        let (frames, codings): (Vec<_>, Vec<_>) = coded.into_iter().map(|c| (c.frames, c.heads)).unzip();
+        let mut codings = codings.into_iter();
         let of_layer = |(plan, held): (TokenPlan, &SequenceLayer<E::Tensor>)| PendingLayer {
             plan,
             chosen: on_device.next().flatten(),
             lengths: held.heads.iter().map(HeadPages::len).collect(),
-            codings: coded.next().unwrap_or_default(),
+            codings: codings.next().unwrap_or_default(),
         };
         let layers = plans.into_iter().zip(&held.layers).map(of_layer).collect();
-        let (seen, held_before) = (held.layers[0].seen, self.bytes().held());
+        let seen = held.layers[0].seen;
         let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
-        held.pending = Some(Pending { state, layers, seen, report, held_before });
+        held.pending = Some(Pending { state, layers, frames, seen, report, held_before });
         Ok(())
     }
 
@@ -164,7 +175,10 @@ impl<E: TokenEngine> TokenCache<E> {
             let done = if retain && next.codings.is_empty() {
                 self.read_only(sequence, next).map(|()| None)
             } else {
-                self.apply(sequence, next, arranged.next().flatten(), report)
+                {
+                    let frames = pending.frames.get(layer).cloned().flatten();
+                    self.apply(sequence, next, (arranged.next().flatten(), frames), report)
+                }
             };
             match done {
                 Ok(shrunk) => {
@@ -196,7 +210,7 @@ impl<E: TokenEngine> TokenCache<E> {
         &mut self,
         sequence: SequenceId,
         next: &PendingLayer<E::Tensor>,
-        arranged: Option<Arranged>,
+        (arranged, frames): (Option<Arranged>, SharedFrames<E::Tensor>),
         report: &mut EvictReport,
     ) -> Result<Option<Shrunk>, Error> {
         let layer = next.plan.layer;
@@ -208,10 +222,16 @@ impl<E: TokenEngine> TokenCache<E> {
         held.layers[layer] = lists;
         let shrunk = done?;
         let held = self.sequences.get_mut(&sequence).ok_or(unknown(sequence))?;
-        for (head, coding) in held.layers[layer].heads.iter_mut().zip(&next.codings) {
+        if next.codings.is_empty() {
+            return Ok(shrunk);
+        }
+        let held = &mut held.layers[layer];
+        for (head, coding) in held.heads.iter_mut().zip(&next.codings) {
             (report.coded, report.evicted) = (report.coded + coding.new, report.evicted + coding.gone);
             head.coded = coding.coded.clone();
         }
+        self.stamps += 1;
+        (held.frames, held.coded_at) = (frames, self.stamps);
         Ok(shrunk)
     }
 
@@ -256,49 +276,63 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok(shrunk)
     }
 
-    /// Codes of tokens that are no longer new, of each layer's heads, and plans that leave them out of the pages; and what an allocation foresees. Nothing is changed yet,
-    /// and there is nothing where nothing is to be coded.
+    /// Codes of tokens that are no longer new, of each layer's heads, and plans that leave them out of the pages; and
+    /// what an allocation foresees. Nothing that a sequence has is changed yet, and there is nothing where nothing is
+    /// to be coded.
     fn code(
-        &self,
-        held: &Sequence<E::Tensor>,
+        &mut self,
+        sequence: SequenceId,
         plans: &mut Vec<TokenPlan>,
-    ) -> Result<(Vec<Vec<Coding>>, f64), Error> {
-        let Some(part) = &self.planner.recipe().codec else { return Ok((Vec::new(), 0.0)) };
-        let mut all = Vec::with_capacity(held.layers.len());
+    ) -> Result<(Vec<LayerCoding<E::Tensor>>, f64), Error> {
+        let Some(part) = self.planner.recipe().codec else { return Ok((Vec::new(), 0.0)) };
+        let held = self.sequence(sequence)?;
+        // Numbers of the tokens that leave, `[layer][head]`.
+        let mut leaving = Vec::with_capacity(held.layers.len());
         for (layer, of_layer) in held.layers.iter().enumerate() {
             if plans.len() == layer {
                 let lengths: Vec<usize> = of_layer.heads.iter().map(HeadPages::len).collect();
                 plans.push(TokenPlan::nothing(layer, &lengths));
             }
             let plan = &mut plans[layer];
-            let mut leaving = Vec::with_capacity(of_layer.heads.len());
-            let mut stays = Vec::with_capacity(of_layer.heads.len());
-            for (head, set) in of_layer.heads.iter().zip(plan.keep.sets()) {
+            let (mut of_heads, mut stays) = (Vec::new(), Vec::new());
+            for set in plan.keep.sets() {
                 let places = part.sink.min(set.len())..(part.sink + part.leaving(set.len())).min(set.len());
-                let tokens = &set[places.clone()];
-                leaving.push(ToCode {
-                    positions: tokens.iter().map(|&t| head.positions.at(t as usize)).collect(),
-                    keys: self.tokens_of(layer, Side::Keys, head, tokens)?,
-                    values: self.tokens_of(layer, Side::Values, head, tokens)?,
-                });
+                of_heads.push(set[places.clone()].to_vec());
                 stays.push([&set[..places.start], &set[places.end..]].concat());
             }
             plan.keep = KeptIndices::new(stays);
-            all.push(leaving);
+            leaving.push(of_heads);
         }
-        if let Some(retention) = &part.retention {
-            return self.allocated(held, plans, all, (part, retention));
+        let before: Vec<Vec<usize>> = self.codes.iter().map(LayerCodes::capacities).collect();
+        let coded = match &part.retention {
+            Some(retention) => self.allocated(sequence, plans, &leaving, (&part, retention)),
+            None => self.coded(sequence, &leaving, &part).map(|coded| (coded, 0.0)),
+        };
+        if coded.is_err() {
+            self.codes.iter_mut().zip(&before).for_each(|(codes, before)| codes.cut(&self.engine, before));
         }
-        let of_head = |(head, leaving): (&HeadPages, ToCode)| {
-            let ToCode { positions, keys, values } = leaving;
-            let coded = head.coded.with(part, &self.rotations, &positions, (&keys, &values))?;
-            Ok(Coding { coded, new: positions.len(), gone: 0 })
-        };
-        let of_layer = |(layer, leaving): (&SequenceLayer<E::Tensor>, Vec<ToCode>)| {
-            layer.heads.iter().zip(leaving).map(of_head).collect::<Result<Vec<_>, Error>>()
-        };
-        let coded = held.layers.iter().zip(all).map(of_layer).collect::<Result<Vec<_>, _>>()?;
-        Ok((coded, 0.0))
+        coded
+    }
+
+    /// Codes of the tokens that leave, beside those that there are.
+    fn coded(
+        &mut self,
+        sequence: SequenceId,
+        leaving: &[Vec<Vec<u32>>],
+        part: &CodecPart,
+    ) -> Result<Vec<LayerCoding<E::Tensor>>, Error> {
+        let Self { engine, geometry, layers: pools, codes, sequences, .. } = self;
+        let held = sequences.get(&sequence).ok_or(unknown(sequence))?;
+        let mut made = Vec::with_capacity(leaving.len());
+        for (layer, leaving) in leaving.iter().enumerate() {
+            let of_layer = &held.layers[layer];
+            let mut coder = Coder { engine, geometry, part, pools: &pools[layer], codes: &mut codes[layer] };
+            let (coded, frames) = coder.add(&of_layer.heads, &of_layer.frames, leaving)?;
+            let coding =
+                |(coded, leaving): (CodedHead, &Vec<u32>)| Coding { coded, new: leaving.len(), gone: 0 };
+            made.push(LayerCoding { heads: coded.into_iter().zip(leaving).map(coding).collect(), frames });
+        }
+        Ok(made)
     }
 
     /// True when [`TokenCache::evict`] would choose now, and so ask for what the recipe needs.

@@ -1,10 +1,9 @@
 //! New tokens: written to pages, and attended with.
 
-use tether_core::{
-    CoreError, HostTensor, LayerId, NewQueries, PageLists, PagedKv, Readback, TokenEngine, check_starts,
-};
+use tether_core::{CoreError, LayerId, NewQueries, PageLists, PagedKv, TokenEngine, check_starts};
 use tether_score::tokens::{GridPlace, KeptIndices};
 
+use super::code_pool::CodedLayer;
 use super::compact::position_words;
 use super::head_pages::{HeadPages, Mark};
 use super::reading::{PageReading, chooses_for_each};
@@ -65,6 +64,7 @@ type ListsOf<T> = fn(&mut SequenceLayer<T>) -> &mut Vec<HeadPages>;
 /// The new tokens of a batch in one layer, and the lists of the sequences that take them.
 struct Batch<'b, 'a, E: TokenEngine> {
     layer: usize,
+    sequences: &'b [SequenceId],
     starts: &'b [u32],
     new: &'b NewTokens<'a, E>,
     /// False for tokens whose attention is known.
@@ -115,7 +115,8 @@ impl<E: TokenEngine> TokenCache<E> {
     /// [`TokenCache::extend`] for several sequences in one call: a token of each, pieces of prompts, or both.
     ///
     /// # Errors
-    /// As [`TokenCache::extend`]; [`crate::RecipeError::Combination`] for several sequences that read what was chosen on the host, or that have codes; [`Error::Core`] for a batch without sequences, for starts that do not cut the tokens, and for a sequence that is named
+    /// As [`TokenCache::extend`]; [`crate::RecipeError::Combination`] for several sequences that read what was chosen on the host;
+    /// [`Error::Core`] for a batch without sequences, for starts that do not cut the tokens, and for a sequence that is named
     /// twice. All sequences are as they were.
     pub fn extend_batch(
         &mut self,
@@ -155,7 +156,7 @@ impl<E: TokenEngine> TokenCache<E> {
         check_starts(starts, sequences.len(), new.positions.len())?;
         let decoding =
             sequences.iter().map(|&s| Ok(self.sequence(s)?.decoding)).collect::<Result<_, Error>>()?;
-        let batch = Batch { layer, starts, new, attend, decoding };
+        let batch = Batch { layer, sequences, starts, new, attend, decoding };
         for (number, &sequence) in sequences.iter().enumerate() {
             if sequences[..number].contains(&sequence) {
                 let requirement = "must name each sequence once";
@@ -309,14 +310,13 @@ impl<E: TokenEngine> TokenCache<E> {
         [needs.last_queries.max(self.probes_wanted()).min(most), needs.raw_queries.min(most)]
     }
 
-    /// True where a sequence has codes, which are attended to on the host, or reads what was chosen there.
+    /// True where a sequence reads what was chosen on the host.
     fn reads_by_choice(&self, sequences: &[SequenceId], layer: usize) -> Result<bool, Error> {
         let mut decoding = 0;
         for &sequence in sequences {
             let held = self.sequence(sequence)?;
             decoding += usize::from(held.decoding);
-            let held = &held.layers[layer];
-            if !held.read.is_empty() || held.heads.iter().any(HeadPages::has_codes) {
+            if !held.layers[layer].read.is_empty() {
                 return Ok(true);
             }
         }
@@ -326,7 +326,7 @@ impl<E: TokenEngine> TokenCache<E> {
 
     /// The refusal of a batch.
     fn one_by_one(&self) -> Error {
-        let problem = "its sequences choose what they read, or have codes: extend them one by one";
+        let problem = "its sequences choose what they read: extend them one by one";
         let recipe = self.planner.recipe().name.clone();
         crate::RecipeError::Combination { recipe, problem }.into()
     }
@@ -458,42 +458,19 @@ impl<E: TokenEngine> TokenCache<E> {
             let tokens = starts[number] as usize..starts[number + 1] as usize;
             engine.attend_stand_ins(new.q, &stand_ins.rows(), tokens, g.scale(), (&mut out, &mut lse))?;
         }
-        match held {
-            [one] if one.reading().iter().any(HeadPages::has_codes) => {
-                self.merged(one.reading(), new, (out, lse)).map(Some)
-            }
-            _ => Ok(Some(out)),
-        }
-    }
-
-    /// Attention to codes too, merged on the host.
-    fn merged(
-        &self,
-        heads: &[HeadPages],
-        new: &NewTokens<'_, E>,
-        (out, lse): (E::Tensor, E::Tensor),
-    ) -> Result<E::Tensor, Error> {
-        let g = &self.geometry;
-        let scale = g.scale();
-        let read = self.engine.read(&[&out, &lse, new.q])?.wait()?;
-        let [mut out, lse, q] = [0, 1, 2].map(|i| read[i].to_f32_vec());
-        let (dk, dv, group) = (g.head_dim_k, g.head_dim_v, g.group());
-        let q: Vec<f32> = q.iter().map(|x| x * scale).collect();
-        for (number, head) in heads.iter().enumerate().filter(|(_, h)| !h.coded.is_empty()) {
-            // Rows of this head's queries, together.
-            let rows = (0..new.positions.len())
-                .flat_map(|token| (0..group).map(move |i| token * g.query_heads + number * group + i));
-            let of = |x: &[f32], dim: usize| -> Vec<f32> {
-                rows.clone().flat_map(|row| &x[row * dim..][..dim]).copied().collect()
+        let mut so_far = (out, lse);
+        for (number, held) in
+            held.iter().enumerate().filter(|(_, held)| held.heads.iter().any(HeadPages::has_codes))
+        {
+            let tokens = starts[number]..starts[number + 1];
+            let coded = CodedLayer {
+                of: (batch.sequences[number], held.coded_at),
+                heads: held.heads.iter().map(|head| &head.coded).collect(),
+                frames: held.frames.as_deref(),
+                scale: g.scale(),
             };
-            let (queries, mut own, mut own_lse) = (of(&q, dk), of(&out, dv), of(&lse, 1));
-            head.coded.attend(&queries, (dk, dv), (&mut own, &mut own_lse))?;
-            for (row, own) in rows.zip(own.chunks_exact(dv)) {
-                out[row * dv..][..dv].copy_from_slice(own);
-            }
+            so_far = self.codes[layer].attend_some(engine, &coded, (new.q, tokens), so_far)?;
         }
-        let data = tether_core::TensorData::narrowed(g.dtype, &out);
-        let merged = HostTensor::new(&[new.positions.len(), g.query_heads, dv], data)?;
-        Ok(self.engine.upload(&merged)?)
+        Ok(Some(so_far.0))
     }
 }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use tether_score::tokens::{KeptIndices, Protected};
 
+use super::coded::SharedFrames;
 use super::evict::{Coding, EvictReport};
 use super::head_pages::HeadPages;
 use crate::tokens::{SequenceState, TokenPlan};
@@ -35,6 +36,8 @@ pub(super) struct PendingLayer<T> {
 pub(super) struct Pending<T> {
     pub state: SequenceState,
     pub layers: VecDeque<PendingLayer<T>>,
+    /// What codes of each layer are relative to then; nothing where none are made.
+    pub frames: Vec<SharedFrames<T>>,
     /// Tokens of layer 0 when it was decided.
     pub seen: usize,
     pub report: EvictReport,
