@@ -168,7 +168,10 @@ fn a_batch_is_what_its_sequences_are_one_by_one() {
                 alone.cache.evict(singles[s]).unwrap();
                 together.cache.evict(batched[s]).unwrap();
             }
-            together.check_blocks();
+            // Tokens that are codes are in no block.
+            if together.cache.bytes().coded == 0 {
+                together.check_blocks();
+            }
             for s in 0..3 {
                 for layer in 0..LAYERS {
                     let of = |pair: &Pair, s| pair.cache.positions(s, layer, 1).unwrap().into_owned();
