@@ -138,7 +138,7 @@ impl<R: Runtime> Cube<R> {
             });
         };
         let wide = CubeTensor { shape: [1, rows, n * dim].as_slice().into(), ..x.clone() };
-        let means = CubeTensor { shape: [n, dim].as_slice().into(), ..self.row_means(&wide, None)? };
+        let means = CubeTensor { shape: [n, dim].as_slice().into(), ..self.row_means((&wide, rows), None)? };
         if means.len() > 0 {
             code_pages::round_to_half(&self.client, &means);
         }
