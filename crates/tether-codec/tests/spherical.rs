@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-use half::f16;
 use proptest::prelude::*;
 use tether_codec::{
     HostSpherical, RadiusFit, SphericalBits, SphericalEngine, SphericalFormat, SphericalFrame,

@@ -16,7 +16,7 @@ mod workspace;
 
 use pulp::Arch;
 use rayon::prelude::*;
-use tether_core::{HostTensor, Pairing, TokenEngine, TokenLayout};
+use tether_core::{Engine as _, HostTensor, Pairing, TokenEngine, TokenLayout};
 use tether_dense::exp;
 use tether_host::Host;
 use tethercache::rope::{RopeError, TokenRope};
