@@ -248,7 +248,8 @@ fn softmax(row: &[f32]) -> Vec<f32> {
 /// The rank of each number, as a share of them.
 fn ranks(block: &[f32]) -> Vec<f32> {
     let mut order: Vec<usize> = (0..block.len()).collect();
-    order.sort_by(|&a, &b| block[a].total_cmp(&block[b]));
+    // -0 equals 0.
+    order.sort_by(|&a, &b| (block[a] + 0.0).total_cmp(&(block[b] + 0.0)));
     let mut ranks = vec![0f32; block.len()];
     order.iter().enumerate().for_each(|(rank, &at)| ranks[at] = rank as f32 / block.len() as f32);
     ranks
