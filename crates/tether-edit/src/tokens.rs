@@ -21,7 +21,8 @@ pub use merge_similar::MergeSimilar;
 pub enum TokenEdit {
     /// Evicted tokens become part of kept ones.
     Merge(Merge),
-    /// Values of evicted tokens become part of those of kept ones whose keys are most like theirs: which ones, keys and values say.
+    /// Values of evicted tokens become part of those of kept ones whose keys are most like theirs: which ones, keys
+    /// and values say.
     MergeSimilar {
         /// The head.
         head: usize,

@@ -220,8 +220,8 @@ fn every_recipe<R: Runtime>(name: &str, probe: fn() -> Result<Cube<R>, ProbeErro
     }
 }
 
-/// Steps of several tokens, of several sequences together, of pages of several blocks, and of pages that are read whatever they hold: each token reads what it reads on the host,
-/// and nothing comes back.
+/// Steps of several tokens, of several sequences together, of pages of several blocks, and of pages that are read
+/// whatever they hold: each token reads what it reads on the host, and nothing comes back.
 fn reads_pages_by_choice<R: Runtime>(name: &str, probe: fn() -> Result<Cube<R>, ProbeError>) {
     for overrides in [
         &["budget.ratio=0.3"][..],

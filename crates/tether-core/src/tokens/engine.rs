@@ -182,16 +182,18 @@ pub trait TokenEngine: Engine {
         dtype: DType,
     ) -> Result<Self::Tensor, CoreError>;
 
-    /// Whether [`TokenEngine::join_similar`] works on the device. Whoever is told that it does not reads the rows, and finds out on the host which join which: on the
-    /// host that is no loss.
+    /// Whether [`TokenEngine::join_similar`] works on the device. Whoever is told that it does not reads the rows,
+    /// and finds out on the host which join which: on the host that is no loss.
     fn joins_similar(&self) -> bool {
         false
     }
 
-    /// Values of the rows that stay, in the order of their numbers, with those of the rows that leave: `[kept, row]` in their dtype.
+    /// Values of the rows that stay, in the order of their numbers, with those of the rows that leave: `[kept, row]`
+    /// in their dtype.
     ///
     /// # Errors
-    /// Those of [`SimilarRows::check`] and [`super::PoolRows::new`], [`CoreError::Count`] for a row outside the pool, [`CoreError::Unsupported`].
+    /// Those of [`SimilarRows::check`] and [`super::PoolRows::new`], [`CoreError::Count`] for a row outside the pool,
+    /// [`CoreError::Unsupported`].
     fn join_similar(&self, _rows: &SimilarRows<'_, Self>) -> Result<Self::Tensor, CoreError> {
         Err(CoreError::Unsupported { engine: self.name(), feature: "rows that join those like them" })
     }
@@ -210,8 +212,9 @@ pub trait TokenEngine: Engine {
         results: (&mut Self::Tensor, &mut Self::Tensor),
     ) -> Result<(), CoreError>;
 
-    /// Writes the lowest and the highest number of each channel of parts of the pages of `keys`, `[pages, page_size, 1, head_dim]`, to `bounds`,
-    /// `[pages, parts, 2, head_dim]`: of the parts `which`, counted through the pages, which differ from each other.
+    /// Writes the lowest and the highest number of each channel of parts of the pages of `keys`, `[pages, page_size,
+    /// 1, head_dim]`, to `bounds`, `[pages, parts, 2, head_dim]`: of the parts `which`, counted through the pages,
+    /// which differ from each other.
     ///
     /// # Errors
     /// Those of [`super::check_bounds`], [`CoreError::Count`] for a part outside the pool.

@@ -112,8 +112,9 @@ pub enum ScoreLeaf {
         /// Tokens of older frames.
         kept: usize,
     },
-    /// Of each whole block of `size` tokens between the first ones and the last `queries`: the product of its mean key and the last tokens' mean queries, summed over the
-    /// query heads of a key head, all before the rotation (`ReKV`, arXiv:2503.00540). Whoever holds means of blocks makes it of [`ScoreLeaf::MeanLogit`].
+    /// Of each whole block of `size` tokens between the first ones and the last `queries`: the product of its mean
+    /// key and the last tokens' mean queries, summed over the query heads of a key head, all before the rotation
+    /// (`ReKV`, arXiv:2503.00540). Whoever holds means of blocks makes it of [`ScoreLeaf::MeanLogit`].
     BlockMeanLogit {
         /// First tokens, which form no block.
         first: usize,

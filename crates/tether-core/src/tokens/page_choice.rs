@@ -12,7 +12,8 @@ use crate::{CoreError, DType, Shape, checks};
 pub struct PageChoice<'a, E: TokenEngine> {
     /// Rotated queries of the token, `[1, query_heads, head_dim_k]`.
     pub q: &'a E::Tensor,
-    /// Lowest and highest numbers of pages, `[pages, 1, 2, head_dim]`, as [`TokenEngine::write_page_bounds`] writes them: those of the pages to choose from.
+    /// Lowest and highest numbers of pages, `[pages, 1, 2, head_dim]`, as [`TokenEngine::write_page_bounds`] writes
+    /// them: those of the pages to choose from.
     pub bounds: &'a E::Tensor,
     /// The page table.
     pub table: &'a E::PageTable,
@@ -95,10 +96,12 @@ impl<E: TokenEngine> PageChoice<'_, E> {
     }
 }
 
-/// Bounds are those of parts of the pages of a pool of keys `[pages, page_size, 1, head_dim]`: `[pages, parts, 2, head_dim]` in its dtype. Tokens of a part.
+/// Bounds are those of parts of the pages of a pool of keys `[pages, page_size, 1, head_dim]`: `[pages, parts, 2,
+/// head_dim]` in its dtype. Tokens of a part.
 ///
 /// # Errors
-/// [`CoreError::ShapeMismatch`], [`CoreError::DTypeMismatch`], [`CoreError::Geometry`] for parts that do not divide a page.
+/// [`CoreError::ShapeMismatch`], [`CoreError::DTypeMismatch`], [`CoreError::Geometry`] for parts that do not divide a
+/// page.
 pub fn check_bounds(keys: (&[usize], DType), bounds: (&[usize], DType)) -> Result<usize, CoreError> {
     let mismatch = |what, expected: [usize; 4], got: &[usize]| {
         let expected: Shape = expected.as_slice().into();

@@ -116,8 +116,9 @@ impl StandInProblem {
 
 /// Rows of pools of which some leave: their values join those of the rows that stay whose keys are most like theirs.
 ///
-/// A leaving row goes to the row with the highest cosine of their keys, of equal ones the first, by the weight `max(cosine, 0) |v| / (|v| + |v of that row| + 1e-6)`; a row that
-/// others join becomes `(v + sum of w v_e) / (1 + sum of w)`.
+/// A leaving row goes to the row with the highest cosine of their keys, of equal ones the first, by the weight
+/// `max(cosine, 0) |v| / (|v| + |v of that row| + 1e-6)`; a row that others join becomes `(v + sum of w v_e) / (1 +
+/// sum of w)`.
 #[derive(Debug)]
 pub struct SimilarRows<'a, E: TokenEngine> {
     /// Pool of keys.

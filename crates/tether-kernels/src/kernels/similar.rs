@@ -7,8 +7,9 @@ pub(crate) const THREADS: u32 = 128;
 /// A length that nothing is divided by less than.
 const SHORTEST: f32 = 1e-12;
 
-/// The row of `kept`, `[kept_rows, dim]`, with the highest cosine for each row of `leaving`, the first of equal ones, that cosine, and how much the leaving row's value counts:
-/// `max(cosine, 0) |v| / (|v| + |v of the kept row| + 1e-6)`, or nothing where the cosine is below `threshold`. A cube does `tile` leaving rows.
+/// The row of `kept`, `[kept_rows, dim]`, with the highest cosine for each row of `leaving`, the first of equal ones,
+/// that cosine, and how much the leaving row's value counts: `max(cosine, 0) |v| / (|v| + |v of the kept row| +
+/// 1e-6)`, or nothing where the cosine is below `threshold`. A cube does `tile` leaving rows.
 #[cube(launch_unchecked)]
 pub(crate) fn most_similar<F: Float>(
     leaving: &Array<F>,
@@ -94,7 +95,8 @@ pub(crate) fn most_similar<F: Float>(
     }
 }
 
-/// Rows of `kept`, `[rows, dim]`, each with those of `leaving` whose place it is, by their weights: `(x + sum of w x_e) / (1 + sum of w)`. A cube does a row.
+/// Rows of `kept`, `[rows, dim]`, each with those of `leaving` whose place it is, by their weights: `(x + sum of w
+/// x_e) / (1 + sum of w)`. A cube does a row.
 #[cube(launch_unchecked)]
 pub(crate) fn join_rows<F: Float>(
     kept: &Array<F>,

@@ -26,7 +26,8 @@ impl<R: Runtime> Cube<R> {
         }
         let (count, threads) = flat_by(parts.len() * dim, THREADS);
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-        // SAFETY: the kernel stops at `dim` channels of each part that is named, which the pool and its bounds have (checked).
+        // SAFETY: the kernel stops at `dim` channels of each part that is named, which the pool and its bounds have
+        // (checked).
         unsafe {
             with_storage!(keys.dtype, F => page_choice::write_bounds::launch_unchecked::<F, R>(
                 self.client(), count, threads, array(&keys.handle, keys.len()),

@@ -43,7 +43,8 @@ impl<R: Runtime> Cube<R> {
         let whole = |x: &CubeTensor| array::<R>(&x.handle, x.len());
         let (x, y) = spread(leaves.div_ceil(tile));
         #[allow(unsafe_code, reason = "bounds checks in the kernel instead of at every access")]
-        // SAFETY: the kernel stops at `leaves` and `stays` rows of `dim` numbers, which were just gathered, with a length of key and value for each.
+        // SAFETY: the kernel stops at `leaves` and `stays` rows of `dim` numbers, which were just gathered, with a
+        // length of key and value for each.
         unsafe {
             with_storage!(keys.dtype, F => similar::most_similar::launch_unchecked::<F, R>(
                 client, CubeCount::Static(x, y, 1), CubeDim::new_1d((tile * tile) as u32), whole(&leaving_keys),

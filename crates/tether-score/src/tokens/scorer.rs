@@ -42,7 +42,8 @@ pub trait ScoreTokens: AnySettings {
         false
     }
 
-    /// Tokens of a page, for a scorer whose scores are the bounds of pages by the last query and nothing else ([`PageBounds`]): a device may choose by them.
+    /// Tokens of a page, for a scorer whose scores are the bounds of pages by the last query and nothing else
+    /// ([`PageBounds`]): a device may choose by them.
     fn page_bounds(&self) -> Option<usize> {
         None
     }

@@ -54,7 +54,8 @@ pub trait SelectTokens: AnySettings {
         false
     }
 
-    /// Tokens of a page, for a selector that keeps whole pages, those with protected tokens first and then those with the highest scores, as long as they fit, and nothing else.
+    /// Tokens of a page, for a selector that keeps whole pages, those with protected tokens first and then those with
+    /// the highest scores, as long as they fit, and nothing else.
     fn whole_pages(&self) -> Option<usize> {
         None
     }

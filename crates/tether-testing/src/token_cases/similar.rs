@@ -7,7 +7,9 @@ use crate::tensors::{poison, random, read};
 use crate::{Op, assert_close, tolerance};
 
 /// Rows that stay and that leave, channels of keys and values, the least cosine, and how many join at most.
-const ROWS: [(usize, usize, (usize, usize), f32, usize); 7] = [
+type Case = (usize, usize, (usize, usize), f32, usize);
+
+const ROWS: [Case; 7] = [
     (1, 1, (64, 64), 0.0, 1),
     (7, 20, (6, 10), 0.0, 20),
     (40, 33, (32, 32), 0.1, 33),

@@ -68,8 +68,8 @@ pub struct TokenBytes {
     pub in_use: u64,
     /// What a cache that keeps every token of every sequence would hold, not rounded up to blocks.
     pub full: u64,
-    /// Held beside that: keys, as they came, of tokens that move again and again, tokens that stand for evicted ones, of which
-    /// sequences that share one count it each, and summaries of pages.
+    /// Held beside that: keys, as they came, of tokens that move again and again, tokens that stand for evicted ones,
+    /// of which sequences that share one count it each, and summaries of pages.
     pub host: u64,
     /// Held beside that: codes, with what they are relative to, scales, radii, headers and positions. A page that
     /// several sequences refer to counts once.

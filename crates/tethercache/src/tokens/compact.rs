@@ -56,7 +56,7 @@ pub fn kept_heads(
                         merges.extend(by.plan(head, keys, values, dims, plan.keep.head(head))?);
                     }
                     _ => {
-                        *slot = Compensation::of(head, keys, values, dims, &plan.keep.evicted(head, tokens))?
+                        *slot = Compensation::of(head, keys, values, dims, &plan.keep.evicted(head, tokens))?;
                     }
                 }
             }

@@ -277,8 +277,8 @@ impl TokenPlanner {
         Ok(selector.select(&HeadScores::shared(lengths.len(), &row)?, &shares)?)
     }
 
-    /// Which pages the newest of `tokens` tokens of `heads` heads reads, where that is for the bounds of pages to say: what [`TokenPlanner::plan`] would keep.
-    /// `None` where something else decides.
+    /// Which pages the newest of `tokens` tokens of `heads` heads reads, where that is for the bounds of pages to
+    /// say: what [`TokenPlanner::plan`] would keep. `None` where something else decides.
     ///
     /// # Errors
     /// [`Error::Score`] for shares that cannot be made.
@@ -308,7 +308,8 @@ impl TokenPlanner {
         };
         let Some(&HeadShare { kept, protected, .. }) = share else { return Ok(None) };
         let protected = protected.within(kept, tokens);
-        // Pages that are read whatever they hold: those of sinks and of the newest tokens, which the last page is among.
+        // Pages that are read whatever they hold: those of sinks and of the newest tokens, which the last page is
+        // among.
         let first = protected.sink.div_ceil(page);
         let last = (tokens - protected.recent) / page;
         let always = first * page + tokens - last * page;

@@ -13,7 +13,8 @@ use crate::tokens::TokenPlan;
 /// Pages from which on freeing them is worth a copy of what is known of all pages, which is made beside other layers.
 const MANY_PAGES: usize = 1 << 10;
 
-/// What changes of tokens that stay: moves of each head, merges, head after head, and heads whose evicted tokens join those like them.
+/// What changes of tokens that stay: moves of each head, merges, head after head, and heads whose evicted tokens join
+/// those like them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Changes<'a> {
     pub moves: Option<&'a [HeadMoves]>,

@@ -47,7 +47,8 @@ pub struct EvictReport {
     pub evicted: usize,
     /// Tokens that stayed, likewise.
     pub kept: usize,
-    /// Tokens that others became part of, likewise. Where a device finds out which are most alike, all that others may have become part of: it is not waited for.
+    /// Tokens that others became part of, likewise. Where a device finds out which are most alike, all that others
+    /// may have become part of: it is not waited for.
     pub merged: usize,
     /// Tokens that are codes from now on, likewise.
     pub coded: usize,

@@ -373,7 +373,7 @@ impl<E: TokenEngine> TokenCache<E> {
         if attend && batch.decoding[0] && chooses_for_each(self.planner.recipe()) {
             match (self.attend_to_pages(held, (layer, starts), new)?, &*held) {
                 (PageReading::Chosen(out, attended), _) => {
-                    (added.out, added.attended) = (Some(out), attended)
+                    (added.out, added.attended) = (Some(out), attended);
                 }
                 (PageReading::Everything, _) => {}
                 (PageReading::OnHost, [one]) => {

@@ -1,8 +1,9 @@
 //! What is read of a sequence that retains everything.
 //!
 //! A recipe with `retain` evicts nothing. Where it chooses for every token (`decode.every = 1`, Quest), each query attends over tables of the
-//! blocks that hold what its own query chose, and nothing is copied: a choice of whole pages by their bounds is made on the device. Any other choice holds until the next one: it is kept as lists of
-//! its own, as if a fork of the sequence had evicted the rest, which share what they can with the sequence and take new tokens as it does.
+//! blocks that hold what its own query chose, and nothing is copied: a choice of whole pages by their bounds is made
+//! on the device. Any other choice holds until the next one: it is kept as lists of its own, as if a fork of the
+//! sequence had evicted the rest, which share what they can with the sequence and take new tokens as it does.
 
 use tether_core::{BlockTables, CoreError, HostTensor, PageChoice, PageLists, Readback, TokenEngine};
 use tether_score::tokens::{KeptIndices, LayerBudget};
@@ -141,7 +142,8 @@ impl<E: TokenEngine> TokenCache<E> {
             && self.wanted().bounds == self.geometry.block_size
     }
 
-    /// Attention of a batch's tokens, each over the pages that its own query chooses by their bounds, where the device does that.
+    /// Attention of a batch's tokens, each over the pages that its own query chooses by their bounds, where the
+    /// device does that.
     pub(super) fn attend_to_pages(
         &mut self,
         held: &mut [SequenceLayer<E::Tensor>],

@@ -1,7 +1,8 @@
 //! What is told of pages of keys when they are full, so that choosing between pages reads no old key again.
 //!
-//! Summaries lie beside the pages, so sequences that share a page share them, and what moves a page moves them. Where what is chosen together is no whole number of pages, a page has
-//! several parts. One that is not full has no summary: what has come last is read whatever it holds.
+//! Summaries lie beside the pages, so sequences that share a page share them, and what moves a page moves them. Where
+//! what is chosen together is no whole number of pages, a page has several parts. One that is not full has no
+//! summary: what has come last is read whatever it holds.
 
 use std::ops::Range;
 
@@ -149,7 +150,8 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok(())
     }
 
-    /// Bounds of the pages of `page` tokens that a list's first `tokens` tokens make, `[pages, 2, head_dim_k]`; `None` where they are not kept.
+    /// Bounds of the pages of `page` tokens that a list's first `tokens` tokens make, `[pages, 2, head_dim_k]`;
+    /// `None` where they are not kept.
     pub(super) fn bounds_of(
         &self,
         (layer, list): (usize, &HeadPages),
@@ -218,7 +220,8 @@ impl<E: TokenEngine> TokenCache<E> {
         Ok(Some(read.chunks_exact((run * dim).max(1)).flat_map(of_block).collect()))
     }
 
-    /// Products of the mean keys of blocks and the mean of the last `queries` queries, both before the rotation, of heads that hold equally many tokens: `[heads, blocks]`.
+    /// Products of the mean keys of blocks and the mean of the last `queries` queries, both before the rotation, of
+    /// heads that hold equally many tokens: `[heads, blocks]`.
     pub(super) fn block_logits(
         &self,
         (layer, held): (usize, &SequenceLayer<E::Tensor>),

@@ -33,7 +33,8 @@ impl<E: TokenEngine> TokenCache<E> {
     ///
     /// # Errors
     /// [`Error::UnknownSequence`], [`Error::LayerTokens`] while layers hold different tokens, [`Error::Settled`] for more tokens than [`TokenCache::newest`],
-    /// [`RecipeError::Combination`] for a recipe that adds up what tokens leave behind (sums of attention). Nothing has changed then.
+    /// [`RecipeError::Combination`] for a recipe that adds up what tokens leave behind (sums of attention). Nothing
+    /// has changed then.
     pub fn truncate(&mut self, sequence: SequenceId, tokens: usize) -> Result<(), Error> {
         let newest = self.newest(sequence)?;
         self.sequence(sequence)?.check_layers()?;
