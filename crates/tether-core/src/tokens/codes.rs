@@ -77,14 +77,14 @@ impl CodeSpec {
 /// What codes of keys and of values are relative to, `f32` `[n, RowCodec::frame_len]` of each side whose codec asks for
 /// it.
 #[derive(Debug)]
-pub struct CodeFrames<'a, E: Engine + ?Sized> {
+pub struct CodeFrames<'a, E: Engine> {
     /// Of keys.
     pub keys: Option<&'a E::Tensor>,
     /// Of values.
     pub values: Option<&'a E::Tensor>,
 }
 
-impl<'a, E: Engine + ?Sized> CodeFrames<'a, E> {
+impl<'a, E: Engine> CodeFrames<'a, E> {
     /// Of a side.
     pub fn of(&self, side: Side) -> Option<&'a E::Tensor> {
         match side {

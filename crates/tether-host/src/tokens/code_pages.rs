@@ -61,7 +61,8 @@ impl HostCodePages {
         let codec = self.spec.codec(side);
         let len = codec.frame_len(head_dim);
         let Some(numbers) = numbers.filter(|_| len > 0) else {
-            return Ok(vec![Arc::new(RowFrame::Plain { head_dim }); count]);
+            let plain = Arc::new(RowFrame::Plain { head_dim });
+            return Ok(std::iter::repeat_n(plain, count).collect());
         };
         let made = |numbers: &[f32]| -> Result<Arc<RowFrame>, CoreError> {
             Ok(Arc::new(match *codec {

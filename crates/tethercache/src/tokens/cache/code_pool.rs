@@ -150,14 +150,16 @@ pub(super) struct CodedLayer<'a, T> {
     pub scale: f32,
 }
 
+/// Since when a sequence's codes are what they are, and a table for each pool.
+type StampedTables<E> = (u64, Vec<Option<CodeTable<E>>>);
+
 /// The codes of one layer.
 #[derive(Debug)]
 pub(super) struct LayerCodes<E: TokenEngine> {
     /// One for each format: ascending in bits, where tokens have different ones.
     pub pools: Vec<CodePool<E>>,
     page_size: usize,
-    /// Since when each sequence's codes are what they are, and a table for each pool.
-    tables: BTreeMap<SequenceId, (u64, Vec<Option<CodeTable<E>>>)>,
+    tables: BTreeMap<SequenceId, StampedTables<E>>,
 }
 
 impl<E: TokenEngine> LayerCodes<E> {

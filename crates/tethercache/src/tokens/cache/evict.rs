@@ -32,6 +32,9 @@ pub(super) struct LayerCoding<T> {
     pub frames: SharedFrames<T>,
 }
 
+/// The codes that all layers are to have, and what an allocation foresees.
+pub(super) type Codings<T> = (Vec<LayerCoding<T>>, f64);
+
 impl<T> LayerCoding<T> {
     /// What it has.
     pub(super) fn unchanged(layer: &SequenceLayer<T>) -> Self {
@@ -284,7 +287,7 @@ impl<E: TokenEngine> TokenCache<E> {
         &mut self,
         sequence: SequenceId,
         plans: &mut Vec<TokenPlan>,
-    ) -> Result<(Vec<LayerCoding<E::Tensor>>, f64), Error> {
+    ) -> Result<Codings<E::Tensor>, Error> {
         let Some(part) = self.planner.recipe().codec else { return Ok((Vec::new(), 0.0)) };
         let held = self.sequence(sequence)?;
         // Numbers of the tokens that leave, `[layer][head]`.

@@ -8,7 +8,7 @@ use tether_core::{CoreError, Readback, Side, TokenEngine};
 use tether_score::tokens::{RateGroup, RateWindow, Refresh, TierError, TierPage, TierPages, allocate};
 
 use super::coded::{CodedHead, CodedPage, Coder, PageFrames, SharedFrames};
-use super::evict::{Coding, LayerCoding};
+use super::evict::{Coding, Codings, LayerCoding};
 use super::head_pages::HeadPages;
 use super::recorded::by_head;
 use super::{SequenceId, SequenceLayer, TokenCache, unknown};
@@ -62,7 +62,7 @@ impl<E: TokenEngine> TokenCache<E> {
         plans: &[TokenPlan],
         leaving: &[Vec<Vec<u32>>],
         (part, retention): (&CodecPart, &RetentionPart),
-    ) -> Result<(Vec<LayerCoding<E::Tensor>>, f64), Error> {
+    ) -> Result<Codings<E::Tensor>, Error> {
         let widths = part.widths().unwrap_or_default();
         if leaving.iter().flatten().all(Vec::is_empty) {
             let held = self.sequence(sequence)?;
