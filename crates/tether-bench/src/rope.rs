@@ -1,6 +1,6 @@
 //! Rotations in place.
 
-use tether_core::{CoreError, Pairing, Rotation, TokenEngine, TokenLayout, TokenShape};
+use tether_core::{CoreError, Engine as _, Pairing, Rotation, TokenEngine, TokenLayout, TokenShape};
 use tether_kernels::cubecl::Runtime;
 use tether_testing::oracle::rotate_tokens;
 
